@@ -1,0 +1,49 @@
+# make demo    a whole run on scikit-learn's digits, with its report, in runs/demo
+# make test    lint, types and the quick tests        make test-all   every test
+# make lint    lint and types only                    make clean      remove what make and the tests made
+# The first call makes .venv; later calls use it again until pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+
+# Busy-waiting OpenMP threads slow a step tenfold beside any other busy process.
+export OMP_WAIT_POLICY := passive
+
+.PHONY: help install demo test test-all lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# make/  make/p' Makefile
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "bootdiff needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version 2>&1`." \
+	            "Install a newer one and call: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make virtual environments: its ensurepip is missing." \
+	            "On Debian or Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/bootdiff demo --out runs/demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+
+test-all: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m ""
+
+clean:
+	rm -rf $(VENV) runs/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,35 @@
+"""bootdiff: train diffusion models from a few full samples and plenty of partial ones.
+
+The public names below are handed on from the modules that define them, each on first use, so that ``import bootdiff``
+costs milliseconds and does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it
+_HOME: dict[str, str] = {
+    "BootdiffError": "bootdiff.errors",
+    "Recipe": "bootdiff.recipe",
+    "load_recipe": "bootdiff.recipe",
+    "load_recipe_text": "bootdiff.recipe",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bootdiff' has no attribute {name!r}; it hands on {', '.join(sorted(_HOME))}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
