@@ -1,0 +1,15 @@
+"""The one error bootdiff raises for what a user can put right: data, a recipe, a run directory.
+
+Wrong arguments to a function raise `ValueError`; everything else keeps the exception it came with.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BootdiffError"]
+
+
+class BootdiffError(Exception):
+    """A problem with the user's data, recipe or run. The message says what is wrong, where, and what to do.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """
