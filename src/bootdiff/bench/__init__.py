@@ -1,0 +1,1 @@
+"""Measuring samples: feature networks (`features`), figures on their features (`metrics`)."""
