@@ -1,0 +1,35 @@
+"""Sources of stored samples and stateless batches of them."""
+
+from __future__ import annotations
+
+from bootdiff.data.arrays import Arrays, Digits
+from bootdiff.data.base import (
+    Batches,
+    Problem,
+    Sample,
+    Source,
+    Subset,
+    evenly,
+    measure,
+    rank_slice,
+    report_problems,
+    split,
+)
+from bootdiff.data.simulate import CORRUPTIONS, Simulated
+
+__all__ = [
+    "CORRUPTIONS",
+    "Arrays",
+    "Batches",
+    "Digits",
+    "Problem",
+    "Sample",
+    "Simulated",
+    "Source",
+    "Subset",
+    "evenly",
+    "measure",
+    "rank_slice",
+    "report_problems",
+    "split",
+]

@@ -1,0 +1,162 @@
+"""Partial data cut out of full samples, for research and tests.
+
+From a pool of full samples x0 the stored file of a view A is
+
+    m = A x0 / scale  (+ std n,  n ~ N(0, I), for Observed),
+
+with whatever is random (which crop, which mask, the noise) fixed by (seed, index): the same on every pass, in every process
+and after a resume, as if the files lay on disk. Whole pictures (the identity view) may be corrupted in ways that no linear
+map describes; let K(x) be one of the functions in CORRUPTIONS, m = K(x0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from bootdiff.data.base import SIMULATE, Sample, Source, generator
+from bootdiff.errors import BootdiffError
+from bootdiff.views import Identity, View, to_config
+
+__all__ = ["CORRUPTIONS", "Simulated", "blur", "jpeg", "noise", "quantize"]
+
+
+class Simulated(Source):
+    """The files that a view of each sample of ``source`` would be.
+
+    ``shape`` is the view's; ``Sample.x`` is in stored coordinates (times ``view.scale`` it is A x0); ``Sample.mask`` is the
+    mask drawn for that file where the view hides something. corruption: {"kind": one of CORRUPTIONS, its settings}, for
+    the identity view only. Up to ``memory`` bytes of finished samples are kept.
+
+    Raises BootdiffError where the view does not fit the samples, ValueError for wrong arguments.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        view: View,
+        seed: int = 0,
+        corruption: Mapping[str, Any] | None = None,
+        memory: int = 128 << 20,
+    ) -> None:
+        if source.masked:
+            raise BootdiffError(f"{source.where}: has masks; views are cut out of full samples only. Use masks: false.")
+        if corruption is not None and not isinstance(view, Identity):
+            raise ValueError(f"Simulated: a corruption needs the identity view, got {view}")
+        try:
+            self.shape = tuple(view.shape(source.shape))
+        except ValueError as error:
+            raise BootdiffError(f"{source.where}: {error}") from None
+        self.source, self.view, self.seed = source, view, int(seed)
+        self.corruption = None if corruption is None else _checked(corruption, self.shape)
+        self.classes, self.problems, self.where = source.classes, source.problems, source.where
+        self.masked = view.masked
+        self._memory = memory
+        self._kept: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = self._check_index(index)
+        if index in self._kept:
+            return self._kept[index]
+        full = self.source[index]
+        rng = generator(self.seed, SIMULATE, index)
+        view = self.view.draw(self.source.shape, rng)
+        x, mask = view(full.x[None])[0] / view.scale, view.mask(self.source.shape)
+        if view.tau > 0:
+            n = torch.randn(self.shape, generator=rng) * (view.tau / view.scale)
+            x = x + (n if mask is None else n * mask)
+        if self.corruption is not None:
+            settings = dict(self.corruption)
+            x = CORRUPTIONS[settings.pop("kind")](x, rng, **settings)
+        # A crop is a window into the whole sample, which must not be kept alive by it.
+        sample = Sample(x.clone(), full.label, mask)
+        size = 4 * (x.numel() + (0 if mask is None else mask.numel()))
+        if (len(self._kept) + 1) * size <= self._memory:
+            self._kept[index] = sample
+        return sample
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": {}}
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def fingerprint(self) -> str:
+        said = json.dumps([to_config(self.view), self.seed, self.corruption], sort_keys=True)
+        return hashlib.sha256((self.source.fingerprint() + said).encode()).hexdigest()
+
+
+def blur(x: Tensor, rng: torch.Generator, sigma: float = 1.0) -> Tensor:
+    """Gaussian blur of ``sigma`` pixels along the last two axes, edges repeated. x: (C, H, W)."""
+    radius = math.ceil(3 * sigma)
+    taps = torch.arange(-radius, radius + 1, dtype=x.dtype)
+    kernel = torch.exp(-taps.square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    for _ in range(2):
+        x = F.conv2d(F.pad(x[:, None], (radius, radius, 0, 0), mode="replicate"), kernel)[:, 0].transpose(-1, -2)
+    return x
+
+
+def jpeg(x: Tensor, rng: torch.Generator, quality: int = 20) -> Tensor:
+    """Through Pillow's JPEG coder at ``quality`` 1..95, by way of 8 bits. x: (C, H, W) with C = 1 or 3."""
+    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(0, -1).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if x.shape[0] == 1 else pixels).save(file, "JPEG", quality=quality)
+    decoded = np.asarray(Image.open(file), dtype=np.float32).reshape(pixels.shape)
+    return torch.from_numpy(decoded).movedim(-1, 0).div(127.5).sub(1).contiguous()
+
+
+def quantize(x: Tensor, rng: torch.Generator, levels: int = 8) -> Tensor:
+    """Rounded to ``levels`` >= 2 even steps over [-1, 1]."""
+    return ((x.clamp(-1, 1) + 1) / 2 * (levels - 1)).round() / (levels - 1) * 2 - 1
+
+
+def noise(x: Tensor, rng: torch.Generator, std: float = 0.1) -> Tensor:
+    """White noise of ``std``, clipped to [-1, 1] as files are (without clipping it is the linear view Observed)."""
+    return (x + std * torch.randn(x.shape, generator=rng)).clamp(-1, 1)
+
+
+# What each setting may be: type, least, most.
+_SETTINGS: dict[str, tuple[str, type, float, float]] = {
+    "blur": ("sigma", float, 1e-3, 100.0),
+    "jpeg": ("quality", int, 1, 95),
+    "quantize": ("levels", int, 2, 65536),
+    "noise": ("std", float, 0.0, 100.0),
+}
+
+
+def _checked(corruption: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    settings = dict(corruption)
+    kind = settings.get("kind")
+    if kind not in CORRUPTIONS:
+        raise ValueError(f"corruption: unknown kind {kind!r}; known kinds: {', '.join(CORRUPTIONS)}")
+    name, kind_of, least, most = _SETTINGS[kind]
+    unknown = set(settings) - {"kind", name}
+    if unknown:
+        raise ValueError(f"corruption {kind}: unknown setting {sorted(unknown)[0]!r}; known settings: {name}")
+    if name in settings:
+        value = settings[name]
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+        if not fits or (kind_of is int and value != int(value)):
+            what = "a whole number" if kind_of is int else "a number"
+            raise ValueError(f"corruption {kind}: {name} must be {what} in [{least:g}, {most:g}], got {value!r}")
+        settings[name] = kind_of(value)
+    if len(shape) != 3 or (kind == "jpeg" and shape[0] not in (1, 3)):
+        raise ValueError(f"corruption {kind}: needs gray or RGB pictures, the samples have shape {shape}")
+    return settings
+
+
+CORRUPTIONS: dict[str, Callable[..., Tensor]] = {"blur": blur, "jpeg": jpeg, "quantize": quantize, "noise": noise}
