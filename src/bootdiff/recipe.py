@@ -1,0 +1,315 @@
+"""The recipe: one run as plain validated data, YAML in.
+
+    full:  {path: photos}                          # a few full samples
+    views:
+      thumbnails:
+        view: {kind: downsample, factor: 2}
+        data: {path: thumbnails}
+    training: {steps: 4000, residual: {lr: 3e-4}}
+
+Everything else has a default (`reference()` lists all keys). A mistake is reported with its line, the known keys or
+values and the nearest one. Relative paths are relative to the recipe's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+
+from . import recipe_help
+from .errors import BootdiffError
+from .recipe_blocks import (
+    Backbone,
+    Block,
+    Data,
+    Evaluation,
+    Full,
+    Gains,
+    LocalSpec,
+    Name,
+    Residual,
+    Sampling,
+    Simulate,
+    Training,
+    TrainingBlock,
+    UNetSpec,
+    ViewSpec,
+)
+from .yaml_lines import parse_yaml
+
+__all__ = ["Recipe", "load_recipe", "load_recipe_text", "reference"]
+
+# what changes the speed or the place of a run, not its result
+_PLACE = {"device", "threads", "workers", "checkpoint_seconds"}
+
+
+def _default_backbones() -> dict[str, Any]:
+    return {"unet": UNetSpec(kind="unet"), "local": LocalSpec(kind="local")}
+
+
+def _auto_backbones(value: Any) -> Any:
+    """`unet: auto` for {kind: unet}."""
+    if not isinstance(value, dict):
+        return value
+    return {k: {"kind": k} if v in ("auto", None) and k in ("unet", "local") else v for k, v in value.items()}
+
+
+class Recipe(Block):
+    """One run. Build it with `load_recipe` or `load_recipe_text`."""
+
+    name: str = Field("", description="title of the run; by default the recipe's file name")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    full: Full = Field(default_factory=Full, description="a few full samples")
+    test: Data | None = Field(None, description="full samples for reporting only; never seen in training or selection")
+    views: dict[Name, ViewSpec] = Field(min_length=1, description="the kinds of partial data, by names you choose")
+    oracle: Data | None = Field(None, description="all of the data in full, for an oracle to compare with")
+    simulate: Simulate | None = Field(None, description="research: cut the views out of a pool of full samples")
+    flip: Literal["none", "horizontal"] = Field("none", description="mirror samples at random in training")
+    backbones: Annotated[dict[Name, Backbone], Field(min_length=1), BeforeValidator(_auto_backbones)] = Field(
+        default_factory=_default_backbones,
+        description="networks of the residual and full-only experts, by names you choose, each trained apart",
+    )
+    training: TrainingBlock = Field(default_factory=TrainingBlock, description="how the networks are trained")
+    levels: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4],
+        min_length=1,
+        description="noise levels (standard deviations) at which things are fitted and reported",
+    )
+    residual: Residual = Field(default_factory=Residual, description="what is learned beyond the views")
+    gains: Gains = Field(default_factory=Gains, description="how much each view counts")
+    sampling: Sampling = Field(default_factory=Sampling, description="how samples are drawn")
+    evaluate: Evaluation = Field(default_factory=Evaluation, description="how the result is measured")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: as torch chooses")
+
+    _text: str = PrivateAttr("")
+    _folder: Path = PrivateAttr(Path("."))
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        recipe_help.fail(self._problems())
+        return self
+
+    def _problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What is wrong between fields, as pairs (location, text)."""
+        for i, (low, high) in enumerate(zip(self.levels, self.levels[1:], strict=False)):
+            if low >= high:
+                yield ("levels", i + 1), f"must be sorted and different: {high:g} follows {low:g}"
+        if self.simulate is None:
+            if not self.full.path:
+                yield ("full", "path"), "missing, but required: where the full samples are (or use `simulate`)"
+            for name, view in self.views.items():
+                if view.data is None:
+                    yield ("views", name, "data"), "missing, but required: where this view's files are"
+                if view.corruption is not None:
+                    yield ("views", name, "corruption"), "only for simulated views: leave it out"
+        else:
+            yield from self._simulate_problems(self.simulate)
+        for name, backbone in self.backbones.items():
+            yield from _attention_problems(("backbones", name, "attention"), backbone)
+        for name, view in self.views.items():
+            yield from _attention_problems(("views", name, "backbone", "attention"), view.backbone)
+            yield from _warmup_problems(self.training_for("views", name), ("views", name, "training"))
+        for stage in ("views", "residual", "oracle"):
+            yield from _warmup_problems(self.training_for(stage), ("training", stage))
+
+    def _simulate_problems(self, simulate: Simulate) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if self.full.path:
+            yield ("full", "path"), "`simulate` takes the full samples from its pool; leave out one of the two"
+        holdout = self.full.holdout
+        if isinstance(holdout, int) and holdout >= simulate.full:
+            yield ("full", "holdout"), f"must be below simulate.full ({simulate.full}), or none is left; got {holdout}"
+        if simulate.test is not None and self.test is not None:
+            yield ("simulate", "test"), "there is a `test` block already; leave out one of the two"
+        if self.oracle is not None:
+            yield ("oracle",), "with `simulate` the oracle has the whole pool; leave this block out"
+        needed, pool = simulate.full + (simulate.test or 0), simulate.pool.limit
+        if pool is not None and needed >= pool:
+            yield ("simulate", "pool", "limit"), f"full and test take {needed} of {pool}: none is left for the views"
+        for name, view in self.views.items():
+            if view.corruption is not None and view.data is not None:
+                yield ("views", name, "corruption"), "only for simulated views, and this one brings its own data"
+            elif view.corruption is not None and [block.kind for block in view.view] != ["identity"]:
+                yield ("views", name, "corruption"), "only with `view: identity`"
+
+    @property
+    def text(self) -> str:
+        """The YAML text the recipe was read from; the canonical one if it was not read."""
+        return self._text or self.dump()
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths are relative to."""
+        return self._folder
+
+    def locate(self, path: str) -> Path:
+        """The absolute path of `path` as the recipe has it, such as `recipe.full.path`."""
+        return Path(os.path.abspath(self._folder / Path(path).expanduser()))
+
+    def training_for(self, stage: str, view: str | None = None) -> Training:
+        """The training of one network, overrides merged in.
+
+        Args:
+            stage: "views", "residual" (residual and full-only experts) or "oracle".
+            view: name of the view, with "views"; None for what all views share.
+
+        Raises:
+            ValueError: another stage, or no such view.
+        """
+        if stage not in ("views", "residual", "oracle"):
+            raise ValueError(f"stage must be 'views', 'residual' or 'oracle', got {stage!r}")
+        if view is not None and (stage != "views" or view not in self.views):
+            raise ValueError(f"no view {view!r} in stage {stage!r}; views: {', '.join(self.views)}")
+        base = {name: getattr(self.training, name) for name in Training.model_fields}
+        merged = _merge(Training.model_construct(**base), getattr(self.training, stage))
+        return merged if view is None else _merge(merged, self.views[view].training)
+
+    def view_configs(self, view: str) -> list[dict[str, Any]]:
+        """The view's blocks from first to last as `{"kind": ..., **fields}`, for `views.from_config` and `compose`.
+
+        `std` is left to the caller. A mask's picture is read here: nested lists of 0 and 1.
+
+        Raises:
+            BootdiffError: the mask's picture cannot be read.
+        """
+        configs = [block.model_dump(exclude_none=True) for block in self.views[view].view]
+        for config in configs:
+            if "image" in config:
+                config["image"] = _read_mask(self.locate(config["image"]), f"views.{view}.view.image")
+        return configs
+
+    def dump(self, *, absolute: bool = True) -> str:
+        """The whole recipe as canonical YAML, defaults written out; reading it again gives the same recipe.
+
+        Args:
+            absolute: write paths absolute, so that the text may be kept elsewhere.
+        """
+        return yaml.safe_dump(self._plain(absolute), sort_keys=False, allow_unicode=True, width=100)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that are equal for recipes with the same result.
+
+        Left out: name, device, threads, workers, checkpoint_seconds. Masks' pictures count by content.
+        """
+        plain = _without(self._plain(True), _PLACE)
+        del plain["name"]
+        for view in plain["views"].values():
+            for block in view["view"]:
+                if block.get("image") and Path(block["image"]).is_file():
+                    block["image"] = hashlib.sha256(Path(block["image"]).read_bytes()).hexdigest()
+        return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
+
+    def _plain(self, absolute: bool) -> dict[str, Any]:
+        plain = self.model_dump(mode="json")
+        if absolute:
+            blocks = [plain["full"], plain["test"], plain["oracle"], (plain["simulate"] or {}).get("pool")]
+            for view in plain["views"].values():
+                blocks.append(view["data"])
+                for block in view["view"]:
+                    if block.get("image"):
+                        block["image"] = str(self.locate(block["image"]))
+            for block in blocks:
+                if block and block["path"] not in ("", "digits"):
+                    block["path"] = str(self.locate(block["path"]))
+            if plain["evaluate"]["features"] not in ("auto", "classifier", "autoencoder"):
+                plain["evaluate"]["features"] = str(self.locate(plain["evaluate"]["features"]))
+        return plain
+
+
+def _merge(base: Any, over: Any) -> Any:
+    """`base` with the fields that were given in `over`; blocks inside likewise."""
+    update = {}
+    for name in over.model_fields_set:
+        value = getattr(over, name)
+        update[name] = _merge(getattr(base, name), value) if isinstance(value, Block) else value
+    return base.model_copy(update=update)
+
+
+def _without(plain: Any, names: set[str]) -> Any:
+    if isinstance(plain, dict):
+        return {key: _without(value, names) for key, value in plain.items() if key not in names}
+    return [_without(value, names) for value in plain] if isinstance(plain, list) else plain
+
+
+def _attention_problems(loc: tuple[str | int, ...], backbone: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if not (isinstance(backbone, UNetSpec) and isinstance(backbone.channels, list)):
+        return
+    last = len(backbone.channels) - 1
+    if isinstance(backbone.attention, list) and max(backbone.attention, default=0) > last:
+        yield loc, f"the levels are 0 to {last}, one per entry of channels; got {backbone.attention}"
+
+
+def _warmup_problems(training: Training, loc: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if training.warmup > training.steps:
+        yield (*loc, "warmup"), f"must be at most steps: {training.warmup} steps of warmup in {training.steps} steps"
+
+
+def _read_mask(path: Path, where: str) -> list[list[int]]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            gray = picture.convert("L")
+    except OSError as error:
+        raise BootdiffError(f"{where}: cannot read {path} ({error}); give a picture, white where observed") from None
+    data, width = gray.tobytes(), gray.width
+    return [[int(value >= 128) for value in data[i : i + width]] for i in range(0, len(data), width)]
+
+
+def reference() -> list[recipe_help.Entry]:
+    """Every key of a recipe: dotted name, type, default, description."""
+    return list(recipe_help.reference(Recipe))
+
+
+def load_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Read a recipe from a YAML file.
+
+    Raises:
+        BootdiffError: no such file, not UTF-8, not YAML, or mistakes in it: one line each.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BootdiffError(f"{path}: no such file; give the path of a recipe, a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise BootdiffError(f"{path}: not UTF-8 text (byte {error.start}); save the recipe as UTF-8") from None
+    except OSError as error:
+        raise BootdiffError(f"{path}: cannot be read ({error.strerror}); give the path of a recipe file") from None
+    return load_recipe_text(text, path.parent, source=path.name, name=path.stem)
+
+
+def load_recipe_text(
+    text: str, folder: str | os.PathLike[str] = ".", *, source: str = "recipe", name: str = "recipe"
+) -> Recipe:
+    """Read a recipe from YAML text.
+
+    Args:
+        text: the YAML text.
+        folder: what relative paths are relative to.
+        source: what messages call the text.
+        name: the recipe's name if it gives none.
+
+    Raises:
+        BootdiffError: not YAML, or mistakes in it: one line each.
+    """
+    document = parse_yaml(text, source)
+    if document.data is None:
+        raise BootdiffError(f"{source}: empty; a recipe needs at least `full` and `views` (or `simulate` and `views`)")
+    if not isinstance(document.data, dict):
+        kind = "a list" if isinstance(document.data, list) else f"{document.data!r}"
+        raise BootdiffError(f"{source}: a recipe is a block of keys (as `full:` and `views:`), got {kind}")
+    try:
+        recipe = Recipe.model_validate({"name": name, **document.data})
+    except ValidationError as error:
+        raise BootdiffError("\n".join(recipe_help.explain(error, Recipe, document))) from None
+    recipe._text = text
+    recipe._folder = Path(folder).absolute()
+    return recipe

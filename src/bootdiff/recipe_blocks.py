@@ -1,0 +1,406 @@
+"""The blocks a recipe is made of: data, views, backbones, training, regularization, sampling, evaluation.
+
+Plain validated data. Every field's description is what `bootdiff recipe` and the error messages print. Noise levels and
+deviations are in stored coordinates, pixels in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_serializer, model_validator
+
+from .errors import BootdiffError
+from .recipe_help import fail
+
+__all__ = [
+    "Backbone",
+    "Block",
+    "Corruption",
+    "Data",
+    "Evaluation",
+    "Full",
+    "Gains",
+    "LocalSpec",
+    "Noise",
+    "Residual",
+    "Sampling",
+    "Simulate",
+    "Training",
+    "TrainingBlock",
+    "UNetSpec",
+    "ViewBlock",
+    "ViewSpec",
+]
+
+
+class Block(BaseModel):
+    """A block of keys: unknown ones are errors, text is not read as numbers, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _holdout(value: Any) -> int | float:
+    if (_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value < 1):
+        return value
+    raise ValueError(f"must be a count of at least 1 or a share between 0 and 1 (as 0.2), got {value!r}")
+
+
+def _text_or_flag(value: Any) -> bool | str:
+    if isinstance(value, bool) or (isinstance(value, str) and value):
+        return value
+    raise ValueError(f"must be true, false or the name of an array, got {value!r}")
+
+
+def _attention(value: Any) -> bool | list[int]:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list) and all(_whole(v) and v >= 0 for v in value):
+        return value
+    raise ValueError(f"must be true, false or a list of levels (0 is the finest), got {value!r}")
+
+
+def _channels(value: Any) -> str | list[int]:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, list) and value and all(_whole(v) and v > 0 for v in value):
+        return value
+    raise ValueError(f"must be auto or a list of widths such as [24, 48, 48], got {value!r}")
+
+
+def _pair(value: Any) -> Any:
+    return [value, value] if _whole(value) else value
+
+
+def _short(value: Any) -> Any:
+    """`unet` for {kind: unet}."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def _view_list(value: Any) -> Any:
+    """One view for a list of one; `gray` for the luma weights of ITU-R BT.601, as Pillow's "L"."""
+    blocks = value if isinstance(value, list) else [value]
+    gray = {"kind": "channel_mix", "weights": [0.299, 0.587, 0.114]}
+    return [gray if block in ("gray", {"kind": "gray"}) else _short(block) for block in blocks]
+
+
+Holdout = Annotated[int | float, PlainValidator(_holdout)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+Sizes = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2), BeforeValidator(_pair)]
+Offsets = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2), BeforeValidator(_pair)]
+
+
+def _held_out(where: str, holdout: int | float, n: int, most: int | None) -> int:
+    count = holdout if isinstance(holdout, int) else max(1, min(round(holdout * n), n if most is None else most))
+    if count >= n:
+        raise BootdiffError(
+            f"{where}.holdout: {n} sample(s) with {count} held out leave none to train on; "
+            f"bring more samples or lower {where}.holdout"
+        )
+    return count
+
+
+class Data(Block):
+    """Where samples come from."""
+
+    path: str = Field(min_length=1, description="folder of pictures, .npy or .npz file, or 'digits' (scikit-learn's)")
+    key: str | None = Field(None, description="name of the array in an .npz file")
+    labels: Annotated[bool | str, PlainValidator(_text_or_flag)] = Field(
+        False, description="true: sub-folders are classes; or the name of the array of labels in the .npz file"
+    )
+    on_error: Literal["refuse", "skip"] = Field("refuse", description="what to do with files that cannot be used")
+    channels: Literal[1, 3] | None = Field(None, description="1 gray, 3 colour; null: as in the first file")
+    alpha: Literal["refuse", "white", "black", "drop"] = Field("refuse", description="what to do with transparency")
+    masks: bool = Field(False, description="each picture has a mask beside it, name.mask.png (white = observed)")
+    column: str | None = Field(None, description="column of pictures in a Hugging Face dataset saved to disk")
+    limit: int | None = Field(None, ge=1, description="use only the first samples")
+    range: list[float] | None = Field(
+        None, min_length=2, max_length=2, description="[low, high] of float arrays; null: measured, [0, 1] or [-1, 1]"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if self.range is not None and self.range[0] >= self.range[1]:
+            fail([(("range",), f"must be [low, high] with low < high, got {self.range}")])
+        return self
+
+    @property
+    def is_digits(self) -> bool:
+        """Whether the data are scikit-learn's digits rather than a path."""
+        return self.path == "digits"
+
+
+class Full(Data):
+    """The few full samples; without a path they come from `simulate`."""
+
+    path: str = Field("", description="as in any data block; left out with `simulate`")
+    holdout: Holdout = Field(
+        0.2, description="number or share of full samples held out for stopping, gains and stacking; at least 1"
+    )
+
+    def held_out(self, n: int) -> int:
+        """How many of n full samples are held out, in 1 .. n - 1; BootdiffError if none is left to train on."""
+        return _held_out("full", self.holdout, n, None)
+
+
+class Identity(Block):
+    """The whole sample (useful with noise or a corruption)."""
+
+    kind: Literal["identity"]
+
+
+class Downsample(Block):
+    """Block averages: thumbnails."""
+
+    kind: Literal["downsample"]
+    factor: int = Field(ge=2, description="how many pixels across are averaged into one")
+    axes: list[Annotated[int, Field(le=-1)]] | None = Field(
+        None, min_length=1, description="axes counted from the end; null: [-2, -1], height and width"
+    )
+
+
+class Crop(Block):
+    """A window of the picture."""
+
+    kind: Literal["crop"]
+    size: Sizes = Field(description="[height, width] or one number for both, in pixels")
+    offset: Offsets | None = Field(None, description="[top, left]; null: windows cut anywhere")
+    stride: Sizes | None = Field(None, description="spacing of the windows asked when sampling; null: half the size")
+
+    @model_validator(mode="after")
+    def _check(self) -> Crop:
+        if self.offset is not None and self.stride is not None:
+            fail([(("stride",), "give an offset (one window) or a stride (a grid of windows), not both")])
+        return self
+
+
+class Mask(Block):
+    """One part hidden in every picture: a subtitle, a watermark, a logo."""
+
+    kind: Literal["mask"]
+    box: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=4, max_length=4, description="[top, left, height, width] of the hidden box"
+    )
+    band: tuple[Literal["bottom", "top"], int] | None = Field(None, description="[bottom or top, hidden rows]")
+    image: str | None = Field(None, description="a picture of the mask, white (128 and above) = observed")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _band(cls, value: Any) -> Any:
+        # strict tuples take no lists, and YAML knows no tuples
+        if isinstance(value, dict) and isinstance(value.get("band"), list):
+            return {**value, "band": tuple(value["band"])}
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Mask:
+        given = [name for name in ("box", "band", "image") if getattr(self, name) is not None]
+        if len(given) != 1:
+            fail([((), f"give exactly one of box, band, image; got {' and '.join(given) or 'none'}")])
+        if self.band is not None and self.band[1] < 1:
+            fail([(("band",), f"must hide at least 1 row, got {self.band[1]}")])
+        if self.box is not None and min(self.box[2:]) < 1:
+            fail([(("box",), f"must hide at least 1 pixel: [top, left, height, width], got {self.box}")])
+        return self
+
+
+class RandomMask(Block):
+    """Another part hidden in every picture."""
+
+    kind: Literal["random_mask"]
+    hide: Literal["box", "pixels"] = Field("box", description="what is hidden")
+    fraction: float = Field(0.25, gt=0, lt=1, description="share of the picture that is hidden")
+    count: int = Field(4, ge=1, description="masks asked per new sample")
+    seed: int = Field(0, ge=0, description="draws these masks")
+
+
+class ChannelMix(Block):
+    """Mixed or picked channels; `view: gray` for the usual gray."""
+
+    kind: Literal["channel_mix"]
+    rows: list[list[float]] | None = Field(None, min_length=1, description="orthonormal rows, one per stored channel")
+    weights: list[float] | None = Field(None, min_length=1, description="weights of one stored channel, sum 1")
+
+    @model_validator(mode="after")
+    def _check(self) -> ChannelMix:
+        if (self.rows is None) == (self.weights is None):
+            fail([((), "give exactly one of rows, weights (or write `view: gray`)")])
+        return self
+
+
+ViewBlock = Annotated[Identity | Downsample | Crop | Mask | RandomMask | ChannelMix, Field(discriminator="kind")]
+
+
+class Blur(Block):
+    """Gaussian blur."""
+
+    kind: Literal["blur"]
+    sigma: float = Field(gt=0, description="standard deviation in pixels")
+
+
+class Jpeg(Block):
+    """JPEG artefacts."""
+
+    kind: Literal["jpeg"]
+    quality: int = Field(ge=1, le=95, description="quality as Pillow counts it")
+
+
+class Quantize(Block):
+    """Few gray levels."""
+
+    kind: Literal["quantize"]
+    levels: int = Field(ge=2, le=256, description="values per channel")
+
+
+Corruption = Annotated[Blur | Jpeg | Quantize, Field(discriminator="kind")]
+
+
+class UNetSpec(Block):
+    """A diffusers UNet2DModel: sees the whole picture."""
+
+    kind: Literal["unet"]
+    channels: Annotated[Literal["auto"] | list[int], PlainValidator(_channels)] = Field(
+        "auto", description="width of each level, the finest first; auto: by the size of the samples"
+    )
+    layers: int = Field(1, ge=1, description="residual blocks per level")
+    attention: Annotated[bool | list[int], PlainValidator(_attention)] = Field(
+        True, description="levels with self-attention (0 is the finest); true: the coarsest, false: none"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values dropped in training")
+    patch: int = Field(1, ge=1, description="pixels per side folded into channels first: 2 quarters the compute")
+
+
+class LocalSpec(Block):
+    """A stack of 3x3 convolutions: sees a neighbourhood, cannot memorize whole pictures."""
+
+    kind: Literal["local"]
+    width: int = Field(64, ge=1, description="hidden channels")
+    depth: int = Field(5, ge=2, description="convolutions; the neighbourhood is 2 depth + 1 pixels wide")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values dropped in training")
+
+
+Backbone = Annotated[UNetSpec | LocalSpec, Field(discriminator="kind"), BeforeValidator(_short)]
+
+
+class Noise(Block):
+    """Log-normal noise levels in training: ln sigma ~ N(mean, std^2) (Karras et al. 2022, table 1: -1.2, 1.2)."""
+
+    mean: float = Field(-0.6, description="mean of ln sigma")
+    std: float = Field(1.4, gt=0, description="standard deviation of ln sigma")
+
+
+class Training(Block):
+    """How one network is trained."""
+
+    steps: int = Field(2000, ge=1, description="optimizer steps")
+    batch: int = Field(32, ge=1, description="samples per step, over all processes")
+    lr: float = Field(1e-3, gt=0, description="learning rate of AdamW")
+    warmup: int = Field(100, ge=0, description="steps over which the learning rate rises")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="learning rate after that")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the weights' running average per step")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    noise: Noise = Field(default_factory=Noise, description="noise levels drawn in training")
+    evaluate_every: int = Field(100, ge=1, description="steps between held-out losses (and snapshots)")
+    checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between checkpoints")
+    workers: int = Field(0, ge=0, description="processes that prepare batches")
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
+    compile: bool = Field(False, description="torch.compile the network")
+
+
+class TrainingBlock(Training):
+    """How the networks are trained; the last three keys override the others for some of them."""
+
+    views: Training = Field(default_factory=Training, description="overrides for the views' denoisers")
+    residual: Training = Field(default_factory=Training, description="overrides for residual and full-only experts")
+    oracle: Training = Field(default_factory=Training, description="overrides for the oracle")
+
+    @field_serializer("views", "residual", "oracle")
+    def _only_given(self, block: Training) -> dict[str, Any]:
+        return block.model_dump(exclude_unset=True)
+
+
+class ViewSpec(Block):
+    """One kind of partial data."""
+
+    view: Annotated[list[ViewBlock], Field(min_length=1), BeforeValidator(_view_list)] = Field(
+        description="what the files show of a full sample: {kind: ...}, or a list applied from first to last"
+    )
+    std: float = Field(0.0, ge=0, description="standard deviation of white noise in the stored files, in [-1, 1]")
+    data: Data | None = Field(None, description="the files; left out with `simulate`")
+    holdout: Holdout = Field(0.1, description="number or share held out for stopping; a share gives at most 256")
+    corruption: Corruption | None = Field(None, description="damage done to simulated identity views")
+    backbone: Backbone = Field(UNetSpec(kind="unet"), description="the network: unet, local, or a block")
+    training: Training = Field(default_factory=Training, description="overrides of training for this view")
+
+    @field_serializer("training")
+    def _only_given(self, block: Training) -> dict[str, Any]:
+        return block.model_dump(exclude_unset=True)
+
+    def held_out(self, n: int, name: str = "view") -> int:
+        """How many of n files are held out, in 1 .. n - 1; BootdiffError if none is left to train on."""
+        return _held_out(f"views.{name}", self.holdout, n, 256)
+
+
+class Simulate(Block):
+    """Research: cut the views out of a pool of full samples."""
+
+    pool: Data = Field(description="full samples")
+    full: int = Field(ge=2, description="how many stay full, the held-out ones included")
+    test: int | None = Field(None, ge=1, description="how many are kept for reporting only")
+    share: Literal["disjoint", "all"] = Field(
+        "disjoint", description="disjoint: each of the rest goes to one view; all: each to every view"
+    )
+    limit: int | None = Field(None, ge=1, description="at most so many files per view")
+
+
+class Residual(Block):
+    """What is learned on the full samples beyond the views, and how it is regularized."""
+
+    energy: float = Field(0.0, ge=0, description="weight of the residual's energy in the loss (shrinks to the views)")
+    subspace: float = Field(0.0, ge=0, description="further weight of its part in the views' row space")
+    project: bool = Field(False, description="keep it out of the views' row space altogether")
+    sees_views: bool = Field(True, description="its networks see the views' estimates beside x")
+    full_experts: bool = Field(True, description="stack denoisers trained on the full samples alone, too")
+    snapshots: int = Field(4, ge=1, description="snapshots per expert offered to the choice per noise level")
+    kappa: Literal["stack", "single", "one"] = Field(
+        "stack", description="held-out weights per noise level: one per expert, one for all, or fixed at 1"
+    )
+
+
+class Gains(Block):
+    """How much each view counts at each noise level."""
+
+    mode: Literal["fit", "unit"] = Field("fit", description="fit: ridge regression on full samples; unit: all 1")
+    folds: int = Field(5, ge=2, description="folds of the cross-validation")
+    draws: int = Field(4, ge=1, description="noise draws per full sample and level")
+    smooth: float = Field(0.5, ge=0, description="smoothing over ln sigma")
+    prune: float = Field(1.0, ge=0, description="gains below so many standard errors become 0")
+
+
+class Sampling(Block):
+    """How samples are drawn."""
+
+    scheduler: Literal["dpm", "heun", "euler"] = Field("dpm", description="solver")
+    steps: int = Field(40, ge=2, description="noise levels visited")
+    sigma_min: float = Field(0.02, gt=0, description="last noise level")
+    sigma_max: float = Field(80.0, gt=0, description="first noise level")
+    count: int = Field(64, ge=1, description="samples drawn for the report")
+
+    @model_validator(mode="after")
+    def _check(self) -> Sampling:
+        if self.sigma_min >= self.sigma_max:
+            fail([(("sigma_min",), f"must be below sigma_max ({self.sigma_max:g}), got {self.sigma_min:g}")])
+        return self
+
+
+class Evaluation(Block):
+    """How the result is measured."""
+
+    draws: int = Field(4, ge=1, description="noise draws per held-out or test sample and level")
+    features: str = Field("auto", min_length=1, description="auto, classifier, autoencoder, or a TorchScript file")
+    samples: int = Field(1000, ge=0, description="samples drawn for the metrics on samples; 0: none")
