@@ -12,8 +12,8 @@ The last one minimizes the denoising loss over n training points: it is what com
 
 Each family is closed under linear maps, so the law of a view A x0 is again an exact denoiser: `through(view)`. All
 agree with Tweedie, D = x + sigma^2 grad log p(x; sigma), and take sigma = 0, sigma = inf and singular covariances as
-the limits they are. Samples are flattened inside; `shape` may be any tuple. A law computes in the dtype and on the device
-of its buffers (`.float()`, `.double()`, `.to(device)`) and answers in the dtype of x.
+the limits they are. Samples are flattened inside; `shape` may be any tuple. A law computes in the dtype and on the
+device of its buffers (`.float()`, `.double()`, `.to(device)`) and answers in the dtype of x.
 """
 
 from __future__ import annotations
