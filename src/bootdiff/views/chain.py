@@ -1,0 +1,114 @@
+"""Views of views: A = A_outer A_inner, and files that carry noise."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Generator, Tensor
+
+from bootdiff.views.base import Shape, View, set_fields
+from bootdiff.views.maps import Identity
+
+__all__ = ["Compose", "Observed", "compose"]
+
+
+class _Chain(View):
+    """A = A_outer A_inner."""
+
+    outer: View
+    inner: View
+
+    def __post_init__(self) -> None:
+        outer, inner = self.outer, self.inner
+        set_fields(
+            self,
+            scale=outer.scale * inner.scale,
+            # A_outer keeps white noise white; noise that comes with the outer files is scaled by both
+            tau=math.hypot(inner.tau, inner.scale * outer.tau),
+            masked=outer.masked or inner.masked,
+            single=outer.single and inner.single,
+        )
+
+    @abstractmethod
+    def _chain(self, outer: View, inner: View) -> View:
+        """This view with other parts."""
+
+    def shape(self, full: Shape) -> Shape:
+        shape = self.outer.shape(self.inner.shape(full))
+        if self.inner.masked and self.single:
+            m = self._carry(torch.ones(1, *full[1:]))
+            if not ((m == 0) | (m == 1)).all():
+                raise self._misfit(full, "it mixes seen and hidden pixels; mask afterwards, or align the mask's rim")
+        return shape
+
+    def placements(self, full: Shape) -> tuple[View, ...]:
+        inner = self.inner.placements(full)
+        return tuple(self._chain(o, i)._fit(full) for i in inner for o in self.outer.placements(i.shape(full)))
+
+    def draw(self, full: Shape, generator: Generator) -> View:
+        inner = self.inner.draw(full, generator)
+        return self._chain(self.outer.draw(inner.shape(full), generator), inner)._fit(full)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.outer._forward(self.inner._forward(x))
+
+    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+        return self.inner._adjoint(self.outer._adjoint(y, self.inner.shape(full)), full)
+
+    def _carry(self, m: Tensor) -> Tensor:
+        return self.outer._carry(self.inner._carry(m))
+
+    def _spread(self, c: Tensor, full: Shape) -> Tensor:
+        return self.inner._spread(self.outer._spread(c, self.inner.shape(full)), full)
+
+
+@dataclass(frozen=True)
+class Compose(_Chain):
+    """A = A_outer A_inner, the view of a view; `compose(first, ..., last)` builds it in the order of application.
+
+    A_outer must not mix what A_inner shows with what it hides: a block mean over the rim of a mask is no partial
+    isometry, and `shape` raises ValueError. Downsample first, then mask.
+    """
+
+    outer: View
+    inner: View
+
+    def _chain(self, outer: View, inner: View) -> View:
+        return Compose(outer, inner)
+
+
+@dataclass(frozen=True)
+class Observed(_Chain):
+    """`view` with files that carry white noise, A x0 / scale + std * n; `std` in stored coordinates, tau = scale * std.
+
+    The denoiser of such a view is trained at sigma >= tau and has no say below.
+    """
+
+    view: View
+    std: float
+
+    outer = Identity()
+
+    def __post_init__(self) -> None:
+        set_fields(self, inner=self.view, std=float(self.std))
+        super().__post_init__()
+        set_fields(self, tau=math.hypot(self.tau, self.scale * self.std))
+        if not 0 <= self.std < math.inf:
+            raise ValueError(f"{self}: std must be >= 0, the noise's deviation in stored coordinates [-1, 1]")
+
+    def _chain(self, outer: View, inner: View) -> View:
+        return Observed(inner, self.std)
+
+
+def compose(*views: View) -> View:
+    """The view of a view: `views` are applied from left to right; the identity if there are none.
+
+    >>> from bootdiff.views import ChannelMix, Downsample
+    >>> compose(ChannelMix.gray(), Downsample(4)).shape((3, 32, 32))
+    (1, 8, 8)
+    """
+    return reduce(lambda inner, outer: Compose(outer, inner), views) if views else Identity()
