@@ -27,7 +27,6 @@ from . import recipe_help
 from .errors import BootdiffError
 from .recipe_blocks import (
     Backbone,
-    Block,
     Data,
     Evaluation,
     Full,
@@ -42,12 +41,13 @@ from .recipe_blocks import (
     UNetSpec,
     ViewSpec,
 )
+from .recipe_help import Block
 from .yaml_lines import parse_yaml
 
 __all__ = ["Recipe", "load_recipe", "load_recipe_text", "reference"]
 
 # what changes the speed or the place of a run, not its result
-_PLACE = {"device", "threads", "workers", "checkpoint_seconds"}
+_PLACE = {"name", "device", "threads", "workers", "checkpoint_seconds"}
 
 
 def _default_backbones() -> dict[str, Any]:
@@ -116,9 +116,6 @@ class Recipe(Block):
             yield from _attention_problems(("backbones", name, "attention"), backbone)
         for name, view in self.views.items():
             yield from _attention_problems(("views", name, "backbone", "attention"), view.backbone)
-            yield from _warmup_problems(self.training_for("views", name), ("views", name, "training"))
-        for stage in ("views", "residual", "oracle"):
-            yield from _warmup_problems(self.training_for(stage), ("training", stage))
 
     def _simulate_problems(self, simulate: Simulate) -> Iterator[tuple[tuple[str | int, ...], str]]:
         if self.full.path:
@@ -136,8 +133,8 @@ class Recipe(Block):
         for name, view in self.views.items():
             if view.corruption is not None and view.data is not None:
                 yield ("views", name, "corruption"), "only for simulated views, and this one brings its own data"
-            elif view.corruption is not None and [block.kind for block in view.view] != ["identity"]:
-                yield ("views", name, "corruption"), "only with `view: identity`"
+            elif view.corruption is not None and ([block.kind for block in view.view] != ["identity"] or view.std):
+                yield ("views", name, "corruption"), "only with `view: identity` and without std"
 
     @property
     def text(self) -> str:
@@ -154,7 +151,7 @@ class Recipe(Block):
         return Path(os.path.abspath(self._folder / Path(path).expanduser()))
 
     def training_for(self, stage: str, view: str | None = None) -> Training:
-        """The training of one network, overrides merged in.
+        """The training of one network, overrides merged in; warmup is at most steps.
 
         Args:
             stage: "views", "residual" (residual and full-only experts) or "oracle".
@@ -169,7 +166,9 @@ class Recipe(Block):
             raise ValueError(f"no view {view!r} in stage {stage!r}; views: {', '.join(self.views)}")
         base = {name: getattr(self.training, name) for name in Training.model_fields}
         merged = _merge(Training.model_construct(**base), getattr(self.training, stage))
-        return merged if view is None else _merge(merged, self.views[view].training)
+        if view is not None:
+            merged = _merge(merged, self.views[view].training)
+        return merged.model_copy(update={"warmup": min(merged.warmup, merged.steps)})
 
     def view_configs(self, view: str) -> list[dict[str, Any]]:
         """The view's blocks from first to last as `{"kind": ..., **fields}`, for `views.from_config` and `compose`.
@@ -185,21 +184,25 @@ class Recipe(Block):
                 config["image"] = _read_mask(self.locate(config["image"]), f"views.{view}.view.image")
         return configs
 
-    def dump(self, *, absolute: bool = True) -> str:
+    def dump(self, *, absolute: bool = True, place: bool = True) -> str:
         """The whole recipe as canonical YAML, defaults written out; reading it again gives the same recipe.
 
         Args:
             absolute: write paths absolute, so that the text may be kept elsewhere.
+            place: write also what changes the speed or the place of a run but not its result: name, device, threads,
+                workers, checkpoint_seconds. Without them, texts of two recipes differ where their results may.
         """
-        return yaml.safe_dump(self._plain(absolute), sort_keys=False, allow_unicode=True, width=100)
+        plain = self._plain(absolute)
+        if not place:
+            plain = _result_only(plain)
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that are equal for recipes with the same result.
 
         Left out: name, device, threads, workers, checkpoint_seconds. Masks' pictures count by content.
         """
-        plain = _without(self._plain(True), _PLACE)
-        del plain["name"]
+        plain = _result_only(self._plain(True))
         for view in plain["views"].values():
             for block in view["view"]:
                 if block.get("image") and Path(block["image"]).is_file():
@@ -232,10 +235,15 @@ def _merge(base: Any, over: Any) -> Any:
     return base.model_copy(update=update)
 
 
-def _without(plain: Any, names: set[str]) -> Any:
-    if isinstance(plain, dict):
-        return {key: _without(value, names) for key, value in plain.items() if key not in names}
-    return [_without(value, names) for value in plain] if isinstance(plain, list) else plain
+def _result_only(plain: dict[str, Any]) -> dict[str, Any]:
+    """`plain` without the keys of _PLACE; views and backbones may bear such names themselves."""
+
+    def strip(training: dict[str, Any]) -> dict[str, Any]:
+        return {k: strip(v) if isinstance(v, dict) else v for k, v in training.items() if k not in _PLACE}
+
+    kept = {key: value for key, value in plain.items() if key not in _PLACE}
+    views = {name: {**view, "training": strip(view["training"])} for name, view in plain["views"].items()}
+    return {**kept, "training": strip(plain["training"]), "views": views}
 
 
 def _attention_problems(loc: tuple[str | int, ...], backbone: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -244,11 +252,6 @@ def _attention_problems(loc: tuple[str | int, ...], backbone: Any) -> Iterator[t
     last = len(backbone.channels) - 1
     if isinstance(backbone.attention, list) and max(backbone.attention, default=0) > last:
         yield loc, f"the levels are 0 to {last}, one per entry of channels; got {backbone.attention}"
-
-
-def _warmup_problems(training: Training, loc: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    if training.warmup > training.steps:
-        yield (*loc, "warmup"), f"must be at most steps: {training.warmup} steps of warmup in {training.steps} steps"
 
 
 def _read_mask(path: Path, where: str) -> list[list[int]]:
@@ -265,7 +268,7 @@ def _read_mask(path: Path, where: str) -> list[list[int]]:
 
 def reference() -> list[recipe_help.Entry]:
     """Every key of a recipe: dotted name, type, default, description."""
-    return list(recipe_help.reference(Recipe))
+    return recipe_help.reference(Recipe)
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:

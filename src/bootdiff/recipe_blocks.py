@@ -1,4 +1,4 @@
-"""The blocks a recipe is made of: data, views, backbones, training, regularization, sampling, evaluation.
+"""The blocks a recipe is made of: data, one view, backbones, training, regularization, sampling, evaluation.
 
 Plain validated data. Every field's description is what `bootdiff recipe` and the error messages print. Noise levels and
 deviations are in stored coordinates, pixels in [-1, 1].
@@ -6,17 +6,17 @@ deviations are in stored coordinates, pixels in [-1, 1].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, field_serializer, model_validator
 
 from .errors import BootdiffError
-from .recipe_help import fail
+from .recipe_help import Block, fail
+from .recipe_views import Corruption, Views, short, whole
 
 __all__ = [
     "Backbone",
-    "Block",
-    "Corruption",
     "Data",
     "Evaluation",
     "Full",
@@ -29,23 +29,12 @@ __all__ = [
     "Training",
     "TrainingBlock",
     "UNetSpec",
-    "ViewBlock",
     "ViewSpec",
 ]
 
 
-class Block(BaseModel):
-    """A block of keys: unknown ones are errors, text is not read as numbers, nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _holdout(value: Any) -> int | float:
-    if (_whole(value) and value >= 1) or (isinstance(value, float) and 0 < value < 1):
+    if (whole(value) and value >= 1) or (isinstance(value, float) and 0 < value < 1):
         return value
     raise ValueError(f"must be a count of at least 1 or a share between 0 and 1 (as 0.2), got {value!r}")
 
@@ -59,7 +48,7 @@ def _text_or_flag(value: Any) -> bool | str:
 def _attention(value: Any) -> bool | list[int]:
     if isinstance(value, bool):
         return value
-    if isinstance(value, list) and all(_whole(v) and v >= 0 for v in value):
+    if isinstance(value, list) and all(whole(v) and v >= 0 for v in value):
         return value
     raise ValueError(f"must be true, false or a list of levels (0 is the finest), got {value!r}")
 
@@ -67,31 +56,13 @@ def _attention(value: Any) -> bool | list[int]:
 def _channels(value: Any) -> str | list[int]:
     if value == "auto":
         return "auto"
-    if isinstance(value, list) and value and all(_whole(v) and v > 0 for v in value):
+    if isinstance(value, list) and value and all(whole(v) and v > 0 for v in value):
         return value
     raise ValueError(f"must be auto or a list of widths such as [24, 48, 48], got {value!r}")
 
 
-def _pair(value: Any) -> Any:
-    return [value, value] if _whole(value) else value
-
-
-def _short(value: Any) -> Any:
-    """`unet` for {kind: unet}."""
-    return {"kind": value} if isinstance(value, str) else value
-
-
-def _view_list(value: Any) -> Any:
-    """One view for a list of one; `gray` for the luma weights of ITU-R BT.601, as Pillow's "L"."""
-    blocks = value if isinstance(value, list) else [value]
-    gray = {"kind": "channel_mix", "weights": [0.299, 0.587, 0.114]}
-    return [gray if block in ("gray", {"kind": "gray"}) else _short(block) for block in blocks]
-
-
 Holdout = Annotated[int | float, PlainValidator(_holdout)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-Sizes = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2), BeforeValidator(_pair)]
-Offsets = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2), BeforeValidator(_pair)]
 
 
 def _held_out(where: str, holdout: int | float, n: int, most: int | None) -> int:
@@ -147,118 +118,6 @@ class Full(Data):
         return _held_out("full", self.holdout, n, None)
 
 
-class Identity(Block):
-    """The whole sample (useful with noise or a corruption)."""
-
-    kind: Literal["identity"]
-
-
-class Downsample(Block):
-    """Block averages: thumbnails."""
-
-    kind: Literal["downsample"]
-    factor: int = Field(ge=2, description="how many pixels across are averaged into one")
-    axes: list[Annotated[int, Field(le=-1)]] | None = Field(
-        None, min_length=1, description="axes counted from the end; null: [-2, -1], height and width"
-    )
-
-
-class Crop(Block):
-    """A window of the picture."""
-
-    kind: Literal["crop"]
-    size: Sizes = Field(description="[height, width] or one number for both, in pixels")
-    offset: Offsets | None = Field(None, description="[top, left]; null: windows cut anywhere")
-    stride: Sizes | None = Field(None, description="spacing of the windows asked when sampling; null: half the size")
-
-    @model_validator(mode="after")
-    def _check(self) -> Crop:
-        if self.offset is not None and self.stride is not None:
-            fail([(("stride",), "give an offset (one window) or a stride (a grid of windows), not both")])
-        return self
-
-
-class Mask(Block):
-    """One part hidden in every picture: a subtitle, a watermark, a logo."""
-
-    kind: Literal["mask"]
-    box: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=4, max_length=4, description="[top, left, height, width] of the hidden box"
-    )
-    band: tuple[Literal["bottom", "top"], int] | None = Field(None, description="[bottom or top, hidden rows]")
-    image: str | None = Field(None, description="a picture of the mask, white (128 and above) = observed")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _band(cls, value: Any) -> Any:
-        # strict tuples take no lists, and YAML knows no tuples
-        if isinstance(value, dict) and isinstance(value.get("band"), list):
-            return {**value, "band": tuple(value["band"])}
-        return value
-
-    @model_validator(mode="after")
-    def _check(self) -> Mask:
-        given = [name for name in ("box", "band", "image") if getattr(self, name) is not None]
-        if len(given) != 1:
-            fail([((), f"give exactly one of box, band, image; got {' and '.join(given) or 'none'}")])
-        if self.band is not None and self.band[1] < 1:
-            fail([(("band",), f"must hide at least 1 row, got {self.band[1]}")])
-        if self.box is not None and min(self.box[2:]) < 1:
-            fail([(("box",), f"must hide at least 1 pixel: [top, left, height, width], got {self.box}")])
-        return self
-
-
-class RandomMask(Block):
-    """Another part hidden in every picture."""
-
-    kind: Literal["random_mask"]
-    hide: Literal["box", "pixels"] = Field("box", description="what is hidden")
-    fraction: float = Field(0.25, gt=0, lt=1, description="share of the picture that is hidden")
-    count: int = Field(4, ge=1, description="masks asked per new sample")
-    seed: int = Field(0, ge=0, description="draws these masks")
-
-
-class ChannelMix(Block):
-    """Mixed or picked channels; `view: gray` for the usual gray."""
-
-    kind: Literal["channel_mix"]
-    rows: list[list[float]] | None = Field(None, min_length=1, description="orthonormal rows, one per stored channel")
-    weights: list[float] | None = Field(None, min_length=1, description="weights of one stored channel, sum 1")
-
-    @model_validator(mode="after")
-    def _check(self) -> ChannelMix:
-        if (self.rows is None) == (self.weights is None):
-            fail([((), "give exactly one of rows, weights (or write `view: gray`)")])
-        return self
-
-
-ViewBlock = Annotated[Identity | Downsample | Crop | Mask | RandomMask | ChannelMix, Field(discriminator="kind")]
-
-
-class Blur(Block):
-    """Gaussian blur."""
-
-    kind: Literal["blur"]
-    sigma: float = Field(gt=0, description="standard deviation in pixels")
-
-
-class Jpeg(Block):
-    """JPEG artefacts."""
-
-    kind: Literal["jpeg"]
-    quality: int = Field(ge=1, le=95, description="quality as Pillow counts it")
-
-
-class Quantize(Block):
-    """Few gray levels."""
-
-    kind: Literal["quantize"]
-    levels: int = Field(ge=2, le=256, description="values per channel")
-
-
-Corruption = Annotated[Blur | Jpeg | Quantize, Field(discriminator="kind")]
-
-
 class UNetSpec(Block):
     """A diffusers UNet2DModel: sees the whole picture."""
 
@@ -273,6 +132,18 @@ class UNetSpec(Block):
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values dropped in training")
     patch: int = Field(1, ge=1, description="pixels per side folded into channels first: 2 quarters the compute")
 
+    def options(self, auto: Sequence[int] = (24, 48, 48)) -> dict[str, Any]:
+        """Keyword arguments of `nets.UNet`; `auto` are the channels where the recipe leaves them open.
+
+        >>> UNetSpec(kind="unet").options((16, 32))["attention"]
+        [1]
+        """
+        channels = list(auto) if isinstance(self.channels, str) else self.channels
+        levels = self.attention
+        if isinstance(levels, bool):
+            levels = [len(channels) - 1] if levels else []
+        return {**self.model_dump(exclude={"kind"}), "channels": channels, "attention": levels}
+
 
 class LocalSpec(Block):
     """A stack of 3x3 convolutions: sees a neighbourhood, cannot memorize whole pictures."""
@@ -282,8 +153,12 @@ class LocalSpec(Block):
     depth: int = Field(5, ge=2, description="convolutions; the neighbourhood is 2 depth + 1 pixels wide")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values dropped in training")
 
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `nets.LocalNet`."""
+        return self.model_dump(exclude={"kind"})
 
-Backbone = Annotated[UNetSpec | LocalSpec, Field(discriminator="kind"), BeforeValidator(_short)]
+
+Backbone = Annotated[UNetSpec | LocalSpec, Field(discriminator="kind"), BeforeValidator(short)]
 
 
 class Noise(Block):
@@ -299,17 +174,23 @@ class Training(Block):
     steps: int = Field(2000, ge=1, description="optimizer steps")
     batch: int = Field(32, ge=1, description="samples per step, over all processes")
     lr: float = Field(1e-3, gt=0, description="learning rate of AdamW")
-    warmup: int = Field(100, ge=0, description="steps over which the learning rate rises")
+    warmup: int = Field(100, ge=0, description="steps over which the learning rate rises; at most steps")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="learning rate after that")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the weights' running average per step")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null: no bound")
     noise: Noise = Field(default_factory=Noise, description="noise levels drawn in training")
     evaluate_every: int = Field(100, ge=1, description="steps between held-out losses (and snapshots)")
     checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between checkpoints")
     workers: int = Field(0, ge=0, description="processes that prepare batches")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
     compile: bool = Field(False, description="torch.compile the network")
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        if {"warmup", "steps"} <= self.model_fields_set and self.warmup > self.steps:
+            fail([(("warmup",), f"must be at most steps ({self.steps}), got {self.warmup}")])
+        return self
 
 
 class TrainingBlock(Training):
@@ -327,7 +208,7 @@ class TrainingBlock(Training):
 class ViewSpec(Block):
     """One kind of partial data."""
 
-    view: Annotated[list[ViewBlock], Field(min_length=1), BeforeValidator(_view_list)] = Field(
+    view: Views = Field(
         description="what the files show of a full sample: {kind: ...}, or a list applied from first to last"
     )
     std: float = Field(0.0, ge=0, description="standard deviation of white noise in the stored files, in [-1, 1]")
@@ -402,5 +283,5 @@ class Evaluation(Block):
     """How the result is measured."""
 
     draws: int = Field(4, ge=1, description="noise draws per held-out or test sample and level")
-    features: str = Field("auto", min_length=1, description="auto, classifier, autoencoder, or a TorchScript file")
+    features: str = Field("auto", min_length=1, description="auto, classifier, autoencoder, or the path of a network")
     samples: int = Field(1000, ge=0, description="samples drawn for the metrics on samples; 0: none")

@@ -1,7 +1,8 @@
-"""What the recipe's schema says about itself: the reference of all keys, and mistakes explained.
+"""What the recipe's schema is made of and says about itself: the base of its blocks, the reference of all keys, and
+mistakes explained.
 
-Works on any tree of pydantic models whose fields carry a description: a mistake is reported at its line in the YAML
-text, with the known keys or values and the nearest one.
+Works on any tree of blocks whose fields carry a description: a mistake is reported at its line in the YAML text,
+with the known keys or values and the nearest one.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from .yaml_lines import Document
 
-__all__ = ["Entry", "explain", "fail", "reference"]
+__all__ = ["Block", "Entry", "explain", "fail", "reference"]
+
+
+class Block(BaseModel):
+    """A block of keys: unknown ones are errors, text is not read as numbers, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class Entry(NamedTuple):
@@ -43,11 +50,9 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document) 
     """One line per mistake in `error`, in the order of the text: source, line, key, what is wrong, what to do."""
     lines: list[tuple[int, str]] = []
     for mistake in error.errors(include_url=False):
-        shown, line = document.locate(mistake["loc"])
+        shown, line = document.locate(_follow(model, mistake["loc"])[1])
         where = f"{document.source}, line {line}" if line else document.source
         text = _what(mistake, model)
-        if isinstance(mistake["loc"][-1] if mistake["loc"] else None, int) and mistake["type"] == "missing":
-            shown = shown.rpartition("[")[0]
         entry = f"{where}: {shown}: {text}" if shown else f"{where}: {text}"
         if (line or 0, entry) not in lines:
             lines.append((line or 0, entry))
@@ -79,7 +84,8 @@ def _what(mistake: Any, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         block = _walk(model, loc[:-1])
         known = list(block.model_fields) if block is not None else []
-        return f"unknown key; known keys: {', '.join(known)}{_nearest(loc[-1], known)}"
+        hint = _elsewhere(loc[-1], model) or _nearest(loc[-1], known)
+        return f"unknown key; known keys: {', '.join(known)}{hint}"
     if kind == "missing":
         field = _field(model, loc)
         about = f": {field.description}" if field is not None and field.description else ""
@@ -90,13 +96,11 @@ def _what(mistake: Any, model: type[BaseModel]) -> str:
         known = re.findall(r"'([^']*)'", expected) or [expected]
         what = "unknown kind" if kind == "union_tag_invalid" else "must be one of the known values"
         return f"{what}, got {_shown(given)}; known: {', '.join(known)}{_nearest(given, known)}"
-    if kind == "union_tag_not_found":
-        known = _kinds(_annotation(model, loc))
-        return f"must be a block with a 'kind', got {got}; known kinds: {', '.join(known)}"
-    if kind in ("model_type", "model_attributes_type"):
+    if kind in ("union_tag_not_found", "model_type", "model_attributes_type"):
         block = _walk(model, loc)
-        known = list(block.model_fields) if block is not None else []
-        return f"must be a block of keys, got {got}; known keys: {', '.join(known)}"
+        known = _kinds(_follow(model, loc)[0]) if block is None else list(block.model_fields)
+        what = "has no 'kind'" if isinstance(mistake["input"], dict) else f"must be a block of keys, got {got}"
+        return f"{what}; known {'kinds' if block is None else 'keys'}: {', '.join(known)}"
     if kind in _LIMITS:
         name, text = _LIMITS[kind]
         return f"{text} {context[name]:g}, got {got}"
@@ -129,6 +133,11 @@ def _shown(value: Any) -> str:
 def _nearest(given: Any, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(str(given).lower(), known, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _elsewhere(given: Any, model: type[BaseModel]) -> str:
+    places = [f"{home}.{given}" for block, home in _homes(model).items() if home and given in block.model_fields]
+    return f" (did you mean {' or '.join(map(repr, places[:3]))}?)" if places else ""
 
 
 def _strip(annotation: Any) -> Any:
@@ -166,23 +175,26 @@ def _kinds(annotation: Any) -> list[str]:
     return [tag for member in _members(_strip(annotation)) if (tag := _tag(member)) is not None]
 
 
-def _annotation(model: type[BaseModel], loc: Sequence[str | int]) -> Any:
-    """The annotation at `loc`, a location as pydantic gives it (with the kinds of unions among the parts)."""
+def _follow(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[Any, list[str | int]]:
+    """The annotation at `loc`, a location as pydantic gives it, and `loc` without the kinds of unions in it."""
     here: Any = model
+    keys: list[str | int] = []
     for part in loc:
         here = _strip(here)
-        tagged = [member for member in _members(here) if _tag(member) == part]
+        tagged = [member for member in _members(here) if _tag(member) == part] if len(_members(here)) > 1 else []
+        if tagged:
+            here = tagged[0]
+            continue
+        keys.append(part)
         if _is_model(here) and part in here.model_fields:
             here = here.model_fields[part].annotation
-        elif len(_members(here)) > 1 and tagged:
-            here = tagged[0]
         elif get_origin(here) in (dict, list):
             here = get_args(here)[-1]
-    return _strip(here)
+    return _strip(here), keys
 
 
 def _walk(model: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:
-    found = _annotation(model, loc)
+    found, _ = _follow(model, loc)
     return found if _is_model(found) else None
 
 
@@ -191,32 +203,63 @@ def _field(model: type[BaseModel], loc: Sequence[str | int]) -> FieldInfo | None
     return block.model_fields.get(str(loc[-1])) if block is not None else None
 
 
-def reference(model: type[BaseModel], prefix: str = "") -> Iterator[Entry]:
-    """Every key of `model` and of the blocks inside it, in the order of the schema."""
+def reference(model: type[BaseModel]) -> list[Entry]:
+    """Every key of `model` and of the blocks inside it, in the order of the schema; each kind of block once."""
+    return list(_entries(model, "", _homes(model)))
+
+
+def _entries(model: type[BaseModel], prefix: str, homes: dict[type[BaseModel], str]) -> Iterator[Entry]:
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
-        yield Entry(key, _type_name(field.annotation), _default(field), field.description or "")
-        yield from _inside(field.annotation, key)
+        inner = list(_blocks(field.annotation, key))
+        kind = _type_name(field.annotation)
+        home = _home(inner[0][1], homes) if inner else key
+        if inner and home != inner[0][0]:
+            kind += f", as {home.partition('[')[0]}"
+        yield Entry(key, kind, _default(field), field.description or "")
+        for place, block in inner:
+            if homes.get(block) != place:
+                continue
+            if place.endswith("]"):
+                yield Entry(place, "block", "", (block.__doc__ or "").split("\n")[0])
+            yield from (entry for entry in _entries(block, f"{place}.", homes) if entry.key != f"{place}.kind")
 
 
-def _inside(annotation: Any, key: str) -> Iterator[Entry]:
+def _homes(model: type[BaseModel]) -> dict[type[BaseModel], str]:
+    """Every block's model and the shortest dotted name under which it stands."""
+    homes: dict[type[BaseModel], str] = {}
+    queue: list[tuple[str, type[BaseModel]]] = [("", model)]
+    for key, block in queue:  # grows: breadth first
+        if _home(block, homes) is None:
+            homes[block] = key
+            for name, field in block.model_fields.items():
+                queue += _blocks(field.annotation, f"{key}.{name}" if key else name)
+    return homes
+
+
+def _home(block: type[BaseModel], homes: dict[type[BaseModel], str]) -> Any:
+    """Where `block` is described, by itself or as the base of a block that has all its fields unchanged."""
+    for known, key in homes.items():
+        if issubclass(known, block) and all(
+            repr(known.model_fields[name]) == repr(field) for name, field in block.model_fields.items()
+        ):
+            return key
+    return None
+
+
+def _blocks(annotation: Any, key: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The models directly inside a field at `key`, each with its dotted name: `key`, `key.<name>`, `key[kind]`."""
     annotation = _strip(annotation)
     if _is_model(annotation):
-        if annotation.__name__ != key.rpartition(".")[2]:
-            yield from reference(annotation, f"{key}.")
+        yield key, annotation
     elif get_origin(annotation) is dict:
-        yield from _inside(get_args(annotation)[1], f"{key}.<name>")
+        yield from _blocks(get_args(annotation)[1], f"{key}.<name>")
     elif get_origin(annotation) is list:
-        yield from _inside(get_args(annotation)[0], key)
+        yield from _blocks(get_args(annotation)[0], key)
     else:
         for member in _members(annotation):
-            tag = _tag(member)
-            if tag is not None:
-                fields = _strip(member)
-                yield Entry(f"{key}[{tag}]", "block", "", (fields.__doc__ or "").split("\n")[0])
-                for entry in reference(fields, f"{key}[{tag}]."):
-                    if not entry.key.endswith(".kind"):
-                        yield entry
+            if (tag := _tag(member)) is not None:
+                yield f"{key}[{tag}]", _strip(member)
 
 
 def _type_name(annotation: Any) -> str:
@@ -231,7 +274,8 @@ def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is dict:
         return f"names of {_type_name(get_args(annotation)[1])}s"
     if get_origin(annotation) is list:
-        return f"list of {_type_name(get_args(annotation)[0])}"
+        item = _type_name(get_args(annotation)[0])
+        return f"list of {item.replace('list', 'lists', 1) if item.startswith('list') else item + 's'}"
     members = get_args(annotation)
     if members:
         return " | ".join(dict.fromkeys(_type_name(member) for member in members))

@@ -32,8 +32,11 @@ for _kind, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-     list("-+.0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
     ("merge", r"<<", ["<"]),
 ):
     _Loader.add_implicit_resolver(_TAG + _kind, re.compile(f"(?:{_pattern})$"), _first)
@@ -72,22 +75,25 @@ class Document:
     def locate(self, loc: Sequence[str | int]) -> tuple[str, int | None]:
         """Where `loc`, a path of keys and indices, stands: its dotted name and its line (from 1).
 
-        Parts that are no key of the text (names a validator puts between) are skipped, except the last one: a key
-        that is missing is named, at the line of the block it is missing from. The line is None for the whole text.
+        What is not in the text is named all the same, at the line of the block it is missing from; indices and
+        "[key]" (pydantic's word for a key itself) are left out then. The line is None for the whole text.
 
         >>> parse_yaml("a:\\n  b: [1, 2]", "x.yaml").locate(["a", "b", 1])
         ('a.b[1]', 2)
         >>> parse_yaml("a:\\n  b: [1, 2]", "x.yaml").locate(["a", "c"])
         ('a.c', 1)
         """
-        node, line, shown = self._root, None, ""
-        for position, part in enumerate(loc):
+        node: yaml.Node | None = self._root
+        line, shown = None, ""
+        for part in loc:
             child = self._children.get(id(node), {}).get(part)
             if child is not None:
                 line, node = child
-            elif position < len(loc) - 1 or part == "[key]" or isinstance(part, int):
+            elif isinstance(part, int) or part == "[key]":
                 continue
-            shown += f"[{part}]" if isinstance(part, int) else f".{part}" if shown else str(part)
+            else:
+                node = None
+            shown += f"[{part}]" if isinstance(part, int) else f".{part}" if shown else part
         return shown, line
 
 
@@ -110,6 +116,7 @@ class _Reader:
         if isinstance(node, yaml.MappingNode):
             value: Any = self._mapping(node)
         elif isinstance(node, yaml.SequenceNode):
+            self._check_tag(node)
             self.children[id(node)] = {i: (_line(item), item) for i, item in enumerate(node.value)}
             value = [self.read(item) for item in node.value]
         else:
@@ -119,8 +126,7 @@ class _Reader:
         return value
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
-        if not node.tag.startswith(_TAG):
-            self._complain(node, f"the tag {node.tag} is not understood; leave it out")
+        self._check_tag(node)
         merged: dict[str, Any] = {}
         own: dict[str, Any] = {}
         lines: dict[str | int, tuple[int, yaml.Node]] = {}
@@ -146,6 +152,10 @@ class _Reader:
             lines[key] = (_line(key_node), value_node)
         self.children[id(node)] = lines
         return {**merged, **own}
+
+    def _check_tag(self, node: yaml.Node) -> None:
+        if node.tag not in (_TAG + "map", _TAG + "seq"):
+            self._complain(node, f"the tag {node.tag} is not understood; leave it out")
 
     def _scalar(self, node: yaml.Node) -> Any:
         kind = node.tag.removeprefix(_TAG)
