@@ -15,6 +15,9 @@ from bootdiff.data.base import (
     report_problems,
     split,
 )
+from bootdiff.data.hf import HFDataset
+from bootdiff.data.images import Images
+from bootdiff.data.opening import open_source
 from bootdiff.data.simulate import CORRUPTIONS, Simulated
 
 __all__ = [
@@ -22,6 +25,8 @@ __all__ = [
     "Arrays",
     "Batches",
     "Digits",
+    "HFDataset",
+    "Images",
     "Problem",
     "Sample",
     "Simulated",
@@ -29,6 +34,7 @@ __all__ = [
     "Subset",
     "evenly",
     "measure",
+    "open_source",
     "rank_slice",
     "report_problems",
     "split",

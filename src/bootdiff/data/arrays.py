@@ -4,9 +4,10 @@ A stored value v of the declared range [lo, hi] becomes
 
     x = 2 (v - lo) / (hi - lo) - 1   in [-1, 1].
 
-Integers have their type's range unless another is declared (uint8: [0, 255], uint16: [0, 65535]); floats must lie in the
-declared range; undeclared, they are taken as [-1, 1] where negative values occur and as [0, 1] where none do. Files
-are never unpickled. A .npy file is mapped, not read: memory stays bounded by the batches; a .npz member is unpacked once.
+Integers have their type's range unless another is declared (uint8: [0, 255], uint16: [0, 65535]); floats must lie in
+the declared range; undeclared, they are taken as [-1, 1] where negative values occur and as [0, 1] where none do. Files
+are never unpickled. A .npy file is mapped, not read: memory stays bounded by the batches; a .npz member is unpacked
+once and kept in its own type.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class Arrays(Source):
     JPEG mosaic stored as ``<key>_jpeg`` with ``<key>_shape`` counts as the array ``<key>``). labels_key: array of N
     integer or text labels, or True for the usual names (``<key>_label``, ``labels``, ...). masks_key: array of N x H x
     W masks, 1 = observed, or True likewise. labels, masks: the same as arrays. range: [lo, hi] of the stored values.
-    channels_first: the array is N x C x H x W. channels: what the samples must have; gray is repeated to 3, nothing else
-    is converted. on_error: "refuse" raises at the first sample with NaN, infinite or undeclared values, "skip" leaves it
-    out and lists it in ``problems``. classes: fixes the meaning of text labels across several files.
+    channels_first: the array is N x C x H x W. channels: what the samples must have; gray is repeated to 3, nothing
+    else is converted. on_error: "refuse" raises at the first sample with NaN, infinite or out-of-range values, "skip"
+    leaves it out and lists it in ``problems``. classes: fixes the meaning of text labels across several files.
 
     Raises BootdiffError for anything wrong with the data, ValueError for wrong arguments.
     """
@@ -102,7 +103,7 @@ class Arrays(Source):
             array = np.moveaxis(array, 1, -1)
         if array.ndim not in (4, 5):
             raise BootdiffError(
-                f"{self.where}: has shape {array.shape}; need N x H x W, N x H x W x C or N x T x H x W x C. Reshape it."
+                f"{self.where}: has shape {array.shape}; need N x H x W, N x H x W x C or N x T x H x W x C: reshape"
             )
         if 0 in array.shape:
             raise BootdiffError(f"{self.where}: is empty (shape {array.shape}). Check the file.")
@@ -117,8 +118,8 @@ class Arrays(Source):
         if channels is not None and channels != found:
             if found != 1:
                 raise BootdiffError(
-                    f"{self.where}: has {found} channels, {channels} were asked for. Only gray is repeated; convert the "
-                    "array, or describe gray data as a view (kind: channel_mix)."
+                    f"{self.where}: has {found} channels, {channels} were asked for. Only gray is repeated; convert "
+                    "the array, or describe gray data as a view (kind: channel_mix)."
                 )
             repeat = channels
         self.shape = (found * repeat, *array.shape[1:-1])

@@ -1,11 +1,11 @@
 """Data as stored, and batches in view coordinates.
 
-A *source* holds n samples in **stored coordinates**: float32, channels first, one unit of pixel range mapped to [-1, 1].
-A view's denoiser works in **view coordinates** ``scale * stored`` (DESIGN 2: a k-by-k block-averaged thumbnail m is
+A *source* holds n samples in **stored coordinates**: float32, channels first, the range of the pixels mapped to
+[-1, 1]. A view's denoiser works in **view coordinates** ``scale * stored`` (a k-by-k block-averaged thumbnail m is
 A x0 / k, so scale = k), where A maps white noise to white noise of the same standard deviation.
 
-Batches are *stateless*: with n samples and batch size B, position j of step t is position ``q = t B + j`` of one infinite
-sequence that is a fresh permutation of the source in every epoch,
+Batches are *stateless*: with n samples and batch size B, position j of step t is position ``q = t B + j`` of one
+infinite sequence that is a fresh permutation of the source in every epoch,
 
     index(q) = pi_{q // n}[q mod n],      pi_e = permutation drawn from (seed, e),      flip(t, j) drawn from (seed, t),
 
@@ -30,17 +30,17 @@ from torch import Tensor
 from bootdiff.errors import BootdiffError
 
 __all__ = [
-    "Sample",
+    "Batches",
     "Problem",
+    "Sample",
     "Source",
     "Subset",
-    "Batches",
-    "split",
     "evenly",
+    "generator",
     "measure",
     "rank_slice",
     "report_problems",
-    "generator",
+    "split",
 ]
 
 # First words of the random streams: no two uses of one seed share a stream.
@@ -206,7 +206,7 @@ def evenly(n: int, limit: int | None) -> list[int]:
 
 
 def rank_slice(batch_size: int, rank: int, world: int) -> slice:
-    """Positions of the global batch that process ``rank`` of ``world`` works on: contiguous, together the whole batch."""
+    """Positions of the global batch that process ``rank`` of ``world`` works on: contiguous, all together the batch."""
     return slice(rank * batch_size // world, (rank + 1) * batch_size // world)
 
 
@@ -215,10 +215,11 @@ class Batches:
 
     scale: view coordinates per stored unit (``view.scale``). shape: the view's shape, checked if given. flip: None,
     "none" or "horizontal": mirrors each sample (and its mask) along its last axis with probability 1/2; only for views
-    that a mirror image leaves alone (not for, say, the left half). workers: loader processes of ``stream``. rank, world:
-    which slice of each global batch is handed out. mask: one (1, H, W) mask for all samples of a source without masks of
-    its own (files of a fixed mask view, say all with the same logo). Raises ValueError for wrong arguments and BootdiffError for an empty
-    source or one whose shape is not the view's.
+    that a mirror image leaves alone (not for, say, the left half). workers: loader processes of ``stream``. rank,
+    world: which slice of each global batch is handed out. mask: one (1, H, W) mask for all samples of a source without
+    masks of its own (files of a fixed mask view, say all with the same logo).
+
+    Raises ValueError for wrong arguments and BootdiffError for an empty source or one whose shape is not the view's.
     """
 
     def __init__(
@@ -368,8 +369,10 @@ def _times(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def measure(source: Source, scale: float = 1.0, limit: int | None = None, batch_size: int = 256) -> dict[str, Any]:
-    """Moments of a source in view coordinates, over its observed coordinates only.
+def measure(
+    source: Source, scale: float = 1.0, limit: int | None = None, mask: Tensor | None = None, batch_size: int = 256
+) -> dict[str, Any]:
+    """Moments of a source in view coordinates, over its observed coordinates only (its own masks', else ``mask``'s).
 
     Returns mean (list, per channel), sigma_data (standard deviation about the channels' means), rms (root mean square
     about zero), min, max, count (samples seen: all, or ``limit`` evenly spaced ones). Sums run in float64 over one
@@ -384,6 +387,7 @@ def measure(source: Source, scale: float = 1.0, limit: int | None = None, batch_
     for start in range(0, len(chosen), batch_size):
         x, _, masks = source.gather(chosen[start : start + batch_size])
         x = x.double().mul_(scale)
+        masks = mask if masks is None else masks
         seen = torch.ones_like(x) if masks is None else masks.double().expand_as(x)
         axes = [axis for axis in range(x.ndim) if axis != 1]
         total += (x * seen).sum(axes)

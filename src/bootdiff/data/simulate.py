@@ -4,9 +4,9 @@ From a pool of full samples x0 the stored file of a view A is
 
     m = A x0 / scale  (+ std n,  n ~ N(0, I), for Observed),
 
-with whatever is random (which crop, which mask, the noise) fixed by (seed, index): the same on every pass, in every process
-and after a resume, as if the files lay on disk. Whole pictures (the identity view) may be corrupted in ways that no linear
-map describes; let K(x) be one of the functions in CORRUPTIONS, m = K(x0).
+with whatever is random (which crop, which mask, the noise) fixed by (seed, index): the same on every pass, in every
+process and after a resume, as if the files lay on disk. Whole pictures (the identity view) may be corrupted in ways
+that no linear map describes: m = K(x0) with K one of the functions in CORRUPTIONS.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = ["CORRUPTIONS", "Simulated", "blur", "jpeg", "noise", "quantize"]
 class Simulated(Source):
     """The files that a view of each sample of ``source`` would be.
 
-    ``shape`` is the view's; ``Sample.x`` is in stored coordinates (times ``view.scale`` it is A x0); ``Sample.mask`` is the
-    mask drawn for that file where the view hides something. corruption: {"kind": one of CORRUPTIONS, its settings}, for
-    the identity view only. Up to ``memory`` bytes of finished samples are kept.
+    ``shape`` is the view's; ``Sample.x`` is in stored coordinates (times ``view.scale`` it is A x0); ``Sample.mask`` is
+    the mask drawn for that file where the view hides something. corruption: {"kind": one of CORRUPTIONS, its settings},
+    for the identity view only. Up to ``memory`` bytes of finished samples are kept.
 
     Raises BootdiffError where the view does not fit the samples, ValueError for wrong arguments.
     """
