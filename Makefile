@@ -21,6 +21,8 @@ help:
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null \
+	  || { echo "there is no $(PYTHON). On Debian or Ubuntu: sudo apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "bootdiff needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version 2>&1`." \
 	            "Install a newer one and call: make PYTHON=python3.12" >&2; exit 1; }
