@@ -11,7 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootdiff.data import Arrays, Batches, Simulated, Source, Subset, evenly, measure, rank_slice, report_problems, split
+from bootdiff.data import (
+    Arrays,
+    Batches,
+    Simulated,
+    Source,
+    Subset,
+    evenly,
+    measure,
+    rank_slice,
+    report_problems,
+    split,
+)
 from bootdiff.data.base import Problem, Sample
 from bootdiff.errors import BootdiffError
 from bootdiff.views import Downsample, Identity, Mask, Observed, RandomMask
@@ -273,5 +284,7 @@ def test_view_coordinates_of_thumbnails():
 def test_problems_are_reported_once():
     source = arrays(5)
     source.problems = [Problem("x.png", "is cut short")]
-    rows = report_problems({"train": Subset(source, [0]), "holdout": Subset(source, [1]), "view": Simulated(source, Identity())})
+    rows = report_problems(
+        {"train": Subset(source, [0]), "holdout": Subset(source, [1]), "view": Simulated(source, Identity())}
+    )
     assert rows == [{"data": "train", "file": "x.png", "reason": "is cut short"}]

@@ -203,6 +203,8 @@ class Arrays(Source):
             values = np.where(np.isfinite(labels), labels, -1).astype(np.int64)
             if not whole and (kept != np.floor(kept)).any():
                 raise BootdiffError(f"{self.where}: labels are not whole numbers; number the classes 0, 1, 2, ...")
+            if values.max() > 65535:
+                raise BootdiffError(f"{self.where}: a label is {values.max()}; number the classes 0, 1, 2, ...")
             self.classes = list(classes) if classes is not None else [str(i) for i in range(values.max() + 1)]
         else:
             raise BootdiffError(f"{self.where}: labels of type {labels.dtype} are no class numbers or names")
@@ -280,40 +282,45 @@ def _read(
     """The array, labels and masks in a .npy or .npz file."""
     if path.suffix not in (".npy", ".npz"):
         raise BootdiffError(f"{path}: unknown suffix {path.suffix!r}; arrays are read from .npy and .npz files")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            opened = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-    except FileNotFoundError:
-        raise BootdiffError(
-            f"{path}: no such file. Check the path (relative ones start at the recipe's folder)."
-        ) from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from None
-    if isinstance(opened, np.ndarray):
+    if path.suffix == ".npy":
         if key or isinstance(labels_key, str) or isinstance(masks_key, str):
             raise BootdiffError(f"{path}: a .npy file holds one array without keys; remove the key or use a .npz file")
         if labels_key or masks_key:
-            raise BootdiffError(
-                f"{path}: a .npy file holds no labels or masks; save them with the array in a .npz file"
-            )
-        return opened, labels, masks
-    with opened as archive:
-        names = list(archive.files)
-        mosaics = [n[: -len("_jpeg")] for n in names if n.endswith("_jpeg") and n[: -len("_jpeg")] + "_shape" in names]
-        hidden = {m + tail for m in mosaics for tail in ("_jpeg", "_shape")}
-        known = [n for n in names if n not in hidden] + mosaics
-        if key is None:
-            if len(known) != 1:
-                raise BootdiffError(f"{path}: holds {len(known)} arrays; say which with key: one of {_some(known)}")
-            key = known[0]
-        if key not in known:
-            raise BootdiffError(f"{path}: has no key {key!r}; known keys: {_some(known)}")
-        array = _mosaic(path, key, archive) if key in mosaics else _member(path, key, archive)
-        if labels_key:
-            labels = _member(path, _pick(path, labels_key, _LABELS, key, known, "labels"), archive)
-        if masks_key:
-            masks = _member(path, _pick(path, masks_key, _MASKS, key, known, "masks"), archive)
+            raise BootdiffError(f"{path}: a .npy file holds no labels or masks; save them all in one .npz file")
+    try:
+        # Opened here: NumPy leaves the file open where it finds it damaged.
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if path.suffix == ".npy":
+                return np.load(path, mmap_mode="r", allow_pickle=False), labels, masks
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise BootdiffError(f"{path}: is a .npy file by its contents; rename it")
+            return _members(path, key, labels_key, masks_key, labels, masks, archive)
+    except FileNotFoundError:
+        raise BootdiffError(f"{path}: no such file; check the path (a recipe's paths start at its folder)") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from None
+
+
+def _members(
+    path: Path, key: str | None, labels_key: Any, masks_key: Any, labels: Any, masks: Any, archive: Any
+) -> tuple[np.ndarray, Any, Any]:
+    names = list(archive.files)
+    mosaics = [n[: -len("_jpeg")] for n in names if n.endswith("_jpeg") and n[: -len("_jpeg")] + "_shape" in names]
+    hidden = {m + tail for m in mosaics for tail in ("_jpeg", "_shape")}
+    known = [n for n in names if n not in hidden] + mosaics
+    if key is None:
+        if len(known) != 1:
+            raise BootdiffError(f"{path}: holds {len(known)} arrays; say which with key: one of {_some(known)}")
+        key = known[0]
+    if key not in known:
+        raise BootdiffError(f"{path}: has no key {key!r}; known keys: {_some(known)}")
+    array = _mosaic(path, key, archive) if key in mosaics else _member(path, key, archive)
+    if labels_key:
+        labels = _member(path, _pick(path, labels_key, _LABELS, key, known, "labels"), archive)
+    if masks_key:
+        masks = _member(path, _pick(path, masks_key, _MASKS, key, known, "masks"), archive)
     return array, labels, masks
 
 
@@ -334,7 +341,7 @@ def _member(path: Path, key: str, archive: Any) -> np.ndarray:
 
 
 def _unreadable(where: Any, error: Exception) -> BootdiffError:
-    if "allow_pickle" in str(error) or "pickle" in str(error).lower():
+    if "allow_pickle" in str(error) or "pickle" in str(error).lower() or "Python objects" in str(error):
         return BootdiffError(
             f"{where}: holds Python objects or is no NumPy file; bootdiff never unpickles (it could run foreign code). "
             "Save one regular array of numbers with numpy.save or numpy.savez."

@@ -80,7 +80,9 @@ def glance(data: bytes) -> tuple[int, int, int]:
             warnings.simplefilter("ignore")
             picture = Image.open(io.BytesIO(data))
             width, height = picture.size
-            if picture.getexif().get(0x0112, 1) >= 5:
+            # Asking a PNG for its orientation decodes it, so only those that have one are asked.
+            turned = picture.format != "PNG" or b"eXIf" in data
+            if turned and picture.getexif().get(0x0112, 1) >= 5:
                 width, height = height, width
     except Exception as error:
         raise Undecodable(f"cannot be decoded ({error}); it is damaged, cut short or no picture") from None

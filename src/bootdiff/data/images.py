@@ -31,9 +31,9 @@ class Images(Source):
     """The pictures in ``folder`` as a source.
 
     labels: a sample's class is the first sub-folder on its path. masks: beside ``name.png`` (or .jpg ...) lies the mask
-    ``name.mask.png``, white = observed. on_error: "refuse" raises one error that lists what is wrong, "skip" leaves such
-    files out and lists them in ``problems``. size: the (height, width) that every file must have, else what most have.
-    channels: 1 or 3, else what most have. alpha: what is done with transparency: "refuse", "white", "black" or "drop".
+    ``name.mask.png``, white = observed. on_error: "refuse" raises one error that lists what is wrong, "skip" leaves
+    such files out and lists them in ``problems``. size: the (height, width) that every file must have, else what most
+    have. channels: 1 or 3, else what most have. alpha: for transparent pixels, "refuse", "white", "black" or "drop".
     limit: use at most so many files, evenly spaced. classes: fixes the class numbers across several folders. memory:
     bytes of decoded pictures that are kept; while they fit, every file is decoded on opening, beyond them only its
     header and end are looked at (verify=True decodes all the same). Attribute ``converted``: counts of inexact
