@@ -72,6 +72,8 @@ def _atomic(path: Path, write: Callable[[Path], Any], needed: int) -> None:
     tmp = path.with_name(f".{path.name}.tmp")
     try:
         write(tmp)
+        # safetensors writes files that only their owner may read; readable by whom the directory is, like any other.
+        tmp.chmod(path.parent.stat().st_mode & 0o666)
         _fsync(tmp)
         os.replace(tmp, path)
         _fsync(path.parent)

@@ -126,6 +126,7 @@ class Job:
         self.row_loss: float | None = None
         # Clocks of this session; ``session`` sets them.
         self.started = self.saved = self.told = self.evaluation = 0.0
+        self.ended: float | None = None
         self.first = self.first_images = 0
 
     # the step
@@ -139,7 +140,8 @@ class Job:
         self.state.step = value
 
     def prepare(self) -> tuple[nn.Module, torch.optim.Optimizer, list[Tensor], list[Tensor]]:
-        # The optimizer is not wrapped: the wrapper's step costs more than a small network's (it looks for packages).
+        # Only the model is wrapped: the wrapped optimizer's step looks for packages each time, which costs as much as
+        # a small network's whole step; what it does beside is the loss scale of fp16, in ``optimizer_step``.
         self.net = self.accelerator.prepare(self.model)
         return self.net, self.optimizer, self.params, self.averages
 
@@ -168,6 +170,10 @@ class Job:
         if self.look and not math.isfinite(self.total.item()):
             self._diverged("loss", self.step + 1)
 
+    def backward(self, loss: Tensor) -> None:
+        scaler = self.accelerator.scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+
     def clip_gradients(self, clip: float | None) -> Tensor | None:
         if clip is None:
             return None
@@ -182,6 +188,8 @@ class Job:
         else:
             scaler.step(self.optimizer)
             scaler.update()
+        for p in self.params:
+            p.grad = None  # what zero_grad does, at a tenth of its cost
 
     def mean_loss(self) -> float:
         """Mean loss since the last row, over all processes; Diverged where it is not finite."""
@@ -199,7 +207,8 @@ class Job:
         if self.step % self.settings["log_every"]:
             return False, False
         wishes = torch.tensor([stopping, due and self.main], dtype=torch.float32, device=self.device)
-        return tuple(bool(wish) for wish in self.accelerator.reduce(wishes, reduction="sum").tolist())  # type: ignore[return-value]
+        stopping, due = (self.accelerator.reduce(wishes, reduction="sum") > 0).tolist()
+        return stopping, due
 
     # rows, held-out losses
 
@@ -257,7 +266,7 @@ class Job:
         """The time from here on counts as training; leaves torch's own generators and the accelerator as they were."""
         self.state.sessions += 1
         self.first, self.first_images = self.step, self.state.images
-        self.evaluation = self.told = 0.0
+        self.evaluation, self.told, self.ended = 0.0, 0.0, None
         self.started = self.saved = time.monotonic()
         self.tell(always=True)
         try:
@@ -265,13 +274,15 @@ class Job:
                 yield stream
             self.tell(always=True)
         finally:
+            self.ended = time.monotonic()
             if hasattr(stream, "close"):
                 stream.close()
             self.accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)
-            self.accelerator.free_memory()
+            # It keeps all that it ever wrapped; its own free_memory would drop the caller's models too.
+            self.accelerator._models = [kept for kept in self.accelerator._models if kept is not self.net]
 
     def seconds(self) -> float:
-        return self.state.seconds + (time.monotonic() - self.started) - self.evaluation
+        return self.state.seconds + (self.ended or time.monotonic()) - self.started - self.evaluation
 
     def rate(self) -> float:
         """Images per second of training in this session."""

@@ -202,7 +202,7 @@ class Run:
     # metrics
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add one row (needs "stage" and "step") to ``metrics.jsonl`` (NaN becomes null). Raises BootdiffError: no room."""
+        """Add one row (needs "stage" and "step") to ``metrics.jsonl`` (NaN becomes null). BootdiffError: no room."""
         self._must_write()
         if "stage" not in row or "step" not in row:
             raise ValueError(f"a metrics row needs 'stage' and 'step', got {sorted(row)}")
@@ -254,7 +254,7 @@ class Run:
             if keys:
                 raise BootdiffError(
                     f"{self.path}: this run was started with another recipe; differing in {', '.join(keys)} "
-                    f"(there -> now). Choose another directory for the new recipe, or use the recipe of this one ({recipe})."
+                    f"(there -> now). Choose another directory for the new recipe, or use the one in {recipe}."
                 )
         if data.exists() and self.fingerprint != fingerprint:
             raise BootdiffError(
@@ -297,8 +297,9 @@ class StageDir:
         self.path = run.path / name
         if run.writer:
             self.path.mkdir(exist_ok=True)
-            for litter in self.path.glob(".*.tmp"):
-                litter.unlink()  # of a killed process: we hold the lock
+            # Left by a killed process (we hold the lock): ours are .name.tmp, those of safetensors .tmpXXXXXX.
+            for litter in self.path.glob(".*tmp*"):
+                litter.unlink()
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name

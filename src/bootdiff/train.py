@@ -114,13 +114,12 @@ def fit(
                 losses = objective(net, _to(batch, job.device), rng)
                 loss = losses.mean()
                 job.add_loss(loss, losses)
-                job.accelerator.backward(loss)
+                job.backward(loss)
 
             # -- weights -----------------------------------------------------------------------------------------
             norm = job.clip_gradients(clip)
             optimizer.param_groups[0]["lr"] = learning_rate(t, steps, lr, warmup, schedule)
             job.optimizer_step()
-            optimizer.zero_grad(set_to_none=True)
 
             # -- their average -----------------------------------------------------------------------------------
             with torch.no_grad():
@@ -182,7 +181,7 @@ def learning_rate(t: int, steps: int, lr: float, warmup: int = 0, schedule: str 
     return lr * ramp * (0.5 * (1 + math.cos(math.pi * t / steps)) if schedule == "cosine" else 1.0)
 
 
-# --- details ------------------------------------------------------------------------------------------------------------
+# --- details ----------------------------------------------------------------------------------------------------------
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
