@@ -1,0 +1,1 @@
+"""Bootstrapping: views, gains, residual, stack."""

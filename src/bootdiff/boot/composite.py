@@ -1,0 +1,301 @@
+"""The composite of views, the residual experts on top of it, and their stack: all of them made of denoisers.
+
+With the white base b, views A_i with denoisers d_i and gains lambda_i(sigma), the *composite* is
+
+    V(x, sigma) = b(x, sigma) + sum_i lambda_i(sigma) A_i^T [ d_i(A_i x, sigma) - b(A_i x, sigma) ],
+
+a product of experts over the base: base times prod_i (view marginal / base marginal).  (b is affine and diagonal, so
+b(A_i x) = A_i b(x).)  A view with several placements, as a crop has, lifts as their coverage-weighted sum.  A *residual
+expert* sees x and the lifted view estimates,
+
+    r_k(x, sigma) = c_r(sigma) F_k(c_in (x - m), A_i^T (d_i - A_i m) / sigma_data, c_noise),
+
+with c_r(sigma)^2 the measured mean square of x0 - V, so that F_k's target has unit variance; without views V = b, and
+b + r is an ordinary EDM denoiser.  The *stack* is
+
+    D(x, sigma) = V + sum_k kappa_k(sigma) (D_k - V),   D_k = V + r_k  (or b + r_k: a denoiser trained on full data alone).
+
+Where a gain or a weight is 0, the network behind it is not evaluated.
+Sources: the residual score: Ma 2025, arXiv 2505.11825; preconditioning: Karras et al. 2022, arXiv 2206.00364; stacking:
+Wolpert 1992, Breiman 1996.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bootdiff import views as view_kinds
+from bootdiff.denoise import Denoiser, White, expand
+from bootdiff.noise import interpolate, nearest_level, precondition
+from bootdiff.views import View
+
+__all__ = ["Composite", "Estimates", "Expert", "Snapshots", "Stack"]
+
+
+class Estimates(NamedTuple):
+    """What the views say of a batch: all a residual expert needs to know of them."""
+
+    base: Tensor
+    """White base b, (B, *shape)."""
+    mean: Tensor
+    """Composite V, (B, *shape)."""
+    seen: Tensor | None
+    """Lifted view estimates less the mean, (B, views * C, ...), 0 where a view has no say; None without views."""
+
+
+class Composite(Denoiser):
+    """V: the views' denoisers, lifted and summed over the white base.
+
+    Args:
+        base: the white base of the full samples.
+        views: name -> view (or its config).
+        denoisers: name -> denoiser of that view's samples, of shape `view.shape(base.shape)`.
+        levels: noise levels of the gains, ascending.
+        gains: lambda_i at each level, (levels, views); None stands for 1 everywhere.
+    """
+
+    gains: Tensor
+    levels: Tensor
+
+    def __init__(
+        self,
+        base: White,
+        views: Mapping[str, View | dict[str, Any]],
+        denoisers: Mapping[str, Denoiser],
+        levels: Sequence[float],
+        gains: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.base, self.shape = base, base.shape
+        self.views = {n: view_kinds.from_config(v) if isinstance(v, dict) else v for n, v in views.items()}
+        if set(self.views) != set(denoisers):
+            raise ValueError(f"views {sorted(self.views)} and denoisers {sorted(denoisers)} must have the same names")
+        for name, view in self.views.items():
+            if view.shape(self.shape) != denoisers[name].shape:
+                raise ValueError(
+                    f"view {name!r} gives samples of {view.shape(self.shape)} but its denoiser expects {denoisers[name].shape}"
+                )
+        self.denoisers = nn.ModuleDict({name: denoisers[name] for name in self.views})
+        values = torch.ones(len(levels), len(self.views)) if gains is None else torch.tensor(gains, dtype=torch.float32)
+        values = values.reshape(len(levels), len(self.views))
+        self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
+        self.register_buffer("gains", values.double(), persistent=False)
+        self.denoisers.requires_grad_(False)
+        self.train(False)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "base": self.base,
+            "views": {n: view_kinds.to_config(v) for n, v in self.views.items()},
+            "denoisers": dict(self.denoisers.items()),
+            "levels": self.levels.tolist(),
+            "gains": self.gains.tolist(),
+        }
+
+    def train(self, mode: bool = True) -> Composite:
+        """Views are frozen: they stay in evaluation mode (no dropout) whatever is trained on top of them."""
+        return super().train(False)
+
+    def with_gains(self, gains: Tensor) -> Composite:
+        """The same views with other gains, (levels, views); views whose gain is 0 everywhere are left out."""
+        keep = [i for i in range(len(self.views)) if bool((gains[:, i] != 0).any())]
+        names = [list(self.views)[i] for i in keep]
+        kept = {n: self.views[n] for n in names}
+        denoisers = {n: self.denoisers[n] for n in names}
+        return Composite(self.base, kept, denoisers, self.levels.tolist(), gains[:, keep].tolist())  # type: ignore[arg-type]
+
+    def evidence(self, name: str, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One view's word: the lifted A^T (d - A b) and A^T (d - A m), each (B, *shape), coverage-weighted."""
+        view, denoiser = self.views[name], self.denoisers[name]
+        places = view.placements(self.shape)
+        y = torch.cat([p(x) for p in places])
+        context = _contexts(places, self.shape, x)
+        k = len(places)
+        d = denoiser(y, sigma.repeat(k), None if label is None else label.repeat(k), context).chunk(k)
+        base = self.base(x, sigma)
+        mean = self.base.mean.to(x.dtype).expand_as(x)
+        zero = torch.zeros_like(x)
+        says, sees = zero, zero
+        for place, estimate in zip(places, d, strict=True):
+            says = says + place.lift(estimate - place(base), self.shape)
+            sees = sees + place.lift(estimate - place(mean), self.shape)
+        coverage = view.coverage(self.shape).to(x)
+        return says / coverage, sees / coverage
+
+    def estimate(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Estimates:
+        """Base, composite and lifted view estimates of a batch x (B, *shape) at sigma (B,)."""
+        base = self.base(x, sigma)
+        if not self.views:
+            return Estimates(base, base, None)
+        total, seen = base, []
+        gains = interpolate(sigma, self.levels, self.gains)
+        for i, (name, view) in enumerate(self.views.items()):
+            # Below the noise that its data was stored with, a view has no say (its denoiser was never trained there).
+            gain = torch.where(sigma > view.tau * 1.01, gains[:, i].to(x.dtype), 0.0)
+            rows = gain != 0
+            if not bool(rows.any()):
+                seen.append(torch.zeros_like(x))
+                continue
+            if bool(rows.all()):
+                says, sees = self.evidence(name, x, sigma, label)
+            else:
+                at = rows.nonzero()[:, 0]
+                part = self.evidence(name, x[at], sigma[at], None if label is None else label[at])
+                says, sees = (torch.zeros_like(x).index_copy(0, at, p.to(x.dtype)) for p in part)
+            total = total + expand(gain, x) * says
+            seen.append(sees)
+        return Estimates(base, total, torch.cat(seen, 1))
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        return self.estimate(x, sigma, label).mean
+
+
+def _contexts(places: Sequence[View], full: tuple[int, ...], x: Tensor) -> Tensor | None:
+    masks = [p.mask(full) for p in places]
+    if any(m is None for m in masks):
+        return None
+    return torch.cat([m.to(x).expand(len(x), *m.shape) for m in masks if m is not None])
+
+
+class Expert(nn.Module):
+    """r(x, sigma) = c_r(sigma) F(c_in (x - m), seen / sigma_data, context; c_noise).
+
+    Args:
+        net: backbone F with C + seen + context input channels and C output channels.
+        base: the white base (its mean and sigma_data precondition the input).
+        levels: noise levels of `scale`, ascending.
+        scale: c_r / c_out at each level; c_out is that of the white base, so 1 stands for "no views".
+        sees: whether F sees the lifted view estimates.
+        on: what r is added to: "views" (the composite V) or "base" (the white base: a denoiser of its own).
+    """
+
+    scale: Tensor
+    levels: Tensor
+
+    def __init__(
+        self, net: nn.Module, base: White, levels: Sequence[float], scale: Sequence[float], sees: bool, on: str
+    ) -> None:
+        super().__init__()
+        if on not in ("views", "base"):
+            raise ValueError(f"an expert stands on 'views' or on 'base', not {on!r}")
+        self.net, self.base, self.sees, self.on = net, base, sees, on
+        self.config = {"net": net, "base": base, "levels": list(levels), "scale": list(scale), "sees": sees, "on": on}
+        self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
+        self.register_buffer("scale", torch.tensor(list(scale), dtype=torch.float64), persistent=False)
+
+    def c_r(self, sigma: Tensor) -> Tensor:
+        """Root mean square of what is left over at sigma, (B,) -> (B,)."""
+        return precondition(sigma, self.base.sigma_data).c_out * interpolate(sigma, self.levels, self.scale).to(
+            sigma.dtype
+        )
+
+    def unit(
+        self, x: Tensor, sigma: Tensor, seen: Tensor | None, label: Tensor | None, context: Tensor | None
+    ) -> Tensor:
+        """F itself, of unit scale, (B, *shape)."""
+        c = precondition(sigma, self.base.sigma_data)
+        parts = [expand(c.c_in, x) * (x - self.base.mean.to(x.dtype))]
+        if self.sees and seen is not None:
+            parts.append(seen / self.base.sigma_data)
+        if context is not None:
+            parts.append(context.to(x.dtype))
+        return self.net(torch.cat(parts, 1), c.c_noise, label)
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, seen: Tensor | None, label: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """r, (B, *shape)."""
+        return expand(self.c_r(sigma), x) * self.unit(x, sigma, seen, label, context).to(x.dtype)
+
+
+class Snapshots(nn.Module):
+    """Several snapshots of one expert; each noise level uses the one that held-out samples chose for it.
+
+    Args:
+        members: the snapshots, alike but for their weights.
+        levels: noise levels, ascending; in between, the nearest in ln sigma counts.
+        choice: index into `members` for each level.
+    """
+
+    def __init__(self, members: Sequence[Expert], levels: Sequence[float], choice: Sequence[int]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.levels, self.choice = list(levels), list(choice)
+        self.config = {"members": list(members), "levels": self.levels, "choice": self.choice}
+
+    @property
+    def on(self) -> str:
+        return str(self.members[0].on)
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, seen: Tensor | None, label: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        chosen = torch.tensor(self.choice, device=sigma.device)[nearest_level(sigma, self.levels)]
+        used = chosen.unique().tolist()
+        if len(used) == 1:
+            return self.members[used[0]](x, sigma, seen, label, context)
+        out = torch.zeros_like(x)
+        for k in used:
+            at = (chosen == k).nonzero()[:, 0]
+            rest = (None if v is None else v[at] for v in (seen, label, context))
+            out = out.index_copy(0, at, self.members[k](x[at], sigma[at], *rest).to(x.dtype))
+        return out
+
+
+class Stack(Denoiser):
+    """D = V + sum_k kappa_k(sigma) (D_k - V): the finished denoiser.
+
+    Args:
+        composite: V (without views: the white base).
+        experts: what is stacked on it.
+        levels: noise levels of `weights`, ascending.
+        weights: kappa_k at each level, (levels, experts); None stands for 1 / experts.
+    """
+
+    weights: Tensor
+    levels: Tensor
+
+    def __init__(
+        self,
+        composite: Composite,
+        experts: Sequence[Expert | Snapshots],
+        levels: Sequence[float],
+        weights: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.composite, self.experts, self.shape = composite, nn.ModuleList(experts), composite.shape
+        count = len(experts)
+        values = torch.full((len(levels), count), 1 / max(count, 1)) if weights is None else torch.tensor(weights)
+        self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
+        self.register_buffer("weights", values.double().reshape(len(levels), count), persistent=False)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "composite": self.composite,
+            "experts": list(self.experts),
+            "levels": self.levels.tolist(),
+            "weights": self.weights.tolist(),
+        }
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        at = self.composite.estimate(x, sigma, label)
+        kappa = interpolate(sigma, self.levels, self.weights).to(x.dtype)
+        out = at.mean
+        for k, expert in enumerate(self.experts):
+            rows = kappa[:, k] > 0
+            if not bool(rows.any()):
+                continue
+            pick = slice(None) if bool(rows.all()) else rows.nonzero()[:, 0]
+            part = [None if v is None else v[pick] for v in (x, sigma, at.seen, label, context)]
+            r = expert(*part)
+            if expert.on == "base":
+                r = r + at.base[pick] - at.mean[pick]
+            r = expand(kappa[pick, k], x) * r
+            out = out + r if isinstance(pick, slice) else out.index_add(0, pick, r.to(out.dtype))
+        return out

@@ -1,0 +1,279 @@
+"""The residual loss with its regularizers, and the held-out ruler that all choices are made with.
+
+For a sample x0, noise n and an expert r = c_r F on top of the composite V, F's target has unit variance:
+
+    loss = | F - (x0 - V) / c_r |^2  +  mu |F|^2  +  nu sum_i |A_i F|^2,
+
+means over coordinates: mu (*energy*) shrinks toward the views, nu (*subspace*) makes what lies in the views' row space
+dearer than what lies in their null space.  The hard limit projects F on the null space (`project_null`).
+
+Data stored with noise, y = A x0 + tau n', is trained at sigma^2 = tau^2 + s^2 > tau^2 by predicting the stored y from a
+noisier copy x = y + s n: with a = s^2 / sigma^2, Tweedie's formula E[y|x] = a E[x0|x] + (1 - a) x makes
+
+    | a D(x, sigma) + (1 - a) x - y |^2
+
+a loss whose minimizer is D = E[x0|x] itself.
+Sources: EDM loss: Karras et al. 2022, arXiv 2206.00364, equation 8; noisy data: Daras et al. 2024 (consistent diffusion
+meets Tweedie), arXiv 2404.10177; residual score with regularization: Ma 2025, arXiv 2505.11825.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bootdiff.boot.composite import Composite, Estimates, Expert
+from bootdiff.boot.gains import Moments
+from bootdiff.denoise import Denoiser, denoising_error, expand, mean_over
+from bootdiff.noise import LogNormal, precondition
+from bootdiff.train import global_draw, global_randn
+from bootdiff.views import View
+
+__all__ = ["HeldOut", "Probe", "ResidualObjective", "Samples", "Trainee", "probe", "project_null", "residual_energy"]
+
+
+@dataclass
+class Samples:
+    """Clean samples in memory: x (n, *shape) in view coordinates, label (n,) or None, mask (n, 1, ...) or None."""
+
+    x: Tensor
+    label: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def rows(self, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self.x[index], *(None if v is None else v[index] for v in (self.label, self.mask))
+
+
+@dataclass
+class Probe:
+    """A batch of one noise level: what `probe` yields."""
+
+    level: int
+    draw: int
+    index: Tensor
+    x0: Tensor
+    x: Tensor
+    sigma: Tensor
+    label: Tensor | None
+    mask: Tensor | None
+
+
+def probe(
+    samples: Samples, levels: Sequence[float], draws: int, seed: int, tau: float = 0.0, batch: int = 64
+) -> Iterator[Probe]:
+    """Every sample at every noise level (above tau), `draws` times, with noise that depends on nothing but the seed,
+    level, draw and sample: the same for every denoiser that is compared."""
+    for level, value in enumerate(levels):
+        if value <= tau * 1.01:
+            continue
+        added = (value**2 - tau**2) ** 0.5
+        for draw in range(draws):
+            generator = torch.Generator().manual_seed((seed * 1009 + level) * 1009 + draw)
+            noise = torch.randn(samples.x.shape, generator=generator)
+            for index in torch.arange(len(samples)).split(batch):
+                x0, label, mask = samples.rows(index)
+                n = noise[index].to(x0)
+                x = x0 + added * (n if mask is None else n * mask.to(x0))
+                yield Probe(
+                    level, draw, index, x0, x, torch.full((len(index),), float(value), device=x0.device), label, mask
+                )
+
+
+class HeldOut:
+    """Held-out loss per noise level of an expert (on its composite) or of any denoiser; the composite's part is cached.
+
+    Args:
+        samples: held-out samples.
+        composite: what the expert stands on.
+        levels: noise levels.
+        draws: noise draws per sample and level.
+        seed: of the noise.
+        tau: noise of the stored samples themselves.
+        cache: bytes that may be kept of the composite's estimates.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        composite: Composite,
+        levels: Sequence[float],
+        draws: int = 1,
+        seed: int = 0,
+        tau: float = 0.0,
+        cache: int = 2**30,
+    ) -> None:
+        self.samples, self.composite, self.levels = samples, composite, list(levels)
+        self.draws, self.seed, self.tau = draws, seed, tau
+        views = 2 + len(composite.views)
+        size = samples.x.numel() * 4 * views * len(self.levels) * draws
+        self.store: list[tuple[Probe, Estimates]] | None = [] if size <= cache else None
+
+    def points(self) -> Iterator[tuple[Probe, Estimates]]:
+        """Every probe with the composite's estimates of it."""
+        if self.store:
+            yield from self.store
+            return
+        for p in probe(self.samples, self.levels, self.draws, self.seed, self.tau):
+            with torch.no_grad():
+                estimates = self.composite.estimate(p.x, p.sigma, p.label)
+            if self.store is not None:
+                self.store.append((p, estimates))
+            yield p, estimates
+
+    def _gather(self, errors: Iterator[tuple[Probe, Tensor]]) -> Tensor:
+        loss = torch.full((len(self.levels), len(self.samples)), float("nan"), dtype=torch.float64)
+        for p, error in errors:
+            at = loss[p.level, p.index]
+            loss[p.level, p.index] = torch.where(at.isnan(), 0.0, at) + error.double().cpu() / self.draws
+        return loss
+
+    def _error(self, p: Probe, estimate: Tensor) -> Tensor:
+        a = 1 - (self.tau / p.sigma) ** 2
+        estimate = expand(a, p.x) * estimate + expand(1 - a, p.x) * p.x
+        return denoising_error(estimate, p.x0, p.sigma, self.composite.base.sigma_data, p.mask)
+
+    @torch.no_grad()
+    def expert(self, expert: Expert) -> Tensor:
+        """Loss of the expert on its own, (levels, n): V + r or b + r; NaN at levels without a say."""
+
+        def errors() -> Iterator[tuple[Probe, Tensor]]:
+            for p, e in self.points():
+                on = e.mean if expert.on == "views" else e.base
+                yield p, self._error(p, on + expert(p.x, p.sigma, e.seen, p.label, p.mask))
+
+        return self._gather(errors())
+
+    @torch.no_grad()
+    def denoiser(self, denoiser: Denoiser) -> Tensor:
+        """Loss of any denoiser, (levels, n)."""
+        probes = probe(self.samples, self.levels, self.draws, self.seed, self.tau)
+        return self._gather((p, self._error(p, denoiser(p.x, p.sigma, p.label, p.mask))) for p in probes)
+
+    @torch.no_grad()
+    def residual_moments(self, experts: Sequence[torch.nn.Module]) -> Moments:
+        """Moments of x0 - V against D_k - V, for the stacking weights."""
+        moments = Moments.empty(len(self.levels), len(self.samples), len(experts))
+        for p, e in self.points():
+            rest = []
+            for expert in experts:
+                r = expert(p.x, p.sigma, e.seen, p.label, p.mask)
+                rest.append(r if expert.on == "views" else r + e.base - e.mean)
+            a = 1 - (self.tau / p.sigma) ** 2
+            seen = [expand(a, p.x) * r for r in rest]
+            target = p.x0 - expand(1 - a, p.x) * p.x - expand(a, p.x) * e.mean
+            scale = 1 / precondition(p.sigma, self.composite.base.sigma_data).c_out
+            if p.mask is not None:
+                seen, target = [r * p.mask for r in seen], target * p.mask
+            moments.add(p.level, p.index, target, seen, scale)
+        return moments
+
+    @torch.no_grad()
+    def evidence_moments(self) -> Moments:
+        """Moments of x0 - b against each view's lifted evidence, for the gains."""
+        names = list(self.composite.views)
+        moments = Moments.empty(len(self.levels), len(self.samples), len(names))
+        for p in probe(self.samples, self.levels, self.draws, self.seed):
+            base = self.composite.base(p.x, p.sigma)
+            says = []
+            for name in names:
+                heard = float(p.sigma[0]) > self.composite.views[name].tau * 1.01
+                says.append(
+                    self.composite.evidence(name, p.x, p.sigma, p.label)[0] if heard else torch.zeros_like(base)
+                )
+            scale = 1 / precondition(p.sigma, self.composite.base.sigma_data).c_out
+            moments.add(p.level, p.index, p.x0 - base, says, scale)
+        return moments
+
+
+def residual_energy(held_out: HeldOut, on: str) -> Tensor:
+    """c_r / c_out at each level: root mean square of x0 - V (or x0 - b), (levels,); 1 at levels without a say."""
+    loss = held_out._gather((p, held_out._error(p, e.mean if on == "views" else e.base)) for p, e in held_out.points())
+    scale = loss.mean(1).sqrt()
+    return torch.where(scale.isnan(), 1.0, scale).clamp_min(1e-4)
+
+
+def project_null(r: Tensor, views: Mapping[str, View], cycles: int = 8) -> Tensor:
+    """r less what lies in the views' row spaces, (B, *shape): cyclic projections r <- r - A^T A r.
+
+    Exact after one cycle where the projections commute (all of a library's image views do); else it converges
+    (von Neumann 1949, Halperin 1962).
+    """
+    full = tuple(r.shape[1:])
+    places = [p for view in views.values() for p in view.placements(full)]
+    for _ in range(cycles if len(places) > 1 else 1):
+        for p in places:
+            r = r - p.lift(p(r), full)
+    return r
+
+
+@dataclass
+class ResidualObjective:
+    """Per-sample training loss of an expert.
+
+    Args:
+        composite: V, frozen.
+        noise: distribution of the noise levels.
+        energy, subspace: mu and nu.
+        project: train (and use) only the part of F in the null space of the views.
+        tau: noise of the stored samples.
+    """
+
+    composite: Composite
+    noise: LogNormal
+    energy: float = 0.0
+    subspace: float = 0.0
+    project: bool = False
+    tau: float = 0.0
+
+    def __call__(self, model: torch.nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Losses (b,) of this process's rows; the noise is drawn for the global batch, whatever the number of processes."""
+        x0, label, mask = batch["x"], batch.get("label"), batch.get("mask")
+        added = global_draw(lambda n: self.noise.sample(n, generator), len(x0)).to(x0)
+        n = global_randn(x0.shape, generator).to(x0)
+        sigma = (added**2 + self.tau**2).sqrt()
+        x = x0 + expand(added, x0) * (n if mask is None else n * mask)
+        with torch.no_grad():
+            at = self.composite.estimate(x, sigma, label)
+        return model(x0, x, sigma, at, label, mask, self)
+
+
+class Trainee(torch.nn.Module):
+    """An expert as the training loop sees it: one forward pass gives the losses (what DDP and autocast wrap)."""
+
+    def __init__(self, expert: Expert) -> None:
+        super().__init__()
+        self.expert = expert
+
+    def forward(
+        self,
+        x0: Tensor,
+        x: Tensor,
+        sigma: Tensor,
+        at: Estimates,
+        label: Tensor | None,
+        mask: Tensor | None,
+        objective: ResidualObjective,
+    ) -> Tensor:
+        expert = self.expert
+        unit = expert.unit(x, sigma, at.seen, label, mask).float()
+        views = objective.composite.views
+        if objective.project:
+            unit = project_null(unit, views)
+        a = 1 - (objective.tau / sigma) ** 2
+        on = at.mean if expert.on == "views" else at.base
+        target = (x0 - expand(1 - a, x) * x) / expand(expert.c_r(sigma), x) - expand(a / expert.c_r(sigma), x) * on
+        loss = mean_over((expand(a, x) * unit - target) ** 2, mask)
+        if objective.energy:
+            loss = loss + objective.energy * mean_over(unit**2, mask)
+        if objective.subspace and expert.on == "views":
+            full = tuple(x.shape[1:])
+            for view in views.values():
+                for p in view.placements(full):
+                    loss = loss + objective.subspace * p(unit).square().flatten(1).sum(1) / unit[0].numel()
+        return loss

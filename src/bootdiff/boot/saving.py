@@ -1,0 +1,64 @@
+"""A denoiser in a folder: `model.json` says how it is built, `model.safetensors` holds its weights.  No pickle anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bootdiff.boot.composite import Composite, Expert, Snapshots, Stack
+from bootdiff.denoise import Denoiser, White
+from bootdiff.errors import BootdiffError
+from bootdiff.nets import NETS
+from bootdiff.runs import atomic_write_json, load_tensors, save_tensors
+from bootdiff.spec import decode, encode
+
+__all__ = ["CLASSES", "load_denoiser", "save_denoiser"]
+
+CLASSES: dict[str, Any] = {c.__name__: c for c in (White, Composite, Expert, Snapshots, Stack, *NETS.values())}
+"""What a `model.json` may ask for."""
+
+
+def save_denoiser(denoiser: Denoiser, folder: str | Path) -> None:
+    """Write `model.json` and `model.safetensors` into `folder` (made if missing), each atomically.
+
+    Raises:
+        TypeError: the denoiser holds a part without a config.
+        BootdiffError: no room on the disk.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = encode(denoiser)
+    save_tensors(folder / "model.safetensors", {k: v.contiguous() for k, v in denoiser.state_dict().items()}, {})
+    atomic_write_json(folder / "model.json", {"format": 1, "denoiser": spec})
+
+
+def load_denoiser(folder: str | Path, device: str | torch.device = "cpu") -> Denoiser:
+    """The denoiser that `save_denoiser` wrote, in evaluation mode.
+
+    Raises:
+        BootdiffError: no such folder, or files that do not go together.
+    """
+    folder = Path(folder)
+    try:
+        said = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BootdiffError(
+            f"{folder}: no model.json in it; give a folder that a finished run or save_pretrained wrote"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise BootdiffError(f"{folder}/model.json: not valid JSON ({error}); copy the folder again") from None
+    try:
+        denoiser = decode(said["denoiser"], CLASSES)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BootdiffError(f"{folder}/model.json: cannot be built by this version of bootdiff ({error})") from None
+    weights, _ = load_tensors(folder / "model.safetensors")
+    missing, unexpected = denoiser.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise BootdiffError(
+            f"{folder}: model.json and model.safetensors do not go together: {len(missing)} weight(s) missing, "
+            f"{len(unexpected)} unknown; copy both files from one run"
+        )
+    return denoiser.to(device).eval()

@@ -1,0 +1,443 @@
+"""Bootstrapping diffusion, stage by stage (Ma 2025, arXiv 2505.11825, with the regularizers of docs/regularization.md).
+
+    1. views        for each kind i of partial data: train d_i on its own files
+    2. gains        lambda_i(sigma): regress x0 - b on the views' lifted evidence, on full samples
+    3. full         denoisers trained on the full samples alone (they are the arm `full_only`, and experts of the stack)
+    4. residual     train experts r_k of x0 - V on the full samples, each stopped per noise level on held-out ones
+    5. stack        kappa_k(sigma) >= 0: regress x0 - V on D_k - V, on held-out full samples
+
+and for comparison `oracle`: denoisers trained on all data in full.  A view's denoiser is itself a stack without views.
+Every stage writes into its own folder of the run and is skipped when it is complete: killed at any moment, the same
+command goes on to the same result.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bootdiff.boot.composite import Composite, Expert, Snapshots, Stack
+from bootdiff.boot.gains import Weights, fit_weights
+from bootdiff.boot.materials import Materials, ViewMaterial, in_memory, mirrors
+from bootdiff.boot.objective import HeldOut, ResidualObjective, Samples, Trainee, residual_energy
+from bootdiff.boot.saving import save_denoiser
+from bootdiff.data import Batches, Source, measure
+from bootdiff.denoise import Denoiser, White
+from bootdiff.nets import build_net
+from bootdiff.noise import LogNormal
+from bootdiff.recipe import Recipe
+from bootdiff.recipe_blocks import Training
+from bootdiff.runs import Run, StageDir, atomic_write_json
+from bootdiff.spec import encode
+from bootdiff.train import Progress, fit, load_weights, snapshot_path
+
+__all__ = ["ARMS", "Bench", "Bootstrap"]
+
+ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "oracle")
+"""What can be trained from one recipe; every arm is made of the same parts."""
+
+
+@dataclass
+class Bench:
+    """What one kind of data is worked on with: its batches and its ruler."""
+
+    train: Source
+    samples: Samples
+    scale: float
+    base: White
+    flip: str = "none"
+    tau: float = 0.0
+    mask: Tensor | None = None
+    classes: int | None = None
+
+
+@dataclass
+class Bootstrap:
+    """The stages of one run.
+
+    Args:
+        recipe: what is asked for.
+        materials: its data.
+        run: the run directory, open for writing.
+        accelerator: accelerate's; decides device, precision and processes.
+        progress: told a few times a second how a training stands.
+        say: told one line per finished stage.
+        reuse: other run directories; a stage that was trained there on the same data with the same settings is copied.
+    """
+
+    recipe: Recipe
+    materials: Materials
+    run: Run
+    accelerator: Any
+    progress: Callable[[Progress], None] | None = None
+    say: Callable[[str], None] = print
+    reuse: Sequence[str | Path] = ()
+    ledger: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _keys: dict[str, str] = field(default_factory=dict)
+    _made: dict[str, Any] = field(default_factory=dict)
+
+    # -- the algorithm -------------------------------------------------------------------------------------------------
+
+    def denoiser(self, arm: str) -> Denoiser:
+        """The finished denoiser of an arm of `ARMS`; trains what is still missing."""
+        if arm not in ARMS:
+            raise ValueError(f"no arm {arm!r}; known: {', '.join(ARMS)}")
+        return self._once(arm, getattr(self, f"_{arm}"))
+
+    def _views_only(self) -> Composite:
+        """Stages 1 and 2."""
+        bench = self.full_bench()
+        denoisers = {name: self.view(name) for name in self.recipe.views}
+        views = {name: v.view for name, v in self.materials.views.items()}
+        composite = Composite(bench.base, views, denoisers, self.levels).to(self.device)
+        if self.recipe.gains.mode == "unit":
+            return composite
+        weights = self._weights("gains", list(views), lambda: self._gains(composite), self._view_keys())
+        return composite.with_gains(weights).to(self.device)
+
+    def _full_only(self) -> Stack:
+        """Stage 3."""
+        bench = self.full_bench()
+        return self.stack("full", bench, self.no_views(bench.base), self.full_experts())
+
+    def _bootdiff(self) -> Denoiser:
+        """Stages 1 to 5."""
+        composite = self.denoiser("views_only")
+        assert isinstance(composite, Composite)
+        experts = self.residual_experts(composite) if composite.views else {}
+        if self.recipe.residual.full_experts or not composite.views:
+            # Without a view that has something to say, bootdiff *is* full-only training.
+            experts = {**experts, **self.full_experts()}
+        return self.stack("residual", self.full_bench(), composite, experts)
+
+    def _unregularized(self) -> Denoiser:
+        """The residual as it comes: last weights of each expert, weight 1, nothing held out."""
+        composite = self.denoiser("views_only")
+        assert isinstance(composite, Composite)
+        names = self.residual_experts(composite) if composite.views else self.full_experts()
+        last = [self._last(self.run.stage(name), expert) for name, expert in names.items()]
+        return Stack(composite, last, self.levels).to(self.device).eval()
+
+    def _oracle(self) -> Stack:
+        """Denoisers trained on all data in full."""
+        assert self.materials.oracle is not None
+        bench = self.full_bench()
+        bench = Bench(**{**vars(bench), "train": self.materials.oracle})
+        training = self.recipe.training_for("oracle")
+        experts = {
+            f"oracle-{name}": self.expert(f"oracle-{name}", bench, self.no_views(bench.base), "base", net, training)
+            for name, net in self.recipe.backbones.items()
+        }
+        return self.stack("oracle", bench, self.no_views(bench.base), experts)
+
+    # -- its parts -----------------------------------------------------------------------------------------------------
+
+    def view(self, name: str) -> Stack:
+        """Stage 1 for one view: a denoiser of that view's samples."""
+        return self._once(f"view-{name}", lambda: self._view(name))
+
+    def _view(self, name: str) -> Stack:
+        bench = self.view_bench(name)
+        composite = self.no_views(bench.base)
+        training = self.recipe.training_for("views", name)
+        own = self.recipe.views[name].backbone
+        nets = self.recipe.backbones if own is None else {own.kind: own}
+        experts = {
+            f"view-{name}-{kind}": self.expert(f"view-{name}-{kind}", bench, composite, "base", net, training)
+            for kind, net in nets.items()
+        }
+        return self.stack(f"view-{name}", bench, composite, experts)
+
+    def full_experts(self) -> dict[str, Snapshots]:
+        """Stage 3: denoisers of the full samples, one per backbone."""
+        bench = self.full_bench()
+        training = self.recipe.training_for("residual")
+        return {
+            f"full-{name}": self._once(
+                f"full-{name}",
+                lambda name=name, net=net: self.expert(
+                    f"full-{name}", bench, self.no_views(bench.base), "base", net, training
+                ),
+            )
+            for name, net in self.recipe.backbones.items()
+        }
+
+    def residual_experts(self, composite: Composite) -> dict[str, Snapshots]:
+        """Stage 4: experts of what the views leave over, one per backbone."""
+        bench = self.full_bench()
+        training = self.recipe.training_for("residual")
+        return {
+            f"residual-{name}": self._once(
+                f"residual-{name}",
+                lambda name=name, net=net: self.expert(
+                    f"residual-{name}",
+                    bench,
+                    composite,
+                    "views",
+                    net,
+                    training,
+                    [*self._view_keys(), self._keys["gains"]],
+                ),
+            )
+            for name, net in self.recipe.backbones.items()
+        }
+
+    def expert(
+        self,
+        name: str,
+        bench: Bench,
+        composite: Composite,
+        on: str,
+        net: Any,
+        training: Training,
+        parents: Sequence[str] = (),
+    ) -> Snapshots:
+        """Train one expert on a composite, and choose its snapshot for each noise level on held-out samples."""
+        residual = self.recipe.residual
+        regular = {"energy": residual.energy, "subspace": residual.subspace} if on == "views" else {}
+        key = self._key(name, bench, encode(net.model_dump()), training, regular, residual.snapshots, list(parents))
+        stage = self._stage(name, key)
+        held_out = self.held_out(bench, composite)
+        scale = self._json(stage, "scale.json", lambda: residual_energy(held_out, on).tolist())
+        expert = self._build(name, bench, composite, on, net, scale)
+        trainee = Trainee(expert)
+        objective = ResidualObjective(
+            composite, LogNormal(training.noise.mean, training.noise.std), project=residual.project and on == "views",
+            tau=bench.tau, **regular,
+        )  # fmt: skip
+        batches = Batches(
+            bench.train, bench.scale, training.batch, seed=self._seed(name), flip=bench.flip, workers=training.workers,
+            rank=self.accelerator.process_index, world=self.accelerator.num_processes, mask=bench.mask,
+        )  # fmt: skip
+        done = stage.done
+        result = fit(
+            trainee, objective, batches, stage,
+            steps=training.steps, lr=training.lr, warmup=training.warmup, schedule=training.schedule, ema=training.ema,
+            weight_decay=training.weight_decay, clip=training.clip, seed=self._seed(name), accelerator=self.accelerator,
+            evaluate=lambda model: self._by_level(held_out.expert(model.expert)), evaluate_every=training.evaluate_every,
+            checkpoint_seconds=training.checkpoint_seconds, progress=self.progress,
+        )  # fmt: skip
+        self.ledger[name] = result.ledger
+        choice = self._json(stage, "choice.json", lambda: self._choose(stage, expert, held_out, result.snapshots))
+        members = []
+        for step in choice["steps"]:
+            member = copy.deepcopy(expert)
+            load_weights(Trainee(member), snapshot_path(stage, step))
+            members.append(member)
+        if not done:
+            self.say(f"{name}: held-out loss {choice['loss']:.4f}, best steps {choice['steps']} of {training.steps}")
+        return Snapshots(members, self.levels, choice["choice"]).to(self.device).eval().requires_grad_(False)
+
+    def stack(self, name: str, bench: Bench, composite: Composite, experts: dict[str, Snapshots]) -> Stack:
+        """Stage 5: weigh the experts on held-out samples."""
+        chosen = list(experts.values())
+        keys = [self._keys[e] for e in experts]
+        mode = self.recipe.residual.kappa
+        if mode == "one":
+            weights = None
+        else:
+            values = self._weights(f"{name}-stack", list(experts), lambda: self._kappa(bench, composite, chosen), keys)
+            weights = values.tolist()
+        return Stack(composite, chosen, self.levels, weights).to(self.device).eval()
+
+    # -- regressions ---------------------------------------------------------------------------------------------------
+
+    def _gains(self, composite: Composite) -> Weights:
+        gains = self.recipe.gains
+        both = [in_memory(self.materials.full), self.full_bench().samples]
+        label = None if both[0].label is None else torch.cat([s.label for s in both])  # type: ignore[misc]
+        everything = Samples(torch.cat([s.x.to(self.device) for s in both]), label)
+        held_out = HeldOut(everything, composite, self.levels, gains.draws, seed=self._seed("gains"))
+        return fit_weights(held_out.evidence_moments(), self.levels, gains.folds, self._widths(), prune=gains.prune)
+
+    def _kappa(self, bench: Bench, composite: Composite, experts: list[Snapshots]) -> Weights:
+        # Other noise than the snapshots were chosen with, and more of it.
+        held_out = HeldOut(bench.samples, composite, self.levels, 4, seed=self._seed("stack"), tau=bench.tau)
+        moments = held_out.residual_moments(experts)
+        if self.recipe.residual.kappa == "single":
+            total = type(moments)(
+                moments.gram.sum((-1, -2))[..., None, None], moments.cross.sum(-1)[..., None], moments.power
+            )
+            w = fit_weights(total, self.levels, smooth=self._widths(), nonnegative=True, prune=0.0)
+            w.values = w.values.expand(-1, len(experts)).contiguous()
+            return w
+        return fit_weights(moments, self.levels, smooth=self._widths(), nonnegative=True, prune=0.0)
+
+    def _widths(self) -> tuple[float, ...]:
+        smooth = self.recipe.gains.smooth
+        return (0.0, smooth, 2 * smooth) if smooth else (0.0,)
+
+    def _weights(self, name: str, names: list[str], solve: Callable[[], Weights], parents: list[str]) -> Tensor:
+        settings = [self.recipe.gains.model_dump(), self.recipe.residual.kappa]
+        key = self._digest([name, names, parents, settings, self.levels, self.recipe.seed])
+        stage = self._stage(name, key)
+        if not stage.done:
+            record = solve().record(self.levels, names)
+            if self.accelerator.is_main_process:
+                stage.finish(record)
+            self.accelerator.wait_for_everyone()
+            self.say(f"{name}: weights at sigma {', '.join(f'{s:g}' for s in self.levels)}")
+            for k, part in enumerate(names):
+                self.say(f"  {part:24s} " + " ".join(f"{row[k]:6.3f}" for row in record["values"]))
+        return torch.tensor(stage.info["values"], dtype=torch.float64).reshape(len(self.levels), len(names))
+
+    def _choose(self, stage: StageDir, expert: Expert, held_out: HeldOut, best: dict[str, int]) -> dict[str, Any]:
+        """At most `residual.snapshots` snapshots, and which of them each noise level uses."""
+        steps = sorted(set(best.values()))
+        trial = copy.deepcopy(expert)
+        table = []
+        for step in steps:
+            load_weights(Trainee(trial), snapshot_path(stage, step))
+            loss = held_out.expert(trial).mean(1)
+            table.append(torch.where(loss.isnan(), 0.0, loss))
+        losses = torch.stack(table)
+        kept = list(range(len(steps)))
+        while len(kept) > self.recipe.residual.snapshots:
+            # Give up the snapshot that is missed least.
+            costs = [losses[[k for k in kept if k != gone]].amin(0).sum() for gone in kept]
+            kept.remove(kept[int(torch.stack(costs).argmin())])
+        least, choice = losses[kept].min(0)
+        used = sorted(set(choice.tolist()))
+        return {
+            "steps": [steps[kept[k]] for k in used],
+            "choice": [used.index(k) for k in choice.tolist()],
+            "loss": float(least.mean()),
+            "per_level": least.tolist(),
+        }
+
+    # -- benches and nets ----------------------------------------------------------------------------------------------
+
+    @property
+    def levels(self) -> list[float]:
+        return list(self.recipe.levels)
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def full_bench(self) -> Bench:
+        return self._once("bench", self._full_bench)
+
+    def _full_bench(self) -> Bench:
+        m = self.materials
+        base = self._base(m.shape, measure(m.full))
+        samples = self._on_device(in_memory(m.held_out))
+        return Bench(m.full, samples, 1.0, base, self.recipe.flip, classes=_classes(m.full))
+
+    def view_bench(self, name: str) -> Bench:
+        v: ViewMaterial = self.materials.views[name]
+        full = self.materials.shape
+        base = self._base(tuple(v.train.shape), measure(v.train, v.view.scale, limit=20_000))
+        samples = self._on_device(in_memory(v.held_out, v.view.scale, v.view, full))
+        mask = v.view.mask(full) if v.view.single else None
+        flip = self.recipe.flip if mirrors(v.view, full) else "none"
+        return Bench(v.train, samples, v.view.scale, base, flip, v.view.tau, mask, _classes(v.train))
+
+    def _base(self, shape: tuple[int, ...], found: dict[str, Any]) -> White:
+        return White(shape, found["mean"], found["sigma_data"]).to(self.device)
+
+    def no_views(self, base: White) -> Composite:
+        return Composite(base, {}, {}, self.levels).to(self.device)
+
+    def held_out(self, bench: Bench, composite: Composite) -> HeldOut:
+        draws = max(1, min(4, 128 // max(len(bench.samples), 1)))
+        return HeldOut(bench.samples, composite, self.levels, draws, seed=self._seed("held out"), tau=bench.tau)
+
+    def _build(self, name: str, bench: Bench, composite: Composite, on: str, net: Any, scale: list[float]) -> Expert:
+        sees = on == "views" and self.recipe.residual.sees_views
+        channels = bench.base.shape[0] * (1 + (len(composite.views) if sees else 0)) + (bench.samples.mask is not None)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed(name))
+            built = build_net(net.kind, channels, bench.base.shape, bench.classes, **net.options())
+        return Expert(built, bench.base, self.levels, scale, sees, on).to(self.device)
+
+    def _last(self, stage: StageDir, expert: Snapshots) -> Expert:
+        last = copy.deepcopy(expert.members[0])
+        load_weights(Trainee(last), stage / "final.safetensors")
+        return last  # type: ignore[return-value]
+
+    def _on_device(self, s: Samples) -> Samples:
+        return Samples(*(None if v is None else v.to(self.device) for v in (s.x, s.label, s.mask)))  # type: ignore[arg-type]
+
+    # -- stages on disk ------------------------------------------------------------------------------------------------
+
+    def save(self, arm: str) -> Path:
+        """Write an arm's denoiser into the run: `<run>/<arm>/model.json` and `model.safetensors`."""
+        folder = self.run.path / arm
+        if self.accelerator.is_main_process:
+            save_denoiser(self.denoiser(arm), folder)
+        return folder
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def _seed(self, name: str) -> int:
+        return int(hashlib.sha256(f"{self.recipe.seed} {name}".encode()).hexdigest()[:8], 16) // 2
+
+    def _by_level(self, loss: Tensor) -> dict[str, float]:
+        means = loss.mean(1).tolist()
+        return {f"{s:g}": v for s, v in zip(self.levels, means, strict=True) if v == v}
+
+    def _digest(self, value: Any) -> str:
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+    def _view_keys(self) -> list[str]:
+        return [self._keys[f"view-{name}-stack"] for name in self.recipe.views if f"view-{name}-stack" in self._keys]
+
+    def _key(self, name: str, bench: Bench, net: Any, training: Training, *more: Any) -> str:
+        """Digest of all that a stage's result depends on."""
+        how = training.model_dump(exclude={"workers", "checkpoint_seconds"})
+        data = [bench.train.fingerprint(), self._digest(bench.samples.x.cpu().double().sum((1, 2, 3)).tolist())]
+        return self._digest(
+            [name, data, bench.scale, bench.flip, bench.tau, net, how, self.levels, self.recipe.seed, more]
+        )
+
+    def _stage(self, name: str, key: str) -> StageDir:
+        """A stage's folder; filled from a run of `reuse` that holds the same stage."""
+        self._keys[name] = key
+        stage = self.run.stage(name)
+        if not self.accelerator.is_main_process:
+            self.accelerator.wait_for_everyone()
+            return stage
+        if not stage.done:
+            for other in self.reuse:
+                there = Path(other) / name
+                note = there / "key.json"
+                if (there / "done.json").is_file() and note.is_file() and json.loads(note.read_text()) == key:
+                    rows = Run.read(other).metrics(name)
+                    for path in sorted(there.iterdir(), key=lambda p: p.name == "done.json"):
+                        shutil.copy2(path, stage.path / path.name)
+                    self.run.truncate_metrics(name, -1)
+                    for row in rows:
+                        self.run.append(row)
+                    self.say(f"{name}: taken from {other}")
+                    break
+        atomic_write_json(stage / "key.json", key)
+        self.accelerator.wait_for_everyone()
+        return stage
+
+    def _json(self, stage: StageDir, name: str, make: Callable[[], Any]) -> Any:
+        """A small result of a stage, made once."""
+        path = stage / name
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+        value = make()
+        if self.accelerator.is_main_process:
+            atomic_write_json(path, value)
+        self.accelerator.wait_for_everyone()
+        return json.loads(json.dumps(value))
+
+
+def _classes(source: Source) -> int | None:
+    return None if source.classes is None else len(source.classes)
