@@ -44,7 +44,7 @@ def test_a_minimal_recipe_gets_the_defaults():
     recipe = load_recipe_text(MINIMAL)
     assert (recipe.name, recipe.seed, recipe.full.holdout) == ("recipe", 0, 0.2)
     assert list(recipe.backbones) == ["unet", "local"]
-    assert recipe.views["thumbs"].backbone.kind == "unet"
+    assert recipe.views["thumbs"].backbone is None
     assert recipe.training_for("oracle").noise.mean == -0.6
     assert len(recipe.levels) == 8
     assert recipe.text == MINIMAL

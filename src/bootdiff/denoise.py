@@ -1,7 +1,7 @@
 """Denoisers: D(x, sigma) ~ E[x0 | x0 + sigma n = x].
 
 A denoiser is all there is to a diffusion model: the score is s = (D - x) / sigma^2 (Tweedie), the sampler's ODE is
-dx / d sigma = (x - D) / sigma, and the loss of a denoiser at noise level sigma, normalized so that the white base has 1, is
+dx / d sigma = (x - D) / sigma, and its loss at noise level sigma, normalized so that the white base has 1, is
 
     L(sigma) = E |D(x0 + sigma n, sigma) - x0|^2 / (c_out(sigma)^2 dim).
 

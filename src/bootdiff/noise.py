@@ -7,7 +7,7 @@ mean m and standard deviation sigma_data, the *white base* is the posterior mean
 
 and a network F turns it into a denoiser D = b + c_out F(c_in (x - m), c_noise) with
 
-    c_out = sigma sigma_data / sqrt(sigma^2 + sigma_data^2),  c_in = 1 / sqrt(sigma^2 + sigma_data^2),  c_noise = ln(sigma) / 4.
+    c_in  = 1 / sqrt(sigma^2 + sigma_data^2),     c_out = sigma sigma_data c_in,     c_noise = ln(sigma) / 4.
 
 The loss weight 1 / c_out^2 makes the loss of the white base equal to 1 at every noise level.
 Source: Karras, Aittala, Aila, Laine 2022 (EDM), arXiv 2206.00364, table 1 and equations 5 and 8.

@@ -215,7 +215,9 @@ class ViewSpec(Block):
     data: Data | None = Field(None, description="the files; left out with `simulate`")
     holdout: Holdout = Field(0.1, description="number or share held out for stopping; a share gives at most 256")
     corruption: Corruption | None = Field(None, description="damage done to simulated identity views")
-    backbone: Backbone = Field(UNetSpec(kind="unet"), description="the network: unet, local, or a block")
+    backbone: Backbone | None = Field(
+        None, description="its one network: unet, local, or a block; null: all of `backbones`, stacked"
+    )
     training: Training = Field(default_factory=Training, description="overrides of training for this view")
 
     @field_serializer("training")
@@ -259,8 +261,8 @@ class Gains(Block):
     mode: Literal["fit", "unit"] = Field("fit", description="fit: ridge regression on full samples; unit: all 1")
     folds: int = Field(5, ge=2, description="folds of the cross-validation")
     draws: int = Field(4, ge=1, description="noise draws per full sample and level")
-    smooth: float = Field(0.5, ge=0, description="smoothing over ln sigma")
-    prune: float = Field(1.0, ge=0, description="gains below so many standard errors become 0")
+    smooth: float = Field(0.35, ge=0, description="width of the smoothing over ln sigma; 0, 1 and 2 of it are tried")
+    prune: float = Field(2.0, ge=0, description="gains that improve by less than so many standard errors become 0")
 
 
 class Sampling(Block):

@@ -13,7 +13,7 @@ expert* sees x and the lifted view estimates,
 with c_r(sigma)^2 the measured mean square of x0 - V, so that F_k's target has unit variance; without views V = b, and
 b + r is an ordinary EDM denoiser.  The *stack* is
 
-    D(x, sigma) = V + sum_k kappa_k(sigma) (D_k - V),   D_k = V + r_k  (or b + r_k: a denoiser trained on full data alone).
+    D(x, sigma) = V + sum_k kappa_k(sigma) (D_k - V),   D_k = V + r_k  (or b + r_k: trained on full data alone).
 
 Where a gain or a weight is 0, the network behind it is not evaluated.
 Sources: the residual score: Ma 2025, arXiv 2505.11825; preconditioning: Karras et al. 2022, arXiv 2206.00364; stacking:
@@ -77,7 +77,7 @@ class Composite(Denoiser):
         for name, view in self.views.items():
             if view.shape(self.shape) != denoisers[name].shape:
                 raise ValueError(
-                    f"view {name!r} gives samples of {view.shape(self.shape)} but its denoiser expects {denoisers[name].shape}"
+                    f"view {name!r} gives samples of {view.shape(self.shape)}, its denoiser {denoisers[name].shape}"
                 )
         self.denoisers = nn.ModuleDict({name: denoisers[name] for name in self.views})
         values = torch.ones(len(levels), len(self.views)) if gains is None else torch.tensor(gains, dtype=torch.float32)

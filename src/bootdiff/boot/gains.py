@@ -1,18 +1,18 @@
-"""Gains and stacking weights: one small regression per noise level, cross-validated over samples, smoothed over ln sigma.
+"""Gains and stacking weights: a small regression per noise level, cross-validated over samples, smoothed over ln sigma.
 
 Both are the same problem.  At noise level sigma a target t is explained by K candidate vectors e_k,
 
     w(sigma) = argmin  E | t - sum_k w_k e_k |^2 + rho tr(G)/K |w|^2,      G = E<e_j, e_k>,  h = E<e_k, t>;
 
-* *gains* lambda: t = x0 - b, e_i = A_i^T [d_i(A_i x) - b(A_i x)], the lifted view evidence, on full samples that no view
-  was trained on;
+* *gains* lambda: t = x0 - b, e_i = A_i^T [d_i(A_i x) - b(A_i x)], the lifted view evidence, on full samples that no
+  view was trained on;
 * *stacking weights* kappa >= 0: t = x0 - V, e_k = D_k - V, on held-out full samples (a single expert: the closed-form
   least-squares shrinkage of the residual).
 
-All sums are kept per sample, so that the ridge rho and the width of the Gaussian smoothing of G and h over ln sigma are
-chosen by cross-validation over *samples*, one choice for all levels.  A candidate whose out-of-sample gain at a level is
-not above `prune` standard errors gets exactly 0 there, and then its network is never evaluated: a dissimilar view costs
-compute in training, never quality.
+All sums are kept per sample, so that the ridge rho and the width of the Gaussian smoothing of G and h over ln sigma
+are chosen by cross-validation over *samples*, one choice for all levels.  A candidate whose out-of-sample improvement
+at a level is not above `prune` standard errors gets exactly 0 there, and then its network is never evaluated: a
+dissimilar view costs compute in training, never quality.
 Sources: ridge regression: Hoerl and Kennard 1970; stacking with non-negative weights: Wolpert 1992, Breiman 1996.
 """
 
@@ -76,7 +76,7 @@ class Weights:
     """What a regression found.
 
     values: (levels, K).  explained: share of the target's energy explained out of sample, per level.  significance:
-    out-of-sample improvement by each candidate in standard errors, (levels, K).  ridge, smooth: what cross-validation chose.
+    out-of-sample improvement by each candidate in standard errors, (levels, K).  ridge, smooth: as cross-validated.
     """
 
     values: Tensor

@@ -1,9 +1,10 @@
 """What a recipe's data blocks stand for: sources of full, held-out, test and partial samples, of different files each.
 
-    full samples -> training + held out;   test: reporting alone;   view i: training + held out, in its own stored scale.
+    full samples -> training + held out;  test: reporting alone;  view i: training + held out, in its own stored scale.
 
-With `simulate`, a pool of full samples is divided at random: n stay full, some are for the test, and the rest is cut into
-views, each file into one view only (or into every view with `share: all`); the oracle gets all but test and held-out ones.
+With `simulate`, a pool of full samples is divided at random: n stay full, some are for the test, and the rest is cut
+into views, each file into one view only (or into every view with `share: all`); the oracle gets all but test and
+held-out ones.
 """
 
 from __future__ import annotations
@@ -147,8 +148,8 @@ def gather(recipe: Recipe) -> Materials:
         if tuple(source.shape) != tuple(wanted_shape):
             raise BootdiffError(
                 f"views.{name}: its files are {_by(source.shape)} (channels x height x width), but full samples of "
-                f"{_by(shape)} seen through this view are {_by(wanted_shape)}; correct the view's settings or the files "
-                f"in {source.where}"
+                f"{_by(shape)} seen through this view are {_by(wanted_shape)}; correct the view's settings or the "
+                f"files in {source.where}"
             )
         if view.masked and not view.single and not source.masked:
             raise BootdiffError(

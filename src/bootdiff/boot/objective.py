@@ -47,7 +47,8 @@ class Samples:
         return len(self.x)
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self.x[index], *(None if v is None else v[index] for v in (self.label, self.mask))
+        label, mask = (None if v is None else v[index] for v in (self.label, self.mask))
+        return self.x[index], label, mask
 
 
 @dataclass
@@ -232,7 +233,7 @@ class ResidualObjective:
     tau: float = 0.0
 
     def __call__(self, model: torch.nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Losses (b,) of this process's rows; the noise is drawn for the global batch, whatever the number of processes."""
+        """Losses (b,) of this process's rows; the noise is drawn for the global batch."""
         x0, label, mask = batch["x"], batch.get("label"), batch.get("mask")
         added = global_draw(lambda n: self.noise.sample(n, generator), len(x0)).to(x0)
         n = global_randn(x0.shape, generator).to(x0)

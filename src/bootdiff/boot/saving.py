@@ -1,4 +1,4 @@
-"""A denoiser in a folder: `model.json` says how it is built, `model.safetensors` holds its weights.  No pickle anywhere."""
+"""A denoiser in a folder: `model.json` says how it is built, `model.safetensors` holds its weights.  No pickle."""
 
 from __future__ import annotations
 

@@ -159,35 +159,17 @@ class Bootstrap:
 
     def full_experts(self) -> dict[str, Snapshots]:
         """Stage 3: denoisers of the full samples, one per backbone."""
-        bench = self.full_bench()
-        training = self.recipe.training_for("residual")
-        return {
-            f"full-{name}": self._once(
-                f"full-{name}",
-                lambda name=name, net=net: self.expert(
-                    f"full-{name}", bench, self.no_views(bench.base), "base", net, training
-                ),
-            )
-            for name, net in self.recipe.backbones.items()
-        }
+        return self._once("full experts", lambda: self._experts("full", self.no_views(self.full_bench().base), "base"))
 
     def residual_experts(self, composite: Composite) -> dict[str, Snapshots]:
         """Stage 4: experts of what the views leave over, one per backbone."""
-        bench = self.full_bench()
+        return self._once("residual experts", lambda: self._experts("residual", composite, "views"))
+
+    def _experts(self, what: str, composite: Composite, on: str) -> dict[str, Snapshots]:
         training = self.recipe.training_for("residual")
+        parents = [*self._view_keys(), composite.gains.tolist()] if on == "views" else []
         return {
-            f"residual-{name}": self._once(
-                f"residual-{name}",
-                lambda name=name, net=net: self.expert(
-                    f"residual-{name}",
-                    bench,
-                    composite,
-                    "views",
-                    net,
-                    training,
-                    [*self._view_keys(), self._keys["gains"]],
-                ),
-            )
+            f"{what}-{name}": self.expert(f"{what}-{name}", self.full_bench(), composite, on, net, training, parents)
             for name, net in self.recipe.backbones.items()
         }
 
@@ -199,7 +181,7 @@ class Bootstrap:
         on: str,
         net: Any,
         training: Training,
-        parents: Sequence[str] = (),
+        parents: Sequence[Any] = (),
     ) -> Snapshots:
         """Train one expert on a composite, and choose its snapshot for each noise level on held-out samples."""
         residual = self.recipe.residual
@@ -223,8 +205,9 @@ class Bootstrap:
             trainee, objective, batches, stage,
             steps=training.steps, lr=training.lr, warmup=training.warmup, schedule=training.schedule, ema=training.ema,
             weight_decay=training.weight_decay, clip=training.clip, seed=self._seed(name), accelerator=self.accelerator,
-            evaluate=lambda model: self._by_level(held_out.expert(model.expert)), evaluate_every=training.evaluate_every,
-            checkpoint_seconds=training.checkpoint_seconds, progress=self.progress,
+            evaluate=lambda model: self._by_level(held_out.expert(model.expert)),  # type: ignore[arg-type]
+            evaluate_every=training.evaluate_every, checkpoint_seconds=training.checkpoint_seconds,
+            progress=self.progress,
         )  # fmt: skip
         self.ledger[name] = result.ledger
         choice = self._json(stage, "choice.json", lambda: self._choose(stage, expert, held_out, result.snapshots))
@@ -361,9 +344,9 @@ class Bootstrap:
         return Expert(built, bench.base, self.levels, scale, sees, on).to(self.device)
 
     def _last(self, stage: StageDir, expert: Snapshots) -> Expert:
-        last = copy.deepcopy(expert.members[0])
+        last: Any = copy.deepcopy(expert.members[0])
         load_weights(Trainee(last), stage / "final.safetensors")
-        return last  # type: ignore[return-value]
+        return last
 
     def _on_device(self, s: Samples) -> Samples:
         return Samples(*(None if v is None else v.to(self.device) for v in (s.x, s.label, s.mask)))  # type: ignore[arg-type]
@@ -398,7 +381,7 @@ class Bootstrap:
     def _key(self, name: str, bench: Bench, net: Any, training: Training, *more: Any) -> str:
         """Digest of all that a stage's result depends on."""
         how = training.model_dump(exclude={"workers", "checkpoint_seconds"})
-        data = [bench.train.fingerprint(), self._digest(bench.samples.x.cpu().double().sum((1, 2, 3)).tolist())]
+        data = [bench.train.fingerprint(), bench.samples.x.cpu().double().flatten(1).sum(1).tolist(), bench.base.config]
         return self._digest(
             [name, data, bench.scale, bench.flip, bench.tau, net, how, self.levels, self.recipe.seed, more]
         )
