@@ -154,18 +154,20 @@ class Recipe(Block):
         """The training of one network, overrides merged in; warmup is at most steps.
 
         Args:
-            stage: "views", "residual" (residual and full-only experts) or "oracle".
+            stage: "views", "full" (full-only experts), "residual" or "oracle" (as "full" where not told otherwise).
             view: name of the view, with "views"; None for what all views share.
 
         Raises:
             ValueError: another stage, or no such view.
         """
-        if stage not in ("views", "residual", "oracle"):
-            raise ValueError(f"stage must be 'views', 'residual' or 'oracle', got {stage!r}")
+        if stage not in ("views", "full", "residual", "oracle"):
+            raise ValueError(f"stage must be 'views', 'full', 'residual' or 'oracle', got {stage!r}")
         if view is not None and (stage != "views" or view not in self.views):
             raise ValueError(f"no view {view!r} in stage {stage!r}; views: {', '.join(self.views)}")
         base = {name: getattr(self.training, name) for name in Training.model_fields}
-        merged = _merge(Training.model_construct(**base), getattr(self.training, stage))
+        merged = Training.model_construct(**base)
+        for over in ("full", "oracle") if stage == "oracle" else (stage,):
+            merged = _merge(merged, getattr(self.training, over))
         if view is not None:
             merged = _merge(merged, self.views[view].training)
         return merged.model_copy(update={"warmup": min(merged.warmup, merged.steps)})

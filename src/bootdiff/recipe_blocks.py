@@ -194,13 +194,14 @@ class Training(Block):
 
 
 class TrainingBlock(Training):
-    """How the networks are trained; the last three keys override the others for some of them."""
+    """How the networks are trained; the last four keys override the others for some of them."""
 
     views: Training = Field(default_factory=Training, description="overrides for the views' denoisers")
-    residual: Training = Field(default_factory=Training, description="overrides for residual and full-only experts")
-    oracle: Training = Field(default_factory=Training, description="overrides for the oracle")
+    full: Training = Field(default_factory=Training, description="overrides for full-only experts and the oracle")
+    residual: Training = Field(default_factory=Training, description="overrides for residual experts")
+    oracle: Training = Field(default_factory=Training, description="overrides for the oracle, over those of `full`")
 
-    @field_serializer("views", "residual", "oracle")
+    @field_serializer("views", "full", "residual", "oracle")
     def _only_given(self, block: Training) -> dict[str, Any]:
         return block.model_dump(exclude_unset=True)
 

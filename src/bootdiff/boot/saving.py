@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bootdiff import __version__
 from bootdiff.boot.composite import Composite, Expert, Snapshots, Stack
 from bootdiff.denoise import Denoiser, White
 from bootdiff.errors import BootdiffError
@@ -44,21 +45,28 @@ def load_denoiser(folder: str | Path, device: str | torch.device = "cpu") -> Den
     folder = Path(folder)
     try:
         said = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BootdiffError(
             f"{folder}: no model.json in it; give a folder that a finished run or save_pretrained wrote"
         ) from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise BootdiffError(f"{folder}/model.json: not valid JSON ({error}); copy the folder again") from None
     try:
         denoiser = decode(said["denoiser"], CLASSES)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BootdiffError(f"{folder}/model.json: cannot be built by this version of bootdiff ({error})") from None
-    weights, _ = load_tensors(folder / "model.safetensors")
-    missing, unexpected = denoiser.load_state_dict(weights, strict=False)
-    if missing or unexpected:
+        if not isinstance(denoiser, Denoiser):
+            raise ValueError(f"a {type(denoiser).__name__} is no denoiser")
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise BootdiffError(
-            f"{folder}: model.json and model.safetensors do not go together: {len(missing)} weight(s) missing, "
-            f"{len(unexpected)} unknown; copy both files from one run"
+            f"{folder}/model.json: cannot be built by bootdiff {__version__} ({error}); use the version that wrote it"
+        ) from None
+    weights, _ = load_tensors(folder / "model.safetensors")
+    own = denoiser.state_dict()
+    missing, unexpected = len(own.keys() - weights.keys()), len(weights.keys() - own.keys())
+    misshapen = sum(own[k].shape != weights[k].shape for k in own.keys() & weights.keys())
+    if missing or unexpected or misshapen:
+        raise BootdiffError(
+            f"{folder}: model.json and model.safetensors do not go together: {missing} weight(s) missing, "
+            f"{unexpected} unknown, {misshapen} of another shape; copy both files from one run"
         )
+    denoiser.load_state_dict(weights)
     return denoiser.to(device).eval()

@@ -166,7 +166,7 @@ class Bootstrap:
         return self._once("residual experts", lambda: self._experts("residual", composite, "views"))
 
     def _experts(self, what: str, composite: Composite, on: str) -> dict[str, Snapshots]:
-        training = self.recipe.training_for("residual")
+        training = self.recipe.training_for(what)
         parents = [*self._view_keys(), composite.gains.tolist()] if on == "views" else []
         return {
             f"{what}-{name}": self.expert(f"{what}-{name}", self.full_bench(), composite, on, net, training, parents)

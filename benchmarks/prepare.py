@@ -1,0 +1,52 @@
+"""Make the arrays that the recipes in benchmarks/recipes read, from the npz files of the benchmark data.
+
+    python benchmarks/prepare.py --data DIR [--out benchmarks/data]
+
+cats32.npz       cats64 averaged to 32 x 32 x 3: `train` (5600) and `test` (850)
+mnist-tiny.npz   mnist28 padded to 32 x 32, averaged to 16 x 16, on three equal channels: `train`, the useless thumbnails
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def load(path: Path, key: str) -> np.ndarray:
+    """An array of an npz file; `key`_jpeg and `key`_shape stand for a mosaic of N x H x W x C tiles."""
+    z = np.load(path)
+    if key in z:
+        return z[key]
+    n, h, w, c = z[key + "_shape"]
+    mosaic = np.asarray(Image.open(io.BytesIO(z[key + "_jpeg"].tobytes())))
+    rows, columns = mosaic.shape[0] // h, mosaic.shape[1] // w
+    return mosaic.reshape(rows, h, columns, w, c).swapaxes(1, 2).reshape(-1, h, w, c)[:n]
+
+
+def halve(x: np.ndarray) -> np.ndarray:
+    """Averages over 2 x 2 pixels, rounded to uint8: N x H x W x C -> N x H/2 x W/2 x C."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4)).round().astype(np.uint8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with cats64.npz and mnist28.npz")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    cats = {key: halve(load(args.data / "cats64.npz", key)) for key in ("train", "test")}
+    np.savez_compressed(args.out / "cats32.npz", **cats)
+    digits = np.pad(load(args.data / "mnist28.npz", "train"), ((0, 0), (2, 2), (2, 2), (0, 0)))
+    np.savez_compressed(args.out / "mnist-tiny.npz", train=np.repeat(halve(digits), 3, axis=3))
+    for path in sorted(args.out.glob("*.npz")):
+        with np.load(path) as z:
+            print(path, {key: z[key].shape for key in z})
+
+
+if __name__ == "__main__":
+    main()
