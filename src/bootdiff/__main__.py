@@ -1,0 +1,8 @@
+"""`python -m bootdiff` is the command `bootdiff`."""
+
+from __future__ import annotations
+
+from bootdiff.app.cli import main
+
+if __name__ == "__main__":
+    main()

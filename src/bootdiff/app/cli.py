@@ -1,0 +1,240 @@
+"""The command `bootdiff`: one function per verb.
+
+torch is imported inside the verbs, so that `bootdiff --help` answers at once. Exit codes: 0 done, 2 a problem that the
+user can put right (its message is printed, without a traceback), 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from bootdiff.errors import BootdiffError
+
+if TYPE_CHECKING:
+    from bootdiff.recipe import Recipe
+
+__all__ = ["app", "main"]
+
+
+class _Verbs(TyperGroup):
+    """Turns problems into a message on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        # Read by OpenMP when torch is imported: busy-waiting threads slow a step tenfold beside another busy process.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        try:
+            return super().invoke(ctx)
+        except BootdiffError as error:
+            job = sys.modules.get("bootdiff.job")  # without it nothing was trained, and nothing interrupted
+            interrupted = job is not None and isinstance(error, job.Interrupted)
+            _complain(str(error))
+            raise typer.Exit(130 if interrupted else 2) from None
+        except KeyboardInterrupt:
+            _complain("interrupted. Run the same command again to go on: " + _command())
+            raise typer.Exit(130) from None
+
+
+def _complain(text: str) -> None:
+    typer.secho("bootdiff: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(text, err=True)
+
+
+def _command() -> str:
+    return shlex.join(["bootdiff", *sys.argv[1:]])
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _top() -> None:
+    """Train a diffusion model from a few full images and plenty of partial ones: thumbnails, crops, masked, gray or
+    noisy copies.
+
+    A YAML file, the *recipe*, names the full images and each kind of partial ones.
+
+    \b
+    bootdiff demo                   see it work on handwritten digits
+    bootdiff recipe --example       a recipe to start from
+    bootdiff check mine.yaml        is it right? how long will it take?
+    bootdiff fit mine.yaml          train
+    bootdiff sample runs/mine       draw images
+    bootdiff arms mine.yaml         is it better than the full images alone?
+
+    Every command may be stopped and run again: it goes on where it was.
+    """
+
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.", show_default=False)]
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(help="Another run: what was trained there on the same data with the same settings is copied."),
+]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard into the run.")]
+SampleCount = Annotated[
+    int | None, typer.Option(min=0, help="Samples drawn for FID and KID; 0: none. Default: the recipe's.")
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Another seed: other full images, other weights.")] = 0,
+) -> None:
+    """See it work: handwritten digits, few in full, the rest as thumbnails and half images.
+
+    Trains every arm, prints the comparison and writes pictures and metrics.json. Takes minutes on two cores; when
+    interrupted, the same command goes on.
+
+    \b
+    bootdiff demo
+    bootdiff demo --seed 1 --out runs/demo-1
+    """
+    from bootdiff.app.bars import Screen
+    from bootdiff.app.compare import compare
+    from bootdiff.app.session import open_session
+
+    screen = Screen()
+    recipe = _seeded(_embedded("digits"), seed)
+    with open_session(recipe, out, screen) as session:
+        compare(session)
+        if session.main:
+            _look(screen, out)
+
+
+@app.command()
+def fit(
+    recipe: RecipeFile,
+    out: Annotated[Path | None, typer.Option(help="The run's directory. Default: runs/NAME of the recipe.")] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="bootdiff, full_only, views_only, unregularized or oracle; may be given several times."),
+    ] = None,
+    reuse: Reuse = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes on this machine (one per GPU, say).")] = 1,
+    tensorboard: TensorBoard = False,
+) -> None:
+    """Train a model.
+
+    The run's directory gets the weights, metrics.jsonl, ledger.json (what it cost) and losses.png. The same command
+    goes on after an interruption, to the same weights.
+
+    \b
+    bootdiff fit mine.yaml
+    bootdiff fit mine.yaml --arm full_only --out runs/mine
+    """
+    if processes > 1 and "LOCAL_RANK" not in os.environ:
+        _spread(processes)
+    from bootdiff.app import pictures
+    from bootdiff.app.bars import Screen
+    from bootdiff.app.session import arms_of, open_session, trainings
+
+    loaded, folder = _load(recipe), out or _run_folder(recipe)
+    screen = Screen()
+    with open_session(loaded, folder, screen, reuse=reuse or (), tensorboard=tensorboard) as session:
+        arms = arms_of(session.materials, arm or ["bootdiff"])
+        screen.expect(trainings(loaded, arms))
+        for name in arms:
+            session.train(name)
+        if session.main:
+            pictures.loss_curves(session.run.metrics(), session.run.path / "losses.png")
+        screen.say(f"trained: {', '.join(arms)}. Loss curves: {folder / 'losses.png'}")
+        screen.say(f"Next: bootdiff sample {folder}    or: bootdiff evaluate {folder}", "bold")
+
+
+@app.command()
+def arms(
+    recipe: RecipeFile,
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: runs/NAME of the recipe.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only these arms; may be given several times.")] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="May be given several times: a run for each in OUT/seed-S, and one table of all."),
+    ] = None,
+    reuse: Reuse = None,
+    samples: SampleCount = None,
+    tensorboard: TensorBoard = False,
+) -> None:
+    """Is it better? Train the arms of one recipe and print one table.
+
+    full_only: the full images alone. views_only: the partial ones, and gains. unregularized: the residual as it comes.
+    bootdiff: all of it. oracle: everything in full, where the recipe has it.
+
+    \b
+    bootdiff arms mine.yaml
+    bootdiff arms mine.yaml --seed 0 --seed 1 --seed 2 --samples 0
+    """
+    from bootdiff.app.bars import Screen
+    from bootdiff.app.compare import compare, compare_seeds
+    from bootdiff.app.session import open_session
+
+    loaded, folder = _load(recipe), out or _run_folder(recipe)
+    screen = Screen()
+    if seed and len(seed) > 1:
+        compare_seeds(loaded, folder, sorted(set(seed)), screen, arm or (), reuse or (), samples, tensorboard)
+    else:
+        loaded = _seeded(loaded, seed[0]) if seed else loaded
+        with open_session(loaded, folder, screen, reuse=reuse or (), tensorboard=tensorboard) as session:
+            compare(session, arm or (), samples)
+    _look(screen, folder)
+
+
+# --- details ---
+
+
+def _load(path: Path) -> Recipe:
+    from bootdiff.recipe import load_recipe
+
+    return load_recipe(path)
+
+
+def _embedded(name: str) -> Recipe:
+    from importlib.resources import files
+
+    from bootdiff.recipe import load_recipe_text
+
+    text = files("bootdiff.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return load_recipe_text(text, source=f"{name}.yaml", name=name)
+
+
+def _seeded(recipe: Recipe, seed: int) -> Recipe:
+    return recipe.model_copy(update={"seed": seed})
+
+
+def _run_folder(recipe: Path) -> Path:
+    return Path("runs") / recipe.stem
+
+
+def _look(screen: Any, folder: Path) -> None:
+    pictures = f"{folder / 'samples.png'} and {folder / 'levels.png'}"
+    screen.say(f"Look at {pictures}; the figures are in {folder / 'metrics.json'}", "bold")
+
+
+def _spread(processes: int) -> None:
+    """Run this command again in several processes; does not return."""
+    from torch.distributed.run import main as torchrun
+
+    arguments = sys.argv[1:]
+    torchrun(["--standalone", "--nproc_per_node", str(processes), "-m", "bootdiff", *arguments])
+    raise typer.Exit(0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script."""
+    app(arguments, prog_name="bootdiff")

@@ -1,0 +1,235 @@
+"""Arms beside each other: train, measure on images that no arm has seen, draw, and write it all down.
+
+A run gets
+    metrics.json            everything that is printed, and more (`bench.evaluate.write_metrics`)
+    table.md                the table of losses
+    losses.png levels.png   loss curves; loss per noise level against full-only training
+    samples.png             samples of the arms beside real images; samples/<arm>.png one by one
+    samples/<arm>.safetensors   the samples themselves, 8 bits, so that an interrupted command need not draw them again
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from bootdiff.app import pictures, tables
+from bootdiff.app.bars import Screen
+from bootdiff.app.session import Session, arms_of, open_session, trainings
+from bootdiff.bench import evaluate, ledger
+from bootdiff.bench.features import Features, load_features
+from bootdiff.boot.materials import Materials, in_memory
+from bootdiff.boot.objective import Samples
+from bootdiff.data import Source, measure
+from bootdiff.denoise import Denoiser, White
+from bootdiff.files import atomic_write_json, atomic_write_text, load_tensors, save_tensors
+from bootdiff.recipe import Recipe
+from bootdiff.sample import sample
+
+__all__ = ["Assessment", "assess", "compare", "compare_seeds", "draw"]
+
+# The noise and the drawing of reports have seeds of their own: those of no choice made in training.
+_NOISE, _DRAW = 7, 0
+
+
+@dataclass
+class Assessment:
+    """What finished denoisers are measured with. `folder` is the run's; it is written into."""
+
+    recipe: Recipe
+    materials: Materials
+    folder: Path
+    denoisers: Mapping[str, Denoiser]
+    costs: Mapping[str, Any]
+    screen: Screen
+    device: torch.device
+    samples: int | None = None
+    features: str | None = None
+
+    @property
+    def reference(self) -> Source:
+        """What the arms are measured on: the test set, or the held-out full samples where there is none."""
+        return self.materials.test if self.materials.test is not None else self.materials.held_out
+
+    @property
+    def evaluated_on(self) -> str:
+        """How the figures must be read."""
+        return "test" if self.materials.test is not None else "held-out"
+
+
+def compare(session: Session, arms: Sequence[str] = (), samples: int | None = None) -> dict[str, Any]:
+    """Train the arms (none named: all the data allow), measure them and write metrics.json; returns its content."""
+    arms = arms_of(session.materials, arms)
+    session.screen.expect(trainings(session.recipe, arms))
+    denoisers = {arm: session.train(arm) for arm in arms}
+    costs = session.write_ledger()
+    if not session.main:
+        return {}
+    pictures.loss_curves(session.run.metrics(), session.run.path / "losses.png")
+    a = Assessment(
+        session.recipe, session.materials, session.run.path, denoisers, costs, session.screen,
+        session.accelerator.device, samples,
+    )  # fmt: skip
+    return assess(a)
+
+
+def assess(a: Assessment) -> dict[str, Any]:
+    """Measure finished denoisers, print the tables, write pictures and metrics.json; returns its content."""
+    base, levels = _base(a), list(a.recipe.levels)
+    a.screen.say(f"measuring the denoising loss of {len(a.denoisers)} arm(s) on {len(a.reference)} images")
+    by_sample = evaluate.sample_losses(
+        a.denoisers, _there(a, a.reference), levels, base, a.recipe.evaluate.draws, _NOISE
+    )
+    losses = evaluate.tabulate(by_sample, levels)
+    gap = evaluate.gap_closed(losses) if {"full_only", "bootdiff", "oracle"} <= set(losses) else None
+    nats = None
+    if {"views_only", "bootdiff"} <= set(losses) and len(levels) > 1:
+        nats = evaluate.information(by_sample, levels, base)
+    cost = {arm: row for arm, row in ledger.costs(a.costs, a.recipe.residual.full_experts).items() if arm in losses}
+    note = evaluate.EVALUATED_ON[a.evaluated_on]
+    a.screen.show(*tables.losses(losses, f"{len(a.reference)} images, {note}", gap), tables.levels(losses))
+    a.screen.show(tables.costs(cost))
+    atomic_write_text(a.folder / "table.md", evaluate.markdown_table(losses) + "\n")
+    if len(losses) > 1:
+        pictures.level_curves(losses, a.folder / "levels.png")
+    count = a.recipe.evaluate.samples if a.samples is None else a.samples
+    drawn = {arm: draw(a, arm, max(count, a.recipe.sampling.count)) for arm in a.denoisers}
+    sheets(a, drawn)
+    quality = _quality(a, {arm: x[:count] for arm, x in drawn.items()}) if count else None
+    if quality:
+        a.screen.show(*tables.quality(quality))
+    return evaluate.write_metrics(
+        a.folder / "metrics.json", table=losses, levels=levels, count=len(a.reference), evaluated_on=a.evaluated_on,
+        seed=a.recipe.seed, recipe=yaml.safe_load(a.recipe.dump(absolute=False)), gap=gap, information=nats,
+        samples=quality, ledger={"stages": dict(a.costs), "arms": cost},
+    )  # fmt: skip
+
+
+def _base(a: Assessment) -> White:
+    found = measure(a.materials.full)
+    return White(a.materials.shape, found["mean"], found["sigma_data"]).to(a.device)
+
+
+def _there(a: Assessment, source: Source) -> Samples:
+    held = in_memory(source)
+    return Samples(*(None if v is None else v.to(a.device) for v in (held.x, held.label, held.mask)))  # type: ignore[arg-type]
+
+
+def draw(a: Assessment, arm: str, count: int) -> Tensor:
+    """The first `count` samples of an arm, (count, C, H, W) in [-1, 1] and of 8 bits, as files would hold them."""
+    path = a.folder / "samples" / f"{arm}.safetensors"
+    how = a.recipe.sampling.model_dump(exclude={"count"}) | {"seed": _DRAW, "weights": _hash(a.folder / arm)}
+    if path.is_file():
+        tensors, meta = load_tensors(path)
+        if meta == how and len(tensors["x"]) >= count:
+            return tensors["x"][:count].float() / 127.5 - 1
+    labels = None
+    classes = a.materials.full.classes
+    if classes:
+        labels = [i % len(classes) for i in range(count)]
+    with a.screen.work(f"samples of {arm}", 1) as done:
+        x = sample(
+            a.denoisers[arm], count, seed=_DRAW, label=labels, scheduler=how["scheduler"], steps=how["steps"],
+            sigma_min=how["sigma_min"], sigma_max=how["sigma_max"], progress=done,
+        )  # fmt: skip
+    pixels = ((x.clamp(-1, 1).cpu() + 1) * 127.5).round().to(torch.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(path, {"x": pixels}, how)
+    return pixels.float() / 127.5 - 1
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("model.json", "model.safetensors"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def sheets(a: Assessment, drawn: Mapping[str, Tensor]) -> None:
+    """samples/<arm>.png, samples/real.png, and samples.png with the main ones beside each other."""
+    n = a.recipe.sampling.count
+    real = [a.reference[i].x for i in range(min(n, len(a.reference)))]
+    sheet = {arm: pictures.grid([pictures.to_pil(s) for s in x[:n]]) for arm, x in drawn.items()}
+    sheet["real"] = pictures.grid([pictures.to_pil(s) for s in real])
+    for name, picture in sheet.items():
+        title = "real images, not trained on" if name == "real" else f"samples of {name.replace('_', ' ')}"
+        pictures.save_png(pictures.panels({title: picture}), a.folder / "samples" / f"{name}.png")
+    beside = {name.replace("_", " "): sheet[name] for name in ("full_only", "bootdiff", "real") if name in sheet}
+    pictures.save_png(pictures.panels(beside, a.recipe.name), a.folder / "samples.png")
+
+
+def _quality(a: Assessment, drawn: Mapping[str, Tensor]) -> dict[str, Any]:
+    features = _features(a)
+    results = {}
+    for arm, x in drawn.items():
+        a.screen.say(f"measuring {len(x)} samples of {arm}")
+        results[arm] = evaluate.sample_quality(
+            x, a.reference, a.materials.full, a.materials.held_out, features, mirrored=a.recipe.flip != "none"
+        )
+    return results
+
+
+def _features(a: Assessment) -> Features:
+    spec = a.features or a.recipe.evaluate.features
+    # All that is there in full but the test set: the figures need one good ruler, the same for all arms.
+    pool = a.materials.oracle if a.materials.oracle is not None else a.materials.full
+    if spec not in ("auto", "classifier", "autoencoder"):
+        path = spec if a.features else a.recipe.locate(spec)
+        return load_features(path, a.materials.full, device=a.device)
+    key = hashlib.sha256(json.dumps([spec, pool.fingerprint(), a.recipe.seed]).encode()).hexdigest()[:12]
+    path = a.folder / f"features-{key}.safetensors"
+    if path.is_file():
+        return load_features(path, device=a.device)
+    a.screen.say(f"training the feature network ({spec}) on {len(pool)} images")
+    features = load_features(spec, pool, seed=a.recipe.seed, device=a.device)
+    features.save(path)
+    return features
+
+
+def compare_seeds(
+    recipe: Recipe,
+    folder: Path,
+    seeds: Sequence[int],
+    screen: Screen,
+    arms: Sequence[str] = (),
+    reuse: Sequence[str | Path] = (),
+    samples: int | None = None,
+    tensorboard: bool = False,
+) -> dict[str, Any]:
+    """`compare` for each seed in folder/seed-S, and one table and one metrics.json of all of them.
+
+    The seed draws everything anew: which images stay full, weights, batches. Standard errors are those over the seeds.
+    """
+    results = []
+    for seed in seeds:
+        screen.say(f"\nseed {seed}", "bold")
+        there = [path for other in reuse for path in (Path(other) / f"seed-{seed}", Path(other)) if path.is_dir()]
+        own = recipe.model_copy(update={"seed": seed})
+        with open_session(own, folder / f"seed-{seed}", screen, reuse=there, tensorboard=tensorboard) as session:
+            results.append(compare(session, arms, samples))
+            main = session.main
+    if not main:
+        return {}
+    both = tables.over_seeds(results)
+    losses, count = both["holdout_loss"], results[0]["count"]
+    screen.say(f"\nseeds {', '.join(map(str, seeds))}: means, and standard errors over the seeds", "bold")
+    measured_on = f"{count} images per seed, {results[0]['evaluated_on']}"
+    screen.show(*tables.losses(losses, measured_on, both["gap_closed"]), tables.levels(losses))
+    if len(losses) > 1:
+        pictures.level_curves(losses, folder / "levels.png")
+    atomic_write_text(folder / "table.md", evaluate.markdown_table(losses) + "\n")
+    shutil.copyfile(folder / f"seed-{seeds[0]}" / "samples.png", folder / "samples.png")
+    shared = {key: results[0][key] for key in ("recipe", "evaluated_on", "count", "levels", "versions", "command")}
+    shared["recipe"] = {**shared["recipe"], "seed": list(seeds)}
+    said = shared | {"seeds": list(seeds), **both, "runs": {f"seed-{s}": r for s, r in zip(seeds, results)}}
+    atomic_write_json(folder / "metrics.json", said)
+    return said

@@ -1,0 +1,234 @@
+"""Pictures as PNG: grids of samples, views beside full samples, loss curves.
+
+Small images are enlarged by whole factors with the nearest neighbour, so that every pixel is seen as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from bootdiff.boot.materials import Materials
+from bootdiff.views import View
+
+__all__ = ["grid", "level_curves", "loss_curves", "panels", "save_png", "to_pil", "view_rows"]
+
+_INK, _SOFT, _PAPER = (25, 28, 33), (105, 112, 122), (255, 255, 255)
+_HIDDEN = (226, 138, 160)
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size=size)
+
+
+def to_pil(x: Tensor, mask: Tensor | None = None) -> Image.Image:
+    """One sample (C, H, W) in [-1, 1] as an 8-bit picture: gray or RGB; of other channel counts the first.
+
+    mask: (1, H, W); hidden pixels (0) are drawn in pink.
+    """
+    pixels = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels = pixels if pixels.shape[0] in (1, 3) else pixels[:1]
+    picture = Image.fromarray(pixels.movedim(0, -1).squeeze(-1).contiguous().numpy()).convert("RGB")
+    if mask is not None:
+        hidden = ((1 - mask[0].float()) * 255).to(torch.uint8).contiguous().numpy()
+        picture.paste(_HIDDEN, mask=Image.fromarray(hidden))
+    return picture
+
+
+def save_png(picture: Image.Image, path: str | Path) -> Path:
+    """Write a picture (atomically); the folder is made."""
+    import io
+
+    from bootdiff.runs import atomic_write_bytes
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    atomic_write_bytes(path, file.getvalue())
+    return path
+
+
+def _enlarged(picture: Image.Image, side: int) -> Image.Image:
+    """By the largest whole factor that keeps the longer side within `side` (at least 1)."""
+    factor = max(1, side // max(picture.size))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def grid(pictures: Sequence[Image.Image], columns: int | None = None, side: int = 64, gap: int = 3) -> Image.Image:
+    """Pictures in rows, each enlarged to about `side` pixels."""
+    columns = columns or max(1, math.ceil(math.sqrt(len(pictures))))
+    tiles = [_enlarged(picture, side) for picture in pictures]
+    w, h = max(t.width for t in tiles), max(t.height for t in tiles)
+    rows = math.ceil(len(tiles) / columns)
+    sheet = Image.new("RGB", (columns * (w + gap) - gap, rows * (h + gap) - gap), _PAPER)
+    for k, tile in enumerate(tiles):
+        sheet.paste(tile, ((k % columns) * (w + gap), (k // columns) * (h + gap)))
+    return sheet
+
+
+def panels(sheets: Mapping[str, Image.Image], title: str = "", note: str = "", margin: int = 18) -> Image.Image:
+    """Sheets beside each other, each under its name; a title above and a note below."""
+    big, small = _font(19), _font(14)
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    widths = {name: max(sheet.width, math.ceil(ruler.textlength(name, small))) for name, sheet in sheets.items()}
+    width = sum(widths.values()) + margin * (len(sheets) + 1)
+    width = max(width, *(math.ceil(ruler.textlength(t, f)) + 2 * margin for t, f in ((title, big), (note, small))))
+    top = margin + (34 if title else 0) + 24
+    height = top + max(sheet.height for sheet in sheets.values()) + margin + (22 if note else 0)
+    page = Image.new("RGB", (width, height), _PAPER)
+    pen = ImageDraw.Draw(page)
+    if title:
+        pen.text((margin, margin), title, _INK, font=big)
+    left = margin
+    for name, sheet in sheets.items():
+        pen.text((left, top - 22), name, _SOFT, font=small)
+        page.paste(sheet, (left, top))
+        left += widths[name] + margin
+    if note:
+        pen.text((margin, height - margin - 10), note, _SOFT, font=small)
+    return page
+
+
+def view_rows(materials: Materials, rows: int = 4, side: int = 96) -> Image.Image:
+    """Each view beside a full sample: the sample, what the view shows of it, and one of the view's own files.
+
+    The last two should look alike: where they differ in size, brightness or place, the recipe's view is not what was
+    done to the files.
+    """
+    full = materials.full
+    rows = min(rows, len(full))
+    chosen = [full[i] for i in range(rows)]
+    sheets = {"full sample": grid([to_pil(s.x, s.mask) for s in chosen], 1, side)}
+    rng = torch.Generator().manual_seed(0)
+    for name, material in materials.views.items():
+        shown = []
+        for sample in chosen:
+            view: View = material.view.draw(tuple(full.shape), rng)
+            seen = view(sample.x[None])[0] / view.scale
+            mask = view.mask(tuple(full.shape))
+            if view.tau:
+                seen = seen + torch.randn(seen.shape, generator=rng) * (view.tau / view.scale)
+            shown.append(to_pil(seen, mask))
+        files = [material.train[i] for i in range(min(rows, len(material.train)))]
+        fixed = material.view.mask(tuple(full.shape)) if material.view.single else None
+        own = [to_pil(s.x, fixed if s.mask is None else s.mask) for s in files]
+        sheets[f"its {name}"] = grid(shown, 1, side)
+        sheets[f"{name}: files"] = grid(own, 1, side)
+    note = "a view of a full sample and the view's own files should look alike"
+    if any(m.view.masked for m in materials.views.values()):
+        note += "; pink is hidden"
+    return panels(sheets, "full samples and their views", note)
+
+
+# --- curves ---
+
+_COLOURS = ("#1f6fb4", "#d1495b", "#2a9d62", "#b07c10", "#7a52a8", "#4a4f57", "#c05fa5", "#3aa6b9")
+
+
+def _figure(panels: int, width: float = 4.6, height: float = 3.6) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * panels, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for axis in axes:
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _write(figure: Any, path: str | Path) -> Path:
+    import io
+
+    from bootdiff.runs import atomic_write_bytes
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130)
+    atomic_write_bytes(path, file.getvalue())
+    return path
+
+
+def loss_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path | None:
+    """Held-out (solid) and training loss (faint) against steps, one panel per kind of network; None without any rows.
+
+    Args:
+        rows: those of metrics.jsonl.
+        path: PNG to write.
+    """
+    groups: dict[str, dict[str, dict[str, list[tuple[int, float]]]]] = {}
+    for row in rows:
+        kind = str(row["stage"]).split("-")[0]
+        curves = groups.setdefault(kind, {}).setdefault(row["stage"], {"held": [], "train": []})
+        held = [v for v in (row.get("heldout") or {}).values() if v is not None]
+        if held:
+            curves["held"].append((row["step"], sum(held) / len(held)))
+        elif row.get("loss") is not None:
+            curves["train"].append((row["step"], row["loss"]))
+    order = ["view", "full", "residual", "oracle"]
+    kinds = sorted(groups, key=lambda kind: order.index(kind) if kind in order else len(order))
+    if not kinds:
+        return None
+    titles = {"view": "views", "full": "full samples alone", "residual": "residual", "oracle": "oracle"}
+    figure, axes = _figure(len(kinds))
+    for axis, kind in zip(axes, kinds, strict=True):
+        for colour, (stage, curves) in zip(_cycle(), groups[kind].items(), strict=False):
+            if curves["train"]:
+                axis.plot(*zip(*curves["train"], strict=True), color=colour, alpha=0.3, linewidth=1)
+            if curves["held"]:
+                label = stage.removeprefix(f"{kind}-")
+                axis.plot(*zip(*curves["held"], strict=True), color=colour, marker=".", linewidth=1.6, label=label)
+        axis.set_title(titles.get(kind, kind), fontsize=11)
+        axis.set_xlabel("step")
+        axis.set_yscale("log")
+        _plain_ticks(axis.yaxis)
+        axis.legend(frameon=False, fontsize=9)
+    axes[0].set_ylabel("loss (held out: solid; training: faint)")
+    return _write(figure, path)
+
+
+def level_curves(table: Mapping[str, Mapping[str, Any]], path: str | Path, reference: str = "full_only") -> Path:
+    """Held-out loss per noise level of every arm, relative to that of `reference`, with standard errors.
+
+    Args:
+        table: arm -> {"per_level": {"0.05": {"mean", "stderr"}, ...}}.
+        path: PNG to write.
+    """
+    figure, (axis,) = _figure(1, 6.4, 4.2)
+    against = table[reference]["per_level"] if reference in table else None
+    for colour, (arm, entry) in zip(_cycle(), table.items(), strict=False):
+        levels = list(entry["per_level"])
+        below = [1.0 if against is None else against[s]["mean"] for s in levels]
+        means = [entry["per_level"][s]["mean"] / b for s, b in zip(levels, below, strict=True)]
+        x = [float(s) for s in levels]
+        axis.plot(x, means, color=colour, marker="o", markersize=4, linewidth=1.6, label=arm.replace("_", " "))
+    axis.set_xscale("log")
+    axis.set_xticks(x, [f"{v:g}" for v in x])
+    axis.minorticks_off()
+    axis.set_xlabel("noise level sigma")
+    axis.set_ylabel("denoising loss" + (f" / that of {reference.replace('_', ' ')}" if against else ""))
+    axis.legend(frameon=False, fontsize=9)
+    return _write(figure, path)
+
+
+def _plain_ticks(axis: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _cycle() -> Any:
+    import itertools
+
+    return itertools.cycle(_COLOURS)
