@@ -7,16 +7,24 @@ costs milliseconds and does not import torch.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # Type checkers would otherwise take this name for the module of the same name.
+    from bootdiff.sample import sample as sample
 
 __version__ = "0.1.0"
 
 # public name -> module that defines it
 _HOME: dict[str, str] = {
     "BootdiffError": "bootdiff.errors",
+    "BootdiffPipeline": "bootdiff.pipeline",
     "Recipe": "bootdiff.recipe",
+    "load_denoiser": "bootdiff.boot.saving",
     "load_recipe": "bootdiff.recipe",
     "load_recipe_text": "bootdiff.recipe",
+    "sample": "bootdiff.sample",
+    "save_denoiser": "bootdiff.boot.saving",
 }
 
 __all__ = ["__version__", *_HOME]
