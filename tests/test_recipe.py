@@ -301,7 +301,12 @@ def test_an_override_equal_to_the_default_still_overrides():
     assert load_recipe_text(recipe.dump()).training_for("residual").lr == 1e-3
 
 
-@pytest.mark.parametrize("text", [MINIMAL, SIMULATED, MINIMAL + "training: {views: {noise: {std: 1}}, precision: no}"])
+SHORT = "training: {steps: 30, views: {steps: 300}}"  # fewer steps than the default warmup
+
+
+@pytest.mark.parametrize(
+    "text", [MINIMAL, SIMULATED, MINIMAL + "training: {views: {noise: {std: 1}}, precision: no}", MINIMAL + SHORT]
+)
 def test_the_dump_is_canonical(text, tmp_path):
     recipe = load_recipe_text(text, tmp_path, name="mine")
     again = load_recipe_text(recipe.dump(), "/elsewhere")

@@ -213,6 +213,9 @@ class Recipe(Block):
 
     def _plain(self, absolute: bool) -> dict[str, Any]:
         plain = self.model_dump(mode="json")
+        if plain["training"]["warmup"] > plain["training"]["steps"]:
+            # A default that nobody wrote, lowered where it is used; written out it would be refused.
+            del plain["training"]["warmup"]
         if absolute:
             blocks = [plain["full"], plain["test"], plain["oracle"], (plain["simulate"] or {}).get("pool")]
             for view in plain["views"].values():
