@@ -90,14 +90,14 @@ class Screen:
         self._step(p.stage, p.step, p.steps, f"{loss}{rest}")
 
     @contextmanager
-    def work(self, what: str, total: int) -> Iterator[Any]:
-        """A bar for other work; yields a function to call with how much is done."""
+    def work(self, what: str, total: int = 0) -> Iterator[Any]:
+        """A bar for other work; yields a function to call with how much is done (and of how much)."""
         begin = time.monotonic()
 
-        def done(n: int, *_: Any) -> None:
+        def done(n: int, of: int = total) -> None:
             if not self.quiet:
-                left = (time.monotonic() - begin) / max(n, 1) * (total - n)
-                self._step(what, n, total, f"{clock(left)} left" if n else "")
+                left = (time.monotonic() - begin) / max(n, 1) * (of - n)
+                self._step(what, n, of, f"{clock(left)} left" if n else "")
 
         try:
             yield done

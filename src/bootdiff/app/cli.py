@@ -6,10 +6,11 @@ user can put right (its message is printed, without a traceback), 130 interrupte
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,14 +62,25 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _top() -> None:
-    """Train a diffusion model from a few full images and plenty of partial ones: thumbnails, crops, masked, gray or
+def _flowing(text: str) -> str:
+    """A docstring as help: paragraphs flow, lines of commands stay as they are."""
+    parts = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(
+        f"[cyan]{part}[/cyan]" if part.startswith("bootdiff ") else part.replace("\n", " ") for part in parts
+    )
+
+
+def _verb(function: Callable[..., None]) -> Callable[..., None]:
+    short = function.__doc__.split("\n")[0] if function.__doc__ else ""
+    return app.command(help=_flowing(function.__doc__ or ""), short_help=short)(function)
+
+
+_TOP = """
+    Train a diffusion model from a few full images and plenty of partial ones: thumbnails, crops, masked, gray or
     noisy copies.
 
-    A YAML file, the *recipe*, names the full images and each kind of partial ones.
+    A YAML file, the recipe, names the full images and each kind of partial ones.
 
-    \b
     bootdiff demo                   see it work on handwritten digits
     bootdiff recipe --example       a recipe to start from
     bootdiff check mine.yaml        is it right? how long will it take?
@@ -78,6 +90,11 @@ def _top() -> None:
 
     Every command may be stopped and run again: it goes on where it was.
     """
+
+
+@app.callback(help=_flowing(_TOP))
+def _top() -> None:
+    pass
 
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
@@ -92,7 +109,7 @@ SampleCount = Annotated[
 ]
 
 
-@app.command()
+@_verb
 def demo(
     out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Another seed: other full images, other weights.")] = 0,
@@ -102,7 +119,6 @@ def demo(
     Trains every arm, prints the comparison and writes pictures and metrics.json. Takes minutes on two cores; when
     interrupted, the same command goes on.
 
-    \b
     bootdiff demo
     bootdiff demo --seed 1 --out runs/demo-1
     """
@@ -118,7 +134,45 @@ def demo(
             _look(screen, out)
 
 
-@app.command()
+@_verb
+def check(
+    recipe: RecipeFile,
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: runs/NAME/check.")] = None,
+) -> None:
+    """Is the recipe right, are the data as they should be, and how long will it take?
+
+    Reads everything, trains nothing. Writes views.png: full images, what each view shows of them, and the view's own
+    files, which should look alike. Then the plan: networks, parameters, FLOPs, and the time by a few steps of each.
+
+    bootdiff check mine.yaml
+    """
+    from bootdiff.app import pictures, plan
+    from bootdiff.app.bars import Screen
+    from bootdiff.app.session import accelerate, arms_of, report_unusable
+    from bootdiff.boot.materials import gather
+    from bootdiff.runs import atomic_write_json
+
+    loaded, folder = _load(recipe), out or _run_folder(recipe) / "check"
+    screen = Screen()
+    accelerator = accelerate(loaded)
+    materials = gather(loaded)
+    folder.mkdir(parents=True, exist_ok=True)
+    report_unusable(folder, materials, screen)
+    data = plan.describe(materials)
+    screen.show(plan.data_table(data))
+    doubts = plan.warnings_of(materials, data)
+    for doubt in doubts:
+        screen.say(f"look: {doubt}", "yellow")
+    pictures.save_png(pictures.view_rows(materials), folder / "views.png")
+    names = arms_of(materials)
+    rows = plan.plan(loaded, materials, accelerator, names, screen)
+    screen.show(*plan.plan_table(rows, loaded, names))
+    report = {"data": data, "look": doubts, "plan": [vars(row) for row in rows]}
+    atomic_write_json(folder / "check.json", report)
+    screen.say(f"{recipe} is valid. Look at {folder / 'views.png'}, then: bootdiff fit {recipe}", "bold")
+
+
+@_verb
 def fit(
     recipe: RecipeFile,
     out: Annotated[Path | None, typer.Option(help="The run's directory. Default: runs/NAME of the recipe.")] = None,
@@ -135,7 +189,6 @@ def fit(
     The run's directory gets the weights, metrics.jsonl, ledger.json (what it cost) and losses.png. The same command
     goes on after an interruption, to the same weights.
 
-    \b
     bootdiff fit mine.yaml
     bootdiff fit mine.yaml --arm full_only --out runs/mine
     """
@@ -158,7 +211,60 @@ def fit(
         screen.say(f"Next: bootdiff sample {folder}    or: bootdiff evaluate {folder}", "bold")
 
 
-@app.command()
+@_verb
+def sample(
+    run: RunFolder,
+    arm: Annotated[str | None, typer.Option(help="Which arm's model. Default: bootdiff, or the only one.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many images.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Image i depends on seed and i alone.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=2, help="Noise levels visited. Default: the recipe's.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="dpm, heun or euler. Default: the recipe's.")] = None,
+    label: Annotated[str | None, typer.Option(help="Class, by name or number, where classes were trained.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .png gets a grid, a .npy the array, a folder each image. Default: in RUN/samples."),
+    ] = None,
+) -> None:
+    """Draw images from a trained model.
+
+    bootdiff sample runs/mine
+    bootdiff sample runs/mine -n 100 --seed 7 --out pictures/
+    bootdiff sample runs/mine --label 3 --scheduler heun --steps 60 --out threes.png
+    """
+    from bootdiff.app.bars import Screen
+    from bootdiff.app.drawing import draw_from_run
+
+    where = draw_from_run(run, arm, count, seed, steps, scheduler, label, out, screen := Screen())
+    screen.say(f"{count} image(s): {where}", "bold")
+
+
+@_verb
+def evaluate(
+    run: RunFolder,
+    arm: Annotated[list[str] | None, typer.Option(help="Only these arms; may be given several times.")] = None,
+    samples: SampleCount = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="auto, classifier, autoencoder, or the path of a network. Default: the recipe's."),
+    ] = None,
+) -> None:
+    """Measure the trained arms of a run: denoising loss on images no arm has seen, and figures of its samples.
+
+    Writes metrics.json, table.md and pictures into the run. FID and KID hold for the feature network named beside them
+    and for this number of samples only.
+
+    bootdiff evaluate runs/mine
+    bootdiff evaluate runs/mine --samples 5000 --features inception.ts
+    """
+    from bootdiff.app.bars import Screen
+    from bootdiff.app.compare import assess_run
+
+    screen = Screen()
+    assess_run(run, arm or (), samples, features, screen)
+    _look(screen, run)
+
+
+@_verb
 def arms(
     recipe: RecipeFile,
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: runs/NAME of the recipe.")] = None,
@@ -176,7 +282,6 @@ def arms(
     full_only: the full images alone. views_only: the partial ones, and gains. unregularized: the residual as it comes.
     bootdiff: all of it. oracle: everything in full, where the recipe has it.
 
-    \b
     bootdiff arms mine.yaml
     bootdiff arms mine.yaml --seed 0 --seed 1 --seed 2 --samples 0
     """
@@ -195,7 +300,59 @@ def arms(
     _look(screen, folder)
 
 
+@_verb
+def recipe(
+    example: Annotated[bool, typer.Option("--example", help="Print a recipe to start from instead.")] = False,
+    find: Annotated[str, typer.Option(help="Only keys whose name or description holds this.")] = "",
+) -> None:
+    """Every key of a recipe: type, default, meaning.
+
+    bootdiff recipe
+    bootdiff recipe --find noise
+    bootdiff recipe --example > mine.yaml
+    """
+    from bootdiff.recipe import reference
+
+    if example:
+        typer.echo(_EXAMPLE, nl=False)
+        return
+    entries = [e for e in reference() if find.lower() in f"{e.key} {e.description}".lower()]
+    if not entries:
+        raise BootdiffError(f"--find {find}: no key of a recipe has this in its name or description")
+    for entry in entries:
+        default = f" [{entry.default}]" if entry.default else ""
+        typer.secho(entry.key, bold=True, nl=False)
+        typer.echo(f"  {entry.type}{default}\n    {entry.description}")
+
+
 # --- details ---
+
+_EXAMPLE = """\
+# A recipe of bootdiff. Paths start at this file's folder. All keys: bootdiff recipe
+full:
+  path: photos/full              # a few full images, all of one size
+  holdout: 0.2                   # share held out: decides when to stop and how much each part counts
+
+views:                           # the partial images; as many kinds as you have
+  thumbnails:
+    view: {kind: downsample, factor: 4}
+    data: {path: photos/thumbnails}
+  # crops:
+  #   view: {kind: crop, size: 32}             # windows cut anywhere
+  #   data: {path: photos/crops}
+  # subtitled:
+  #   view: {kind: mask, band: [bottom, 12]}   # the lowest 12 rows are hidden
+  #   data: {path: photos/subtitled}
+  # gray:
+  #   view: gray
+  #   data: {path: photos/gray}
+
+# test: {path: photos/test}      # full images for reporting only
+# oracle: {path: photos/all}     # everything in full, if you want to know how much is lost
+
+flip: horizontal                 # none, where left and right differ (writing)
+training: {steps: 4000, batch: 32}
+"""
 
 
 def _load(path: Path) -> Recipe:

@@ -24,18 +24,28 @@ from torch import Tensor
 
 from bootdiff.app import pictures, tables
 from bootdiff.app.bars import Screen
-from bootdiff.app.session import Session, arms_of, open_session, trainings
+from bootdiff.app.session import (
+    Session,
+    accelerate,
+    arms_of,
+    load_arm,
+    open_session,
+    read_run,
+    saved_arms,
+    trainings,
+)
 from bootdiff.bench import evaluate, ledger
 from bootdiff.bench.features import Features, load_features
-from bootdiff.boot.materials import Materials, in_memory
+from bootdiff.boot.materials import Materials, gather, in_memory
 from bootdiff.boot.objective import Samples
 from bootdiff.data import Source, measure
 from bootdiff.denoise import Denoiser, White
-from bootdiff.files import atomic_write_json, atomic_write_text, load_tensors, save_tensors
+from bootdiff.errors import BootdiffError
+from bootdiff.files import atomic_write_json, atomic_write_text, load_tensors, read_json, save_tensors
 from bootdiff.recipe import Recipe
 from bootdiff.sample import sample
 
-__all__ = ["Assessment", "assess", "compare", "compare_seeds", "draw"]
+__all__ = ["Assessment", "assess", "assess_run", "compare", "compare_seeds", "draw"]
 
 # The noise and the drawing of reports have seeds of their own: those of no choice made in training.
 _NOISE, _DRAW = 7, 0
@@ -136,7 +146,7 @@ def draw(a: Assessment, arm: str, count: int) -> Tensor:
     classes = a.materials.full.classes
     if classes:
         labels = [i % len(classes) for i in range(count)]
-    with a.screen.work(f"samples of {arm}", 1) as done:
+    with a.screen.work(f"samples of {arm}") as done:
         x = sample(
             a.denoisers[arm], count, seed=_DRAW, label=labels, scheduler=how["scheduler"], steps=how["steps"],
             sigma_min=how["sigma_min"], sigma_max=how["sigma_max"], progress=done,
@@ -233,3 +243,31 @@ def compare_seeds(
     said = shared | {"seeds": list(seeds), **both, "runs": {f"seed-{s}": r for s, r in zip(seeds, results)}}
     atomic_write_json(folder / "metrics.json", said)
     return said
+
+
+def assess_run(
+    folder: Path, arms: Sequence[str], samples: int | None, features: str | None, screen: Screen
+) -> dict[str, Any]:
+    """`assess` for the trained arms of a run on the disk (or those named).
+
+    Raises:
+        BootdiffError: no run, no trained arm, data that are no longer what the run was trained on.
+    """
+    run, recipe = read_run(folder)
+    there = saved_arms(folder)
+    names = [arm for arm in there if arm in arms] if arms else there
+    missing = [arm for arm in arms if arm not in there]
+    if missing or not names:
+        what = f"no trained arm {missing[0]!r} in it" if missing else "no trained arm in it yet"
+        raise BootdiffError(f"{folder}: {what} (there: {', '.join(there) or 'none'}); train it by `fit --arm` first")
+    accelerator = accelerate(recipe)
+    materials = gather(recipe)
+    if materials.fingerprint() != run.fingerprint:
+        raise BootdiffError(
+            f"{folder}: the data are not what this run was trained on (files added, removed or changed); restore them"
+        )
+    denoisers = {arm: load_arm(folder, arm, accelerator.device)[1] for arm in names}
+    costs = read_json(run.path / "ledger.json")
+    return assess(
+        Assessment(recipe, materials, run.path, denoisers, costs, screen, accelerator.device, samples, features)
+    )

@@ -132,14 +132,14 @@ def view_rows(materials: Materials, rows: int = 4, side: int = 96) -> Image.Imag
 _COLOURS = ("#1f6fb4", "#d1495b", "#2a9d62", "#b07c10", "#7a52a8", "#4a4f57", "#c05fa5", "#3aa6b9")
 
 
-def _figure(panels: int, width: float = 4.6, height: float = 3.6) -> tuple[Any, list[Any]]:
+def _figure(rows: int, columns: int, width: float = 4.2, height: float = 2.9) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * panels, height), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, panels, squeeze=False)[0])
-    for axis in axes:
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -159,58 +159,76 @@ def _write(figure: Any, path: str | Path) -> Path:
 
 
 def loss_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path | None:
-    """Held-out (solid) and training loss (faint) against steps, one panel per kind of network; None without any rows.
+    """Held-out loss (above) and training loss (below) against steps, a column per kind of network; None without rows.
+
+    Held-out losses are means over the noise levels, 1 for the white base; the training loss of a residual is in units
+    of what the views leave over.
 
     Args:
         rows: those of metrics.jsonl.
         path: PNG to write.
     """
-    groups: dict[str, dict[str, dict[str, list[tuple[int, float]]]]] = {}
+    groups: dict[str, dict[str, tuple[list[tuple[int, float]], ...]]] = {}
     for row in rows:
         kind = str(row["stage"]).split("-")[0]
-        curves = groups.setdefault(kind, {}).setdefault(row["stage"], {"held": [], "train": []})
-        held = [v for v in (row.get("heldout") or {}).values() if v is not None]
-        if held:
-            curves["held"].append((row["step"], sum(held) / len(held)))
+        held_out, training = groups.setdefault(kind, {}).setdefault(row["stage"], ([], []))
+        losses = [v for v in (row.get("heldout") or {}).values() if v is not None]
+        if losses:
+            held_out.append((row["step"], sum(losses) / len(losses)))
         elif row.get("loss") is not None:
-            curves["train"].append((row["step"], row["loss"]))
+            training.append((row["step"], row["loss"]))
     order = ["view", "full", "residual", "oracle"]
     kinds = sorted(groups, key=lambda kind: order.index(kind) if kind in order else len(order))
     if not kinds:
         return None
     titles = {"view": "views", "full": "full samples alone", "residual": "residual", "oracle": "oracle"}
-    figure, axes = _figure(len(kinds))
-    for axis, kind in zip(axes, kinds, strict=True):
-        for colour, (stage, curves) in zip(_cycle(), groups[kind].items(), strict=False):
-            if curves["train"]:
-                axis.plot(*zip(*curves["train"], strict=True), color=colour, alpha=0.3, linewidth=1)
-            if curves["held"]:
-                label = stage.removeprefix(f"{kind}-")
-                axis.plot(*zip(*curves["held"], strict=True), color=colour, marker=".", linewidth=1.6, label=label)
-        axis.set_title(titles.get(kind, kind), fontsize=11)
-        axis.set_xlabel("step")
-        axis.set_yscale("log")
-        _plain_ticks(axis.yaxis)
-        axis.legend(frameon=False, fontsize=9)
-    axes[0].set_ylabel("loss (held out: solid; training: faint)")
+    figure, axes = _figure(2, len(kinds))
+    for column, kind in enumerate(kinds):
+        for line, axis in enumerate(axes[:, column]):
+            for colour, (stage, curves) in zip(_cycle(), groups[kind].items(), strict=False):
+                if curves[line]:
+                    style = {"marker": "." if line == 0 else None, "label": stage.removeprefix(f"{kind}-")}
+                    axis.plot(*zip(*curves[line], strict=True), color=colour, linewidth=1.5, **style)
+        axes[0, column].set_title(titles.get(kind, kind), fontsize=11)
+        axes[0, column].legend(frameon=False, fontsize=9)
+        axes[1, column].set_xlabel("step")
+    axes[0, 0].set_ylabel("held-out loss")
+    axes[1, 0].set_ylabel("training loss")
     return _write(figure, path)
 
 
+_ARMS: dict[str, dict[str, Any]] = {
+    "full_only": {"color": "#4a4f57", "linestyle": "--"},
+    "views_only": {"color": "#b07c10"},
+    "unregularized": {"color": "#d1495b"},
+    "bootdiff": {"color": "#1f6fb4", "linewidth": 2.6},
+    "oracle": {"color": "#2a9d62", "linestyle": "--"},
+}
+
+
 def level_curves(table: Mapping[str, Mapping[str, Any]], path: str | Path, reference: str = "full_only") -> Path:
-    """Held-out loss per noise level of every arm, relative to that of `reference`, with standard errors.
+    """Held-out loss of every arm per noise level, relative to that of `reference`; bars are standard errors of the
+    paired difference.
 
     Args:
-        table: arm -> {"per_level": {"0.05": {"mean", "stderr"}, ...}}.
+        table: arm -> {"per_level": {"0.05": {"mean", "stderr"}, ...}, "versus": {arm: the same of the difference}}.
         path: PNG to write.
+        reference: if it is not in the table, the losses themselves are drawn.
     """
-    figure, (axis,) = _figure(1, 6.4, 4.2)
-    against = table[reference]["per_level"] if reference in table else None
-    for colour, (arm, entry) in zip(_cycle(), table.items(), strict=False):
+    figure, axes = _figure(1, 1, 6.4, 4.2)
+    axis = axes[0, 0]
+    against = table.get(reference, {}).get("per_level")
+    for arm, entry in table.items():
         levels = list(entry["per_level"])
         below = [1.0 if against is None else against[s]["mean"] for s in levels]
         means = [entry["per_level"][s]["mean"] / b for s, b in zip(levels, below, strict=True)]
         x = [float(s) for s in levels]
-        axis.plot(x, means, color=colour, marker="o", markersize=4, linewidth=1.6, label=arm.replace("_", " "))
+        style = {"linewidth": 1.6, "label": arm.replace("_", " "), **_ARMS.get(arm, {})}
+        paired = entry.get("versus", {}).get(reference, {}).get("per_level")
+        bars = None if paired is None else [paired[s]["stderr"] / b for s, b in zip(levels, below, strict=True)]
+        if bars is not None and any(v != v for v in bars):
+            bars = None
+        axis.errorbar(x, means, bars, marker="o", markersize=4, capsize=2, elinewidth=1, **style)
     axis.set_xscale("log")
     axis.set_xticks(x, [f"{v:g}" for v in x])
     axis.minorticks_off()
@@ -218,14 +236,6 @@ def level_curves(table: Mapping[str, Mapping[str, Any]], path: str | Path, refer
     axis.set_ylabel("denoising loss" + (f" / that of {reference.replace('_', ' ')}" if against else ""))
     axis.legend(frameon=False, fontsize=9)
     return _write(figure, path)
-
-
-def _plain_ticks(axis: Any) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _cycle() -> Any:

@@ -38,6 +38,7 @@ __all__ = [
     "load_arm",
     "open_session",
     "read_run",
+    "report_unusable",
     "saved_arms",
     "trainings",
 ]
@@ -175,18 +176,29 @@ def open_session(
                 accelerator.end_training()
 
 
-def _describe(run: Run, materials: Materials, screen: Screen) -> None:
+def report_unusable(folder: Path, materials: Materials, screen: Screen) -> None:
+    """Count the files that were left out on screen and list them in folder/problems.json."""
     problems = materials.problems()
     if problems:
-        atomic_write_json(run.path / "problems.json", problems)
+        path = folder / "problems.json"
+        atomic_write_json(path, problems)
         count = len({(row["data"], row["file"]) for row in problems})
-        screen.say(f"{count} file(s) could not be used and are left out: see {run.path / 'problems.json'}", "yellow")
+        screen.say(f"{count} file(s) cannot be used and are left out; {path} lists them", "yellow")
+
+
+def _describe(run: Run, materials: Materials, screen: Screen) -> None:
+    report_unusable(run.path, materials, screen)
     counts = {name: len(source) for name, source in materials.sources().items()}
     atomic_write_json(
         run.path / "data.json",
         {"shape": list(materials.shape), "classes": materials.full.classes, "counts": counts},
     )
-    screen.say("data: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    parts = [
+        f"{name} {n:,}" + (f" + {counts[f'{name} (held out)']:,} held out" if f"{name} (held out)" in counts else "")
+        for name, n in counts.items()
+        if not name.endswith(" (held out)")
+    ]
+    screen.say("samples: " + ", ".join(parts))
 
 
 def read_run(path: str | Path) -> tuple[Run, Recipe]:

@@ -11,10 +11,11 @@ from rich.table import Table
 
 from bootdiff.app.bars import clock, number
 
-__all__ = ["costs", "levels", "losses", "over_seeds", "quality"]
+__all__ = ["costs", "levels", "losses", "over_seeds", "plain_table", "quality"]
 
 
-def _table(title: str, first: str, *columns: str) -> Table:
+def plain_table(title: str, first: str, *columns: str) -> Table:
+    """An empty table: names to the left, figures to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False)
     table.add_column(first, no_wrap=True)
     for column in columns:
@@ -35,7 +36,7 @@ def _absent(value: float | None) -> bool:
 
 def losses(table: Mapping[str, Any], measured_on: str, gap: Mapping[str, Any] | None) -> list[Any]:
     """Mean over the noise levels with its standard error, and the paired difference to full-only training."""
-    out = _table("Denoising loss, mean over the noise levels", "arm", "loss ± s.e.", "against full_only ± s.e.")
+    out = plain_table("Denoising loss, mean over the noise levels", "arm", "loss ± s.e.", "against full_only ± s.e.")
     for arm, entry in table.items():
         against = entry.get("versus", {}).get("full_only")
         out.add_row(arm, _pm(entry), "" if arm == "full_only" else _pm(against, sign=True), style=_style(arm))
@@ -49,7 +50,7 @@ def losses(table: Mapping[str, Any], measured_on: str, gap: Mapping[str, Any] | 
 def levels(table: Mapping[str, Any]) -> Table:
     """The loss at each noise level."""
     sigmas = list(next(iter(table.values()))["per_level"])
-    out = _table("Denoising loss at each noise level sigma", "arm", *sigmas)
+    out = plain_table("Denoising loss at each noise level sigma", "arm", *sigmas)
     for arm, entry in table.items():
         out.add_row(arm, *(f"{entry['per_level'][s]['mean']:.3f}" for s in sigmas), style=_style(arm))
     return out
@@ -57,7 +58,9 @@ def levels(table: Mapping[str, Any]) -> Table:
 
 def costs(totals: Mapping[str, Mapping[str, Any]]) -> Table:
     """What each arm cost to train, all its networks together."""
-    out = _table("Cost of training", "arm", "nets", "parameters", "images", "FLOPs", "x full_only", "time", "memory")
+    out = plain_table(
+        "Cost of training", "arm", "nets", "parameters", "images", "FLOPs", "x full_only", "time", "memory"
+    )
     for arm, t in totals.items():
         ratio = (t.get("ratio") or {}).get("flops")
         out.add_row(
@@ -71,7 +74,7 @@ def costs(totals: Mapping[str, Mapping[str, Any]]) -> Table:
 def quality(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """Figures of the samples."""
     first = next(iter(table.values()))
-    out = _table(
+    out = plain_table(
         f"{first['count']} samples against {first['reference_count']} real images",
         "arm", "FID", "KID x 1000 ± s.e.", "precision", "recall", "coverage", "copies",
     )  # fmt: skip

@@ -1,0 +1,227 @@
+"""What a run would do, before it does it: data measured, networks counted, a few steps of each timed.
+
+Nothing is trained for good: the networks are built as the stages build them, a training step is counted (FLOPs) and
+three are timed on real batches, and
+
+    seconds = steps * (seconds per step) + evaluations * (levels * draws * held-out samples) * (seconds per answer).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from bootdiff.app.bars import Screen, clock, number
+from bootdiff.app.session import trainings
+from bootdiff.app.tables import plain_table
+from bootdiff.boot.composite import Composite, Snapshots, Stack
+from bootdiff.boot.materials import Materials
+from bootdiff.boot.objective import ResidualObjective, Trainee
+from bootdiff.boot.stages import Bench, Bootstrap
+from bootdiff.data import Batches, measure
+from bootdiff.noise import LogNormal
+from bootdiff.recipe import Recipe
+
+__all__ = ["Planned", "data_table", "describe", "plan", "plan_table", "warnings_of"]
+
+_MEASURED = 2000  # samples of each source
+
+
+@dataclass
+class Planned:
+    """One training to come. seconds: expected, with its held-out evaluations; flops: all steps."""
+
+    name: str
+    parameters: int
+    steps: int
+    batch: int
+    flops: int
+    seconds_per_step: float
+    seconds: float
+
+
+# --- data ---
+
+
+def describe(materials: Materials) -> dict[str, dict[str, Any]]:
+    """Each source: count, shape, and range, mean and spread in stored coordinates ([-1, 1]); sigma_data of views in
+    view coordinates, as their denoisers see them."""
+    rows = {}
+    for name, source in materials.sources().items():
+        found = measure(source, limit=_MEASURED)
+        view = next((v.view for k, v in materials.views.items() if name.startswith(f"view {k}")), None)
+        rows[name] = {
+            "count": len(source),
+            "shape": list(source.shape),
+            "min": found["min"],
+            "max": found["max"],
+            "mean": sum(found["mean"]) / len(found["mean"]),
+            "std": found["sigma_data"],
+            "sigma_data": found["sigma_data"] * (1 if view is None else view.scale),
+            "unusable": len(source.problems),
+            "where": source.where,
+        }
+    return rows
+
+
+def data_table(rows: dict[str, dict[str, Any]]) -> Table:
+    """The table of `describe`."""
+    out = plain_table("Data, pixels in [-1, 1]", "data", "count", "size", "range", "mean", "spread", "sigma_data")
+    for name, row in rows.items():
+        size = " x ".join(str(n) for n in row["shape"])
+        span = f"{row['min']:.2f} .. {row['max']:.2f}"
+        out.add_row(
+            name, f"{row['count']:,}", size, span, f"{row['mean']:.2f}", f"{row['std']:.2f}", f"{row['sigma_data']:.2f}"
+        )
+    return out
+
+
+def warnings_of(materials: Materials, rows: dict[str, dict[str, Any]]) -> list[str]:
+    """What is allowed but looks like a mistake."""
+    said = []
+    full = rows["full"]
+    if full["max"] - full["min"] < 0.5:
+        said.append(
+            f"full: the values span only {full['min']:.2f} .. {full['max']:.2f} of [-1, 1]; for float arrays, give "
+            "their `range`"
+        )
+    for name, material in materials.views.items():
+        row, view = rows[f"view {name}"], material.view
+        limit = min(len(materials.full), 200)
+        rng = torch.Generator().manual_seed(0)
+        seen = [view.draw(materials.shape, rng)(materials.full[i].x[None]) / view.scale for i in range(limit)]
+        expected = torch.cat(seen)
+        mean, std = float(expected.mean()), float(expected.std())
+        # A spread of a few samples is uncertain itself; a wrong scale or inverted files are far off.
+        if not view.masked and (abs(mean - row["mean"]) > 0.3 or not 0.6 < (row["std"] + 0.02) / (std + 0.02) < 1.7):
+            said.append(
+                f"view {name}: its files have mean {row['mean']:.2f} and spread {row['std']:.2f}, full samples seen "
+                f"through it {mean:.2f} and {std:.2f}; look at views.png whether the view is what was done to the files"
+            )
+    if len(materials.held_out) < 8:
+        said.append(
+            f"full: {len(materials.held_out)} held-out sample(s) decide on stopping, gains and stacking; more make "
+            "them surer (full.holdout)"
+        )
+    return said
+
+
+# --- networks ---
+
+
+def plan(recipe: Recipe, materials: Materials, accelerator: Any, arms: Sequence[str], screen: Screen) -> list[Planned]:
+    """Every training that the arms need, measured."""
+    boot: Any = Bootstrap(recipe, materials, None, accelerator)  # type: ignore[arg-type]
+    planner = _Planner(recipe, boot, accelerator)
+    names = trainings(recipe, arms)
+    out = []
+    with screen.work("timing a few steps of each network", len(names)) as done:
+        for k, name in enumerate(names):
+            out.append(planner.one(name))
+            done(k + 1)
+    return out
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, boot: Bootstrap, accelerator: Any) -> None:
+        self.recipe, self.boot, self.accelerator = recipe, boot, accelerator
+        self._untrained: Composite | None = None
+
+    def one(self, name: str) -> Planned:
+        kind, _, rest = name.partition("-")
+        boot, recipe = self.boot, self.recipe
+        if kind == "view":
+            view = next(
+                v for v in recipe.views if rest.startswith(f"{v}-") and rest.removeprefix(f"{v}-") in self._nets(v)
+            )
+            bench, training = boot.view_bench(view), recipe.training_for("views", view)
+            net, composite, on = self._nets(view)[rest.removeprefix(f"{view}-")], boot.no_views(bench.base), "base"
+        else:
+            bench = boot.full_bench()
+            if kind == "oracle":
+                bench = Bench(**{**vars(bench), "train": boot.materials.oracle})
+            training, net = recipe.training_for(kind), recipe.backbones[rest]
+            composite, on = (self.untrained(), "views") if kind == "residual" else (boot.no_views(bench.base), "base")
+        return self._measure(name, bench, composite, on, net, training)
+
+    def _nets(self, view: str) -> dict[str, Any]:
+        own = self.recipe.views[view].backbone
+        return dict(self.recipe.backbones) if own is None else {own.kind: own}
+
+    def untrained(self) -> Composite:
+        """The views' composite with new weights: it costs what the trained one does."""
+        if self._untrained is None:
+            levels, boot = self.boot.levels, self.boot
+            denoisers = {}
+            for name in self.recipe.views:
+                bench = boot.view_bench(name)
+                none = boot.no_views(bench.base)
+                nets = self._nets(name).values()
+                experts = [boot._build(name, bench, none, "base", net, [1.0] * len(levels)) for net in nets]
+                members = [Snapshots([expert], levels, [0] * len(levels)) for expert in experts]
+                denoisers[name] = Stack(none, members, levels)
+            views = {name: v.view for name, v in boot.materials.views.items()}
+            self._untrained = Composite(boot.full_bench().base, views, denoisers, levels).to(boot.device)
+        return self._untrained
+
+    def _measure(self, name: str, bench: Bench, composite: Composite, on: str, net: Any, training: Any) -> Planned:
+        boot = self.boot
+        trainee = Trainee(boot._build(name, bench, composite, on, net, [1.0] * len(boot.levels))).train()
+        objective = ResidualObjective(composite, LogNormal(training.noise.mean, training.noise.std), tau=bench.tau)
+        batches = Batches(
+            bench.train, bench.scale, training.batch, flip=bench.flip, device=boot.device, mask=bench.mask
+        )
+        optimizer = torch.optim.AdamW(trainee.parameters(), lr=1e-6, fused=True)
+        rng = torch.Generator(boot.device).manual_seed(0)
+
+        def step(t: int) -> None:
+            with self.accelerator.autocast():
+                loss = objective(trainee, batches.at(t), rng).mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        with FlopCounterMode(display=False) as counter:
+            step(0)
+        step(1)
+        times = []
+        for t in range(2, 5):
+            start = time.perf_counter()
+            step(t)
+            _wait(boot.device)
+            times.append(time.perf_counter() - start)
+        seconds = sorted(times)[1]
+        parameters = sum(p.numel() for p in trainee.parameters() if p.requires_grad)
+        # A held-out question is a forward pass: about a third of a step.
+        draws = max(1, min(4, 128 // max(len(bench.samples), 1)))
+        asked = math.ceil(training.steps / training.evaluate_every) * len(boot.levels) * draws * len(bench.samples)
+        total = training.steps * seconds + asked * seconds / 3 / training.batch
+        flops = counter.get_total_flops() * training.steps
+        return Planned(name, parameters, training.steps, training.batch, flops, seconds, total)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def plan_table(rows: Sequence[Planned], recipe: Recipe, arms: Sequence[str]) -> list[Any]:
+    """The trainings in order, and what `fit` and `arms` will take."""
+    out = plain_table("Plan", "training", "parameters", "steps", "batch", "FLOPs", "expected time")
+    for row in rows:
+        out.add_row(
+            row.name, number(row.parameters), f"{row.steps:,}", str(row.batch), number(row.flops), clock(row.seconds)
+        )
+
+    def total(names: Sequence[str]) -> str:
+        wanted = trainings(recipe, names)
+        return clock(sum(row.seconds for row in rows if row.name in wanted))
+
+    return ["", out, f"Training takes about {total(['bootdiff'])} (fit), {total(arms)} for all arms (arms)."]
