@@ -33,7 +33,7 @@ from bootdiff.denoise import Denoiser, White, expand
 from bootdiff.noise import interpolate, nearest_level, precondition
 from bootdiff.views import View
 
-__all__ = ["Composite", "Estimates", "Expert", "Snapshots", "Stack"]
+__all__ = ["Composite", "Estimates", "Expert", "Snapshots", "Stack", "project_null"]
 
 
 class Estimates(NamedTuple):
@@ -71,7 +71,7 @@ class Composite(Denoiser):
     ) -> None:
         super().__init__()
         self.base, self.shape = base, base.shape
-        self.views = {n: view_kinds.from_config(v) if isinstance(v, dict) else v for n, v in views.items()}
+        self.views = _views(views)
         if set(self.views) != set(denoisers):
             raise ValueError(f"views {sorted(self.views)} and denoisers {sorted(denoisers)} must have the same names")
         for name, view in self.views.items():
@@ -155,11 +155,33 @@ class Composite(Denoiser):
         return self.estimate(x, sigma, label).mean
 
 
+def _views(given: Mapping[str, View | dict[str, Any]]) -> dict[str, View]:
+    return {n: view_kinds.from_config(v) if isinstance(v, dict) else v for n, v in given.items()}
+
+
 def _contexts(places: Sequence[View], full: tuple[int, ...], x: Tensor) -> Tensor | None:
     masks = [p.mask(full) for p in places]
     if any(m is None for m in masks):
         return None
     return torch.cat([m.to(x).expand(len(x), *m.shape) for m in masks if m is not None])
+
+
+def project_null(r: Tensor, views: Mapping[str, View], cycles: int = 64) -> Tensor:
+    """r less what lies in the views' row spaces, (B, *shape): cyclic projections r <- r - A^T A r.
+
+    Exact after one cycle where the projections commute, as those of one view's placements do, and those of views that
+    are nested, disjoint or of different axes; else, as for a thumbnail and a crop across its blocks, it converges (von
+    Neumann 1949, Halperin 1962), and stops after `cycles` at the latest.
+    """
+    full = tuple(r.shape[1:])
+    places = [p for view in views.values() for p in view.placements(full)]
+    for _ in range(cycles):
+        before = r
+        for p in places:
+            r = r - p.lift(p(r), full)
+        if len(views) < 2 or bool((r - before).abs().max() <= 1e-6 * before.abs().max()):
+            break
+    return r
 
 
 class Expert(nn.Module):
@@ -172,19 +194,31 @@ class Expert(nn.Module):
         scale: c_r / c_out at each level; c_out is that of the white base, so 1 stands for "no views".
         sees: whether F sees the lifted view estimates.
         on: what r is added to: "views" (the composite V) or "base" (the white base: a denoiser of its own).
+        null: views (or their configs) by name, in whose null space F is kept; None for no such limit.
     """
 
     scale: Tensor
     levels: Tensor
 
     def __init__(
-        self, net: nn.Module, base: White, levels: Sequence[float], scale: Sequence[float], sees: bool, on: str
+        self,
+        net: nn.Module,
+        base: White,
+        levels: Sequence[float],
+        scale: Sequence[float],
+        sees: bool,
+        on: str,
+        null: Mapping[str, View | dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         if on not in ("views", "base"):
             raise ValueError(f"an expert stands on 'views' or on 'base', not {on!r}")
         self.net, self.base, self.sees, self.on = net, base, sees, on
-        self.config = {"net": net, "base": base, "levels": list(levels), "scale": list(scale), "sees": sees, "on": on}
+        self.null = _views(null or {})
+        self.config = {
+            "net": net, "base": base, "levels": list(levels), "scale": list(scale), "sees": sees, "on": on,
+            "null": {n: view_kinds.to_config(v) for n, v in self.null.items()},
+        }  # fmt: skip
         self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
         self.register_buffer("scale", torch.tensor(list(scale), dtype=torch.float64), persistent=False)
 
@@ -204,7 +238,7 @@ class Expert(nn.Module):
             parts.append(seen / self.base.sigma_data)
         if context is not None:
             parts.append(context.to(x.dtype))
-        return self.net(torch.cat(parts, 1), c.c_noise, label)
+        return project_null(self.net(torch.cat(parts, 1), c.c_noise, label).to(x.dtype), self.null)
 
     def forward(
         self, x: Tensor, sigma: Tensor, seen: Tensor | None, label: Tensor | None = None, context: Tensor | None = None

@@ -5,7 +5,7 @@ For a sample x0, noise n and an expert r = c_r F on top of the composite V, F's 
     loss = | F - (x0 - V) / c_r |^2  +  mu |F|^2  +  nu sum_i |A_i F|^2,
 
 means over coordinates: mu (*energy*) shrinks toward the views, nu (*subspace*) makes what lies in the views' row space
-dearer than what lies in their null space.  The hard limit projects F on the null space (`project_null`).
+dearer than what lies in their null space.  The hard limit projects F on the null space (`composite.project_null`).
 
 Data stored with noise, y = A x0 + tau n', is trained at sigma^2 = tau^2 + s^2 > tau^2 by predicting the stored y from a
 noisier copy x = y + s n: with a = s^2 / sigma^2, Tweedie's formula E[y|x] = a E[x0|x] + (1 - a) x makes
@@ -30,9 +30,8 @@ from bootdiff.boot.gains import Moments
 from bootdiff.denoise import Denoiser, denoising_error, expand, mean_over
 from bootdiff.noise import LogNormal, precondition
 from bootdiff.train import global_draw, global_randn
-from bootdiff.views import View
 
-__all__ = ["HeldOut", "Probe", "ResidualObjective", "Samples", "Trainee", "probe", "project_null", "residual_energy"]
+__all__ = ["HeldOut", "Probe", "ResidualObjective", "Samples", "Trainee", "probe", "residual_energy"]
 
 
 @dataclass
@@ -130,8 +129,8 @@ class HeldOut:
     def _gather(self, errors: Iterator[tuple[Probe, Tensor]]) -> Tensor:
         loss = torch.full((len(self.levels), len(self.samples)), float("nan"), dtype=torch.float64)
         for p, error in errors:
-            at = loss[p.level, p.index]
-            loss[p.level, p.index] = torch.where(at.isnan(), 0.0, at) + error.double().cpu() / self.draws
+            before = loss[p.level, p.index] if p.draw else 0.0
+            loss[p.level, p.index] = before + error.double().cpu() / self.draws
         return loss
 
     def _error(self, p: Probe, estimate: Tensor) -> Tensor:
@@ -199,20 +198,6 @@ def residual_energy(held_out: HeldOut, on: str) -> Tensor:
     return torch.where(scale.isnan(), 1.0, scale).clamp_min(1e-4)
 
 
-def project_null(r: Tensor, views: Mapping[str, View], cycles: int = 8) -> Tensor:
-    """r less what lies in the views' row spaces, (B, *shape): cyclic projections r <- r - A^T A r.
-
-    Exact after one cycle where the projections commute (all of a library's image views do); else it converges
-    (von Neumann 1949, Halperin 1962).
-    """
-    full = tuple(r.shape[1:])
-    places = [p for view in views.values() for p in view.placements(full)]
-    for _ in range(cycles if len(places) > 1 else 1):
-        for p in places:
-            r = r - p.lift(p(r), full)
-    return r
-
-
 @dataclass
 class ResidualObjective:
     """Per-sample training loss of an expert.
@@ -221,7 +206,6 @@ class ResidualObjective:
         composite: V, frozen.
         noise: distribution of the noise levels.
         energy, subspace: mu and nu.
-        project: train (and use) only the part of F in the null space of the views.
         tau: noise of the stored samples.
     """
 
@@ -229,7 +213,6 @@ class ResidualObjective:
     noise: LogNormal
     energy: float = 0.0
     subspace: float = 0.0
-    project: bool = False
     tau: float = 0.0
 
     def __call__(self, model: torch.nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -264,8 +247,6 @@ class Trainee(torch.nn.Module):
         expert = self.expert
         unit = expert.unit(x, sigma, at.seen, label, mask).float()
         views = objective.composite.views
-        if objective.project:
-            unit = project_null(unit, views)
         a = 1 - (objective.tau / sigma) ** 2
         on = at.mean if expert.on == "views" else at.base
         target = (x0 - expand(1 - a, x) * x) / expand(expert.c_r(sigma), x) - expand(a / expert.c_r(sigma), x) * on

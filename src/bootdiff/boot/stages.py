@@ -186,16 +186,19 @@ class Bootstrap:
         """Train one expert on a composite, and choose its snapshot for each noise level on held-out samples."""
         residual = self.recipe.residual
         regular = {"energy": residual.energy, "subspace": residual.subspace} if on == "views" else {}
-        key = self._key(name, bench, encode(net.model_dump()), training, regular, residual.snapshots, list(parents))
+        # Only what is not the default, so that stages of earlier runs stay usable.
+        other = {"project": True} if residual.project else {}
+        other |= {} if residual.sees_views else {"sees_views": False}
+        settings = regular | (other if on == "views" else {})
+        key = self._key(name, bench, encode(net.model_dump()), training, settings, residual.snapshots, list(parents))
         stage = self._stage(name, key)
         held_out = self.held_out(bench, composite)
         scale = self._json(stage, "scale.json", lambda: residual_energy(held_out, on).tolist())
         expert = self._build(name, bench, composite, on, net, scale)
         trainee = Trainee(expert)
         objective = ResidualObjective(
-            composite, LogNormal(training.noise.mean, training.noise.std), project=residual.project and on == "views",
-            tau=bench.tau, **regular,
-        )  # fmt: skip
+            composite, LogNormal(training.noise.mean, training.noise.std), tau=bench.tau, **regular
+        )
         batches = Batches(
             bench.train, bench.scale, training.batch, seed=self._seed(name), flip=bench.flip, workers=training.workers,
             rank=self.accelerator.process_index, world=self.accelerator.num_processes, mask=bench.mask,
@@ -341,7 +344,8 @@ class Bootstrap:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(name))
             built = build_net(net.kind, channels, bench.base.shape, bench.classes, **net.options())
-        return Expert(built, bench.base, self.levels, scale, sees, on).to(self.device)
+        null = composite.views if on == "views" and self.recipe.residual.project else None
+        return Expert(built, bench.base, self.levels, scale, sees, on, null).to(self.device)
 
     def _last(self, stage: StageDir, expert: Snapshots) -> Expert:
         last: Any = copy.deepcopy(expert.members[0])
