@@ -52,7 +52,7 @@ class NoiseEmbedding(nn.Module):
 
 
 class _LocalBlock(nn.Module):
-    """x + conv(SiLU(FiLM(norm over channels(x)))), 3x3."""
+    """x + conv(SiLU(FiLM(x))), 3x3."""
 
     def __init__(self, width: int, embedding: int, dropout: float) -> None:
         super().__init__()

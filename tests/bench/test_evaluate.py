@@ -184,6 +184,7 @@ def test_gap_closed_on_made_up_losses():
     assert all(row == {"mean": 0.75, "stderr": 0} for row in got["per_level"].values())
     assert gap_closed(tabulate(flat, LEVELS), "views_only")["mean"] == -0.5
     assert gap_closed(tabulate(flat, LEVELS), "oracle", to="unregularized")["mean"] == 2
+    assert math.isnan(gap_closed(tabulate(flat, LEVELS), of="oracle", to="full_only")["mean"])  # no way up to go
 
 
 def test_the_share_of_the_mean_is_not_the_mean_of_the_shares():

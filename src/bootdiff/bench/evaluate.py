@@ -172,8 +172,8 @@ def gap_closed(
 
     Returns:
         {"mean", "stderr", "per_level": {level: {"mean", "stderr"}}, "arm", "of", "to"}: "mean" is the share of the
-        gap in the mean loss, not the mean of the levels' shares.  NaN where there is no gap (less than two standard
-        errors): a share of nothing means nothing.
+        gap in the mean loss, not the mean of the levels' shares.  NaN where there is no gap (`to` is not better than
+        `of` by two standard errors): a share of nothing means nothing.
 
     Raises:
         ValueError: an arm that is not in the table.
@@ -190,7 +190,7 @@ def _share(first: Mapping[str, float], gap: Mapping[str, float], last: Mapping[s
     """(F - B) / (F - O) of the paired differences F - B, F - O and B - O, whose errors give the covariance."""
     u, v = first["mean"], gap["mean"]
     var_u, var_v, var_w = (d["stderr"] ** 2 for d in (first, gap, last))
-    if v == 0 or v**2 < 4 * var_v:
+    if not v > 0 or v**2 < 4 * var_v:
         return {"mean": math.nan, "stderr": math.nan}
     g, cov = u / v, (var_u + var_v - var_w) / 2
     return {"mean": g, "stderr": math.sqrt(max(var_u - 2 * g * cov + g**2 * var_v, 0.0)) / abs(v)}
