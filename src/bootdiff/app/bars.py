@@ -108,10 +108,8 @@ class Screen:
         nth = f" ({self.order.index(what) + 1} of {len(self.order)})" if what in self.order else ""
         if not self.console.is_terminal:
             now = time.monotonic()
-            if what != self._stage:
+            if what != self._stage or now - self._told > self.every or step == steps:
                 self._stage, self._told = what, now
-            if now - self._told > self.every or step == steps:
-                self._told = now if step < steps else float("inf")
                 self.console.print(f"{what}{nth}: {step}/{steps}  {text}", markup=False, soft_wrap=True)
             return
         if self._bar is None or what != self._stage:

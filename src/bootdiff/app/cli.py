@@ -6,6 +6,7 @@ user can put right (its message is printed, without a traceback), 130 interrupte
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import shlex
@@ -36,14 +37,40 @@ class _Verbs(TyperGroup):
         except BootdiffError as error:
             job = sys.modules.get("bootdiff.job")  # without it nothing was trained, and nothing interrupted
             interrupted = job is not None and isinstance(error, job.Interrupted)
-            _complain(str(error))
+            _complain(f"{error}\n{_command()}" if interrupted else str(error))
             raise typer.Exit(130 if interrupted else 2) from None
         except KeyboardInterrupt:
-            _complain("interrupted. Run the same command again to go on: " + _command())
+            _complain(f"interrupted. Run the same command again to go on:\n{_command()}")
             raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in _PLACES or error.filename is None:
+                raise
+            _complain(f"{error.filename}: {error.strerror}; put that right, or choose another place")
+            raise typer.Exit(2) from None
+        except RuntimeError as error:
+            torch = sys.modules.get("torch")
+            if torch is None or not isinstance(error, torch.OutOfMemoryError):
+                raise
+            _complain(f"out of memory ({str(error).splitlines()[0]}); lower training.batch, or `patch` the networks")
+            raise typer.Exit(2) from None
+
+
+# what a wrong path or a full or read-only disk gives
+_PLACES = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EDQUOT,
+}
 
 
 def _complain(text: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # the first process says it
     typer.secho("bootdiff: ", fg="red", bold=True, err=True, nl=False)
     typer.echo(text, err=True)
 
@@ -384,11 +411,23 @@ def _look(screen: Any, folder: Path) -> None:
 
 
 def _spread(processes: int) -> None:
-    """Run this command again in several processes; does not return."""
+    """Run this command again in several processes on this machine; does not return."""
+    import logging
+    import signal
+
+    # Ctrl-C reaches the processes themselves, which end cleanly; told again by the launcher they would stop at once.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    signal.signal(signal.SIGINT, lambda *_: None)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    arguments = sys.argv[1:]
-    torchrun(["--standalone", "--nproc_per_node", str(processes), "-m", "bootdiff", *arguments])
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        torchrun(["--standalone", "--nproc_per_node", str(processes), "-m", "bootdiff", *sys.argv[1:]])
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        raise typer.Exit(code if code > 0 else 1) from None  # it has said why
     raise typer.Exit(0)
 
 

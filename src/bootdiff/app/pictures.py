@@ -61,11 +61,13 @@ def _enlarged(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def grid(pictures: Sequence[Image.Image], columns: int | None = None, side: int = 64, gap: int = 3) -> Image.Image:
-    """Pictures in rows, each enlarged to about `side` pixels."""
+def grid(
+    pictures: Sequence[Image.Image], columns: int | None = None, side: int = 64, gap: int = 3, height: int = 0
+) -> Image.Image:
+    """Pictures in rows, each enlarged to about `side` pixels; rows are `height` pixels high at least."""
     columns = columns or max(1, math.ceil(math.sqrt(len(pictures))))
     tiles = [_enlarged(picture, side) for picture in pictures]
-    w, h = max(t.width for t in tiles), max(t.height for t in tiles)
+    w, h = max(t.width for t in tiles), max(height, *(t.height for t in tiles))
     rows = math.ceil(len(tiles) / columns)
     sheet = Image.new("RGB", (columns * (w + gap) - gap, rows * (h + gap) - gap), _PAPER)
     for k, tile in enumerate(tiles):
@@ -96,7 +98,7 @@ def panels(sheets: Mapping[str, Image.Image], title: str = "", note: str = "", m
     return page
 
 
-def view_rows(materials: Materials, rows: int = 4, side: int = 96) -> Image.Image:
+def view_rows(materials: Materials, rows: int = 4, least: int = 96) -> Image.Image:
     """Each view beside a full sample: the sample, what the view shows of it, and one of the view's own files.
 
     The last two should look alike: where they differ in size, brightness or place, the recipe's view is not what was
@@ -105,6 +107,9 @@ def view_rows(materials: Materials, rows: int = 4, side: int = 96) -> Image.Imag
     full = materials.full
     rows = min(rows, len(full))
     chosen = [full[i] for i in range(rows)]
+    longest = max(full.shape[1:])
+    side = longest * math.ceil(least / longest)
+    height = full.shape[1] * (side // longest)
     sheets = {"full sample": grid([to_pil(s.x, s.mask) for s in chosen], 1, side)}
     rng = torch.Generator().manual_seed(0)
     for name, material in materials.views.items():
@@ -119,8 +124,8 @@ def view_rows(materials: Materials, rows: int = 4, side: int = 96) -> Image.Imag
         files = [material.train[i] for i in range(min(rows, len(material.train)))]
         fixed = material.view.mask(tuple(full.shape)) if material.view.single else None
         own = [to_pil(s.x, fixed if s.mask is None else s.mask) for s in files]
-        sheets[f"its {name}"] = grid(shown, 1, side)
-        sheets[f"{name}: files"] = grid(own, 1, side)
+        sheets[f"its {name}"] = grid(shown, 1, side, height=height)
+        sheets[f"{name}: files"] = grid(own, 1, side, height=height)
     note = "a view of a full sample and the view's own files should look alike"
     if any(m.view.masked for m in materials.views.values()):
         note += "; pink is hidden"

@@ -55,8 +55,9 @@ def describe(materials: Materials) -> dict[str, dict[str, Any]]:
     view coordinates, as their denoisers see them."""
     rows = {}
     for name, source in materials.sources().items():
-        found = measure(source, limit=_MEASURED)
-        view = next((v.view for k, v in materials.views.items() if name.startswith(f"view {k}")), None)
+        view = next((v.view for k, v in materials.views.items() if name.split(" (")[0] == f"view {k}"), None)
+        mask = view.mask(materials.shape) if view is not None and view.single else None
+        found = measure(source, limit=_MEASURED, mask=mask)
         rows[name] = {
             "count": len(source),
             "shape": list(source.shape),

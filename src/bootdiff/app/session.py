@@ -27,6 +27,7 @@ from bootdiff.boot.saving import load_denoiser
 from bootdiff.boot.stages import ARMS, Bootstrap
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
+from bootdiff.job import Interrupted
 from bootdiff.recipe import Recipe, load_recipe_text
 from bootdiff.runs import Run, atomic_write_json, read_json
 
@@ -170,6 +171,9 @@ def open_session(
         bootstrap = Bootstrap(recipe, materials, run, accelerator, screen, screen.say, others)
         try:
             yield Session(recipe, materials, run, accelerator, screen, bootstrap)
+        except Interrupted:
+            accelerator.wait_for_everyone()  # for the first process to write the checkpoint
+            raise
         finally:
             screen.clear()
             if tensorboard:
