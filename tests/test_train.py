@@ -156,6 +156,15 @@ def test_the_ledger(run):
     assert 2**24 < ledger["peak_memory"] < 2**36
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux lets the peak be reset")
+def test_the_peak_memory_is_that_of_the_stage(run):
+    before = bytearray(b"x" * 2**28)
+    first = train(run.stage("first"), steps=2).ledger["peak_memory"]
+    del before
+    second = train(run.stage("second"), steps=2).ledger["peak_memory"]
+    assert second < first - 2**27
+
+
 def test_progress_is_told_from_start_to_end(run):
     told = []
     train(run.stage("toy"), progress=told.append)

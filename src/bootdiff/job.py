@@ -15,8 +15,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.errors import BootdiffError
+from bootdiff.memory import forget_peak, peak_memory
 from bootdiff.runs import StageDir, load_tensors, save_tensors
 
 __all__ = ["Diverged", "FitResult", "Interrupted", "Job", "Progress", "load_weights", "mix", "snapshot_path"]
@@ -268,6 +267,7 @@ class Job:
         self.first, self.first_images = self.step, self.state.images
         self.evaluation, self.told, self.ended = 0.0, 0.0, None
         self.started = self.saved = time.monotonic()
+        forget_peak(self.device)
         self.tell(always=True)
         try:
             with torch.random.fork_rng(devices=[] if self.device.type != "cuda" else [torch.cuda.current_device()]):
@@ -295,7 +295,6 @@ class Job:
     def _ledger(self) -> dict[str, Any]:
         state = self.state
         cuda = self.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated() if cuda else _peak_memory()
         return {
             "parameters": sum(p.numel() for p in self.params),
             "steps": state.step,
@@ -304,7 +303,7 @@ class Job:
             "flops": state.flops_per_step * state.step,
             "seconds": self.seconds(),
             "evaluation_seconds": state.evaluation_seconds + self.evaluation,
-            "peak_memory": max(state.peak_memory, peak),
+            "peak_memory": max(state.peak_memory, peak_memory(self.device)),
             "device": str(self.device) + (f" ({torch.cuda.get_device_name()})" if cuda else ""),
             "processes": self.world,
             "sessions": state.sessions,
@@ -439,9 +438,3 @@ def load_state(module: nn.Module, tensors: dict[str, Tensor], path: str | Path) 
             f"{path}: these weights are of another network ({' '.join(str(error).split())[:300]}). Use the network "
             f"they were trained with, or another run directory."
         ) from None
-
-
-def _peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
