@@ -8,11 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from app_calls import TINY, call, refused
 from PIL import Image
 
 from bootdiff.boot.stages import ARMS
+from bootdiff.files import load_tensors
 from bootdiff.recipe import load_recipe_text, reference
 
 
@@ -112,9 +114,10 @@ def test_fit_in_two_processes_gets_what_one_gets(tmp_path, trained):
     done = subprocess.run([*map(str, command), "--processes", "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained: full_only") == 1
-    two = [row["loss"] for row in map(json.loads, (out / "metrics.jsonl").open()) if row.get("loss")]
-    one = [row for row in map(json.loads, (trained.run / "metrics.jsonl").open()) if row["stage"] == "full-local"]
-    assert two == pytest.approx([row["loss"] for row in one if row.get("loss")], rel=1e-4)
+    two, _ = load_tensors(out / "full-local" / "final.safetensors")
+    one, _ = load_tensors(trained.run / "full-local" / "final.safetensors")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
     assert read(out / "ledger.json")["full-local"]["processes"] == 2
 
 
@@ -140,6 +143,15 @@ def test_check_plans_what_then_happens(tmp_path, trained):
     assert width > 5 * 48
     assert height > 4 * 96
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_simulated_views_can_be_limited(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(TINY.replace("test: 24}", "test: 24, limit: 20}"))
+    assert call("check", recipe, "--out", tmp_path).exit_code == 0
+    data = read(tmp_path / "check.json")["data"]
+    assert [data[f"view {name}"]["count"] for name in ("thumbnails", "halves")] == [18, 18]  # and 2 held out each
+    assert data["oracle"]["count"] == 200 - 24 - 10
 
 
 def test_check_doubts_files_that_are_not_what_the_view_says(tmp_path):

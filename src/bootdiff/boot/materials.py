@@ -124,7 +124,9 @@ def gather(recipe: Recipe) -> Materials:
             test = None if recipe.test is None else _open(recipe, recipe.test)
         order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
         shares = {
-            name: rest if simulated.share == "all" else sorted(rest[i] for i in order[k :: len(takers)])
+            name: sorted(
+                rest[i] for i in (order if simulated.share == "all" else order[k :: len(takers)])[: simulated.limit]
+            )
             for k, name in enumerate(takers)
         }
     full = Subset(pool, full_ids)
