@@ -14,7 +14,7 @@ def shown(terminal, **options):
     file = io.StringIO()
     screen = Screen(Console(file=file, force_terminal=terminal, width=120, color_system=None), **options)
     screen.expect(["full-unet", "full-local"])
-    for step in (1, 50, 99, 100):
+    for step in (1, 50, 99, 100, 100):
         screen(Progress("full-local", step, 100, 0.4321, 1234.6, 75.0))
     screen.say("full-local: [done]")
     screen.clear()
@@ -34,6 +34,7 @@ def test_a_log_gets_a_line_now_and_then():
     lines = shown(False).splitlines()
     assert [line.split()[4] for line in lines[:-1]] == ["1/100", "100/100"]  # where it begins and ends
     assert lines[-2:] == ["full-local (2 of 2): 100/100  loss 0.4321  1,235 images/s  1:15 left", "full-local: [done]"]
+    # the last step is told twice
     every = shown(False, every=0.0).splitlines()
     assert [line.split()[4] for line in every[:-1]] == ["1/100", "50/100", "99/100", "100/100"]
 

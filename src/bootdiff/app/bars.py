@@ -58,13 +58,13 @@ class Screen:
     def __init__(self, console: Console | None = None, quiet: bool = False, every: float = 20.0) -> None:
         self.console = console or Console(highlight=False)
         if not self.console.is_terminal:
-            self.console.width = max(self.console.width, 110)
+            self.console.width = max(self.console.width, 160)
         self.quiet, self.every = quiet, every
         self.order: list[str] = []
         self._bar: Bar | None = None
         self._task: Any = None
         self._stage = ""
-        self._told = 0.0
+        self._told, self._shown = 0.0, -1
 
     def expect(self, stages: Sequence[str]) -> None:
         """The trainings to come, in order, so that each says which of how many it is."""
@@ -108,8 +108,9 @@ class Screen:
         nth = f" ({self.order.index(what) + 1} of {len(self.order)})" if what in self.order else ""
         if not self.console.is_terminal:
             now = time.monotonic()
-            if what != self._stage or now - self._told > self.every or step == steps:
-                self._stage, self._told = what, now
+            begins, ends = what != self._stage, step == steps
+            if begins or (step != self._shown and (ends or now - self._told > self.every)):
+                self._stage, self._told, self._shown = what, now, step
                 self.console.print(f"{what}{nth}: {step}/{steps}  {text}", markup=False, soft_wrap=True)
             return
         if self._bar is None or what != self._stage:

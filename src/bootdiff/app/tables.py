@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bootdiff.app.bars import clock, number
 
-__all__ = ["costs", "levels", "losses", "over_seeds", "plain_table", "quality"]
+__all__ = ["costs", "levels", "losses", "over_seeds", "plain_table", "quality", "stages"]
 
 
 def plain_table(title: str, first: str, *columns: str) -> Table:
@@ -67,6 +67,17 @@ def costs(totals: Mapping[str, Mapping[str, Any]]) -> Table:
             arm, str(len(t["stages"])), number(t["parameters"]), number(t["images"]), number(t["flops"]),
             "" if ratio is None else f"{ratio:.1f}", clock(t["seconds"]), number(t["peak_memory"]) + "B",
             style=_style(arm),
+        )  # fmt: skip
+    return out
+
+
+def stages(ledger: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What each network cost, per step."""
+    out = plain_table("Each network", "network", "parameters", "steps", "FLOPs / step", "ms / step", "memory")
+    for name, s in ledger.items():
+        out.add_row(
+            name, number(s["parameters"]), f"{s['steps']:,}", number(s["flops_per_step"]),
+            f"{1000 * s['seconds'] / max(s['steps'], 1):.3g}", number(s["peak_memory"]) + "B",
         )  # fmt: skip
     return out
 
