@@ -234,6 +234,9 @@ def level_curves(table: Mapping[str, Mapping[str, Any]], path: str | Path, refer
         if bars is not None and any(v != v for v in bars):
             bars = None
         axis.errorbar(x, means, bars, marker="o", markersize=4, capsize=2, elinewidth=1, **style)
+    if against is not None:
+        # Arms far worse than the reference may leave the picture: the others are what it is about.
+        axis.set_ylim(top=min(axis.get_ylim()[1], 1.35))
     axis.set_xscale("log")
     axis.set_xticks(x, [f"{v:g}" for v in x])
     axis.minorticks_off()
