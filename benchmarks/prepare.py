@@ -3,7 +3,7 @@
     python benchmarks/prepare.py --data DIR [--out benchmarks/data]
 
 cats32.npz       cats64 averaged to 32 x 32 x 3: `train` (5600) and `test` (850)
-mnist-tiny.npz   mnist28 padded to 32 x 32, averaged to 16 x 16, on three equal channels: `train`, the useless thumbnails
+mnist-tiny.npz   mnist28 padded to 32 x 32, averaged to 16 x 16, on three channels: `train`, useless thumbnails
 """
 
 from __future__ import annotations
