@@ -85,10 +85,12 @@ def trainings(recipe: Recipe, arms: Sequence[str]) -> list[str]:
         if arm in ("views_only", "unregularized", "bootdiff"):
             for name, spec in recipe.views.items():
                 names += [f"view-{name}-{kind}" for kind in ([spec.backbone.kind] if spec.backbone else nets)]
+        # What a view knows is measured beside what the full samples alone teach.
+        judged = recipe.gains.mode == "fit" and arm in ("views_only", "unregularized", "bootdiff")
+        if arm == "full_only" or judged or (arm == "bootdiff" and recipe.residual.full_experts):
+            names += [f"full-{net}" for net in nets]
         if arm in ("unregularized", "bootdiff"):
             names += [f"residual-{net}" for net in nets]
-        if arm == "full_only" or (arm == "bootdiff" and recipe.residual.full_experts):
-            names += [f"full-{net}" for net in nets]
         if arm == "oracle":
             names += [f"oracle-{net}" for net in nets]
     return list(dict.fromkeys(names))

@@ -34,7 +34,8 @@ def totals(ledger: Mapping[str, Mapping[str, Any]], arm: str, full_experts: bool
     Args:
         ledger: stage -> its ledger, one per trained network (`Bootstrap.ledger`, or `ledger` in a stage's done.json).
         arm: one of `STAGES`.
-        full_experts: whether bootdiff's stack holds the full-only networks, too (`residual.full_experts`).
+        full_experts: whether bootdiff needs the full-only networks, too: to stack them (`residual.full_experts`), or
+            to judge its views by (`gains.mode: fit`).
 
     Returns:
         "stages" (their names), the sums "parameters", "steps", "images", "flops", "seconds", "evaluation_seconds",

@@ -84,6 +84,7 @@ class Composite(Denoiser):
         values = values.reshape(len(levels), len(self.views))
         self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
         self.register_buffer("gains", values.double(), persistent=False)
+        self._places: dict[str, tuple[tuple[View, ...], Tensor]] = {}
         self.denoisers.requires_grad_(False)
         self.train(False)
 
@@ -109,23 +110,32 @@ class Composite(Denoiser):
         denoisers = {n: self.denoisers[n] for n in names}
         return Composite(self.base, kept, denoisers, self.levels.tolist(), gains[:, keep].tolist())  # type: ignore[arg-type]
 
-    def evidence(self, name: str, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One view's word: the lifted A^T (d - A b) and A^T (d - A m), each (B, *shape), coverage-weighted."""
-        view, denoiser = self.views[name], self.denoisers[name]
-        places = view.placements(self.shape)
+    def evidence(
+        self, name: str, x: Tensor, sigma: Tensor, label: Tensor | None, against: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One view's word against an estimate a of x0 (B, *shape), as the base b is: A^T (d - A a), and A^T (d - A m).
+
+        Each (B, *shape), coverage-weighted over the view's placements.
+        """
+        denoiser, places, coverage = self.denoisers[name], *self._placed(name)
         y = torch.cat([p(x) for p in places])
         context = _contexts(places, self.shape, x)
         k = len(places)
         d = denoiser(y, sigma.repeat(k), None if label is None else label.repeat(k), context).chunk(k)
-        base = self.base(x, sigma)
         mean = self.base.mean.to(x.dtype).expand_as(x)
         zero = torch.zeros_like(x)
         says, sees = zero, zero
         for place, estimate in zip(places, d, strict=True):
-            says = says + place.lift(estimate - place(base), self.shape)
+            says = says + place.lift(estimate - place(against), self.shape)
             sees = sees + place.lift(estimate - place(mean), self.shape)
-        coverage = view.coverage(self.shape).to(x)
-        return says / coverage, sees / coverage
+        return says / coverage.to(x), sees / coverage.to(x)
+
+    def _placed(self, name: str) -> tuple[tuple[View, ...], Tensor]:
+        """A view's placements and their coverage: always the same, and costly for random masks."""
+        if name not in self._places:
+            view = self.views[name]
+            self._places[name] = view.placements(self.shape), view.coverage(self.shape)
+        return self._places[name]
 
     def estimate(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Estimates:
         """Base, composite and lifted view estimates of a batch x (B, *shape) at sigma (B,)."""
@@ -142,10 +152,10 @@ class Composite(Denoiser):
                 seen.append(torch.zeros_like(x))
                 continue
             if bool(rows.all()):
-                says, sees = self.evidence(name, x, sigma, label)
+                says, sees = self.evidence(name, x, sigma, label, base)
             else:
                 at = rows.nonzero()[:, 0]
-                part = self.evidence(name, x[at], sigma[at], None if label is None else label[at])
+                part = self.evidence(name, x[at], sigma[at], None if label is None else label[at], base[at])
                 says, sees = (torch.zeros_like(x).index_copy(0, at, p.to(x.dtype)) for p in part)
             total = total + expand(gain, x) * says
             seen.append(sees)

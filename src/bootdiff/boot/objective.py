@@ -174,20 +174,23 @@ class HeldOut:
         return moments
 
     @torch.no_grad()
-    def evidence_moments(self) -> Moments:
-        """Moments of x0 - b against each view's lifted evidence, for the gains."""
+    def evidence_moments(self, against: Denoiser | None = None) -> Moments:
+        """Moments of x0 - a against each view's lifted evidence A^T (d - A a).
+
+        a is the white base (for the gains), or another denoiser: what do the views know that it does not?
+        """
         names = list(self.composite.views)
         moments = Moments.empty(len(self.levels), len(self.samples), len(names))
         for p in probe(self.samples, self.levels, self.draws, self.seed):
-            base = self.composite.base(p.x, p.sigma)
+            known = (against or self.composite.base)(p.x, p.sigma, p.label)
             says = []
             for name in names:
-                heard = float(p.sigma[0]) > self.composite.views[name].tau * 1.01
-                says.append(
-                    self.composite.evidence(name, p.x, p.sigma, p.label)[0] if heard else torch.zeros_like(base)
-                )
+                if float(p.sigma[0]) > self.composite.views[name].tau * 1.01:
+                    says.append(self.composite.evidence(name, p.x, p.sigma, p.label, known)[0])
+                else:
+                    says.append(torch.zeros_like(known))
             scale = 1 / precondition(p.sigma, self.composite.base.sigma_data).c_out
-            moments.add(p.level, p.index, p.x0 - base, says, scale)
+            moments.add(p.level, p.index, p.x0 - known, says, scale)
         return moments
 
 

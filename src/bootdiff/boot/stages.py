@@ -1,8 +1,9 @@
 """Bootstrapping diffusion, stage by stage (Ma 2025, arXiv 2505.11825, with the regularizers of docs/regularization.md).
 
     1. views        for each kind i of partial data: train d_i on its own files
-    2. gains        lambda_i(sigma): regress x0 - b on the views' lifted evidence, on full samples
-    3. full         denoisers trained on the full samples alone (they are the arm `full_only`, and experts of the stack)
+    2. full         denoisers trained on the full samples alone (they are the arm `full_only`, and experts of the stack)
+    3. gains        which views know what the full samples do not teach (`news`)?  For these, lambda_i(sigma): regress
+                    x0 - b on the views' lifted evidence, on full samples
     4. residual     train experts r_k of x0 - V on the full samples, each stopped per noise level on held-out ones
     5. stack        kappa_k(sigma) >= 0: regress x0 - V on D_k - V, on held-out full samples
 
@@ -94,18 +95,23 @@ class Bootstrap:
         return self._once(arm, getattr(self, f"_{arm}"))
 
     def _views_only(self) -> Composite:
-        """Stages 1 and 2."""
+        """Stages 1 to 3."""
         bench = self.full_bench()
         denoisers = {name: self.view(name) for name in self.recipe.views}
         views = {name: v.view for name, v in self.materials.views.items()}
         composite = Composite(bench.base, views, denoisers, self.levels).to(self.device)
         if self.recipe.gains.mode == "unit":
             return composite
-        weights = self._weights("gains", list(views), lambda: self._gains(composite), self._view_keys())
+        parents = [*self._view_keys(), *self._full_keys()]
+        news = self._weights("news", list(views), lambda: self._news(composite), parents)
+        composite = composite.with_gains(news).to(self.device)
+        if not composite.views:
+            return composite
+        weights = self._weights("gains", list(composite.views), lambda: self._gains(composite), self._view_keys())
         return composite.with_gains(weights).to(self.device)
 
     def _full_only(self) -> Stack:
-        """Stage 3."""
+        """Stage 2."""
         bench = self.full_bench()
         return self.stack("full", bench, self.no_views(bench.base), self.full_experts())
 
@@ -158,7 +164,7 @@ class Bootstrap:
         return self.stack(f"view-{name}", bench, composite, experts)
 
     def full_experts(self) -> dict[str, Snapshots]:
-        """Stage 3: denoisers of the full samples, one per backbone."""
+        """Stage 2: denoisers of the full samples, one per backbone."""
         return self._once("full experts", lambda: self._experts("full", self.no_views(self.full_bench().base), "base"))
 
     def residual_experts(self, composite: Composite) -> dict[str, Snapshots]:
@@ -236,6 +242,17 @@ class Bootstrap:
         return Stack(composite, chosen, self.levels, weights).to(self.device).eval()
 
     # -- regressions ---------------------------------------------------------------------------------------------------
+
+    def _news(self, composite: Composite) -> Weights:
+        """Weights of the views' evidence beside the full-only denoiser, on held-out samples.
+
+        Against the white base even an unrelated view has something to say (that pictures are smooth, say).  A view that
+        adds nothing, at no noise level, to what the full samples alone teach is left out.
+        """
+        held_out = HeldOut(self.full_bench().samples, composite, self.levels, 4, seed=self._seed("news"))
+        moments = held_out.evidence_moments(self.denoiser("full_only"))
+        gains = self.recipe.gains
+        return fit_weights(moments, self.levels, gains.folds, self._widths(), nonnegative=True, prune=gains.prune)
 
     def _gains(self, composite: Composite) -> Weights:
         gains = self.recipe.gains
@@ -378,6 +395,10 @@ class Bootstrap:
 
     def _digest(self, value: Any) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+    def _full_keys(self) -> list[str]:
+        self.denoiser("full_only")
+        return [self._keys["full-stack"]]
 
     def _view_keys(self) -> list[str]:
         return [self._keys[f"view-{name}-stack"] for name in self.recipe.views if f"view-{name}-stack" in self._keys]
