@@ -331,3 +331,17 @@ def test_a_stage_is_done_when_finished_and_clears_litter(tmp_path):
 def test_stage_names_stay_inside_the_run(tmp_path, name):
     with open_run(tmp_path) as run, pytest.raises(ValueError, match="stage name"):
         run.stage(name)
+
+
+def test_opening_a_run_clears_what_a_killed_process_left_in_it(tmp_path):
+    """Also beside the stages, where arms and samples lie; a run inside it, which may be in use, is let alone."""
+    with open_run(tmp_path / "run"), open_run(tmp_path / "run" / "seed-1"):
+        pass
+    left = [tmp_path / "run" / name for name in (".metrics.json.tmp", "bootdiff/.model.json.tmp", "samples/.tmpAbC123")]
+    kept = [tmp_path / "run" / name for name in ("seed-1/.metrics.json.tmp", "bootdiff/model.json")]
+    for path in left + kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    with open_run(tmp_path / "run"):
+        assert not any(path.exists() for path in left)
+        assert all(path.exists() for path in kept)

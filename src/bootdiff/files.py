@@ -25,6 +25,7 @@ __all__ = [
     "atomic_write_bytes",
     "atomic_write_json",
     "atomic_write_text",
+    "copy_file",
     "is_full",
     "load_tensors",
     "no_room",
@@ -97,6 +98,11 @@ def atomic_write_text(path: str | Path, text: str) -> None:
 def atomic_write_json(path: str | Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON (NaN becomes null). Raises as :func:`atomic_write_bytes`."""
     atomic_write_text(path, json.dumps(strict_json(value), indent=2, allow_nan=False) + "\n")
+
+
+def copy_file(source: str | Path, path: str | Path) -> None:
+    """Replace ``path`` by a copy of the file ``source``. Raises as :func:`atomic_write_bytes`."""
+    _atomic(Path(path), lambda tmp: shutil.copyfile(source, tmp), Path(source).stat().st_size)
 
 
 def read_json(path: str | Path) -> Any:

@@ -147,6 +147,9 @@ class Run:
             raise BootdiffError(f"{path}: cannot write there ({error.strerror}); choose another directory") from None
         run = cls(path, lock)
         try:
+            for folder in (path, *path.iterdir()):
+                if folder == path or not (folder / "lock").exists():  # a run of its own, as seed-1 beside others is
+                    _sweep(folder)
             run._claim(recipe_text, fingerprint)
             run._add_provenance(seed)
             run._cut_torn_line()
@@ -297,9 +300,7 @@ class StageDir:
         self.path = run.path / name
         if run.writer:
             self.path.mkdir(exist_ok=True)
-            # Left by a killed process (we hold the lock): ours are .name.tmp, those of safetensors .tmpXXXXXX.
-            for litter in self.path.glob(".*tmp*"):
-                litter.unlink()
+            _sweep(self.path)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -329,6 +330,13 @@ class StageDir:
 
 
 # --- details ----------------------------------------------------------------------------------------------------------
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what a killed process left half written (we hold the lock): our .name.tmp, safetensors' .tmpXXXXXX."""
+    for pattern in (".?*.tmp", ".tmp??????"):
+        for litter in folder.glob(pattern):
+            litter.unlink(missing_ok=True)
 
 
 def _version(package: str) -> str | None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +32,12 @@ from bootdiff.boot.objective import HeldOut, ResidualObjective, Samples, Trainee
 from bootdiff.boot.saving import save_denoiser
 from bootdiff.data import Batches, Source, measure
 from bootdiff.denoise import Denoiser, White
+from bootdiff.files import copy_file
 from bootdiff.nets import build_net
 from bootdiff.noise import LogNormal
 from bootdiff.recipe import Recipe
 from bootdiff.recipe_blocks import Training
-from bootdiff.runs import Run, StageDir, atomic_write_json
+from bootdiff.runs import Run, StageDir, atomic_write_json, read_json
 from bootdiff.spec import encode
 from bootdiff.train import Progress, fit, load_weights, snapshot_path
 
@@ -283,7 +283,7 @@ class Bootstrap:
         settings = [self.recipe.gains.model_dump(), self.recipe.residual.kappa]
         key = self._digest([name, names, parents, settings, self.levels, self.recipe.seed])
         stage = self._stage(name, key)
-        if not stage.done:
+        if not self._there(stage, "done.json"):
             record = solve().record(self.levels, names)
             if self.accelerator.is_main_process:
                 stage.finish(record)
@@ -423,28 +423,39 @@ class Bootstrap:
                 there = Path(other) / name
                 note = there / "key.json"
                 if (there / "done.json").is_file() and note.is_file() and json.loads(note.read_text()) == key:
-                    rows = Run.read(other).metrics(name)
-                    for path in sorted(there.iterdir(), key=lambda p: p.name == "done.json"):
-                        shutil.copy2(path, stage.path / path.name)
-                    self.run.truncate_metrics(name, -1)
-                    for row in rows:
-                        self.run.append(row)
+                    self._take(there, stage)
                     self.say(f"{name}: taken from {other}")
                     break
         atomic_write_json(stage / "key.json", key)
         self.accelerator.wait_for_everyone()
         return stage
 
+    def _take(self, there: Path, stage: StageDir) -> None:
+        """Copy a complete stage of another run. done.json comes last: killed before, it is copied again."""
+        rows = Run.read(there.parent).metrics(stage.name)
+        for path in there.iterdir():
+            if path.name != "done.json" and not path.name.startswith("."):
+                copy_file(path, stage / path.name)
+        self.run.truncate_metrics(stage.name, -1)
+        for row in rows:
+            self.run.append(row)
+        self.run.sync_metrics()
+        copy_file(there / "done.json", stage / "done.json")
+
     def _json(self, stage: StageDir, name: str, make: Callable[[], Any]) -> Any:
-        """A small result of a stage, made once."""
-        path = stage / name
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
-        value = make()
-        if self.accelerator.is_main_process:
-            atomic_write_json(path, value)
+        """A small result of a stage, made once: that of the first process, for all of them."""
+        if not self._there(stage, name):
+            value = make()
+            if self.accelerator.is_main_process:
+                atomic_write_json(stage / name, value)
+            self.accelerator.wait_for_everyone()
+        return read_json(stage / name)
+
+    def _there(self, stage: StageDir, name: str) -> bool:
+        """Whether a stage has a file: every process has looked before the first goes on and may write it."""
+        found = (stage / name).is_file()
         self.accelerator.wait_for_everyone()
-        return json.loads(json.dumps(value))
+        return found
 
 
 def _classes(source: Source) -> int | None:
