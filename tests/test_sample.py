@@ -38,7 +38,7 @@ def scrambled(module):
 def edm(shape, on="base", seen=0, classes=None, dropout=0.0):
     """A small denoiser of its own: the white base and one local net."""
     base = White(shape, [0.1] * shape[0], 0.5)
-    net = LocalNet(shape[0] * (1 + seen), shape[0], width=8, depth=2, classes=classes, dropout=dropout)
+    net = LocalNet(shape[0] * (1 + seen), shape[0], width=8, depth=3, classes=classes, dropout=dropout)
     return base, Expert(net, base, LEVELS, [0.5] * len(LEVELS), seen > 0, on)
 
 

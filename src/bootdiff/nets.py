@@ -71,7 +71,8 @@ class LocalNet(nn.Module):
     Args:
         in_channels, out_channels: of the pictures.
         width: hidden channels.
-        depth: number of 3x3 convolutions, at least 2; the receptive field is 2 depth + 1 pixels wide.
+        depth: number of 3x3 convolutions, at least 3 (the first and the last do not see the noise level); the receptive
+            field is 2 depth + 1 pixels wide.
         classes: number of classes, or None.
         dropout: share of hidden values dropped in training.
     """
@@ -86,8 +87,8 @@ class LocalNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if depth < 2:
-            raise ValueError(f"a local net needs a depth of at least 2, got {depth}")
+        if depth < 3:
+            raise ValueError(f"a local net needs a depth of at least 3 to see the noise level, got {depth}")
         self.config: dict[str, Any] = {
             "in_channels": in_channels, "out_channels": out_channels, "width": width, "depth": depth,
             "classes": classes, "dropout": dropout,

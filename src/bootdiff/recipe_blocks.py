@@ -88,7 +88,7 @@ class Data(Block):
     alpha: Literal["refuse", "white", "black", "drop"] = Field("refuse", description="what to do with transparency")
     masks: bool = Field(False, description="each picture has a mask beside it, name.mask.png (white = observed)")
     column: str | None = Field(None, description="column of pictures in a Hugging Face dataset saved to disk")
-    limit: int | None = Field(None, ge=1, description="use only the first samples")
+    limit: int | None = Field(None, ge=1, description="use at most so many samples, evenly spaced over all there are")
     range: list[float] | None = Field(
         None, min_length=2, max_length=2, description="[low, high] of float arrays; null: measured, [0, 1] or [-1, 1]"
     )
@@ -150,7 +150,7 @@ class LocalSpec(Block):
 
     kind: Literal["local"]
     width: int = Field(64, ge=1, description="hidden channels")
-    depth: int = Field(5, ge=2, description="convolutions; the neighbourhood is 2 depth + 1 pixels wide")
+    depth: int = Field(5, ge=3, description="convolutions; the neighbourhood is 2 depth + 1 pixels wide")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values dropped in training")
 
     def options(self) -> dict[str, Any]:

@@ -107,6 +107,26 @@ def test_fit_reuses_another_run(tmp_path, trained):
     size(tmp_path / "b" / "losses.png")
 
 
+def test_fit_writes_for_tensorboard_what_it_writes_as_rows(tmp_path, trained):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    out = tmp_path / "run"
+    result = call("fit", trained.recipe, "--out", out, "--arm", "full_only", "--arm", "views_only", "--tensorboard")
+    assert result.exit_code == 0, result.output
+    events = accumulators.EventAccumulator(str(out / "tensorboard")).Reload()
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {row["stage"] for row in rows} == {"full-local", "view-thumbnails-local", "view-halves-local"}
+    for stage in {row["stage"] for row in rows}:
+        own = [row for row in rows if row["stage"] == stage]
+        said = {"loss": [(row["step"], row["loss"]) for row in own if "loss" in row]}
+        for level in ("0.2", "0.8", "3.2"):
+            said[f"heldout/{level}"] = [(row["step"], row["heldout"][level]) for row in own if "heldout" in row]
+        for name, expected in said.items():
+            got = events.Scalars(f"{stage}/{name}")
+            assert [event.step for event in got] == [step for step, _ in expected]
+            assert [event.value for event in got] == pytest.approx([value for _, value in expected])
+    assert len(said["heldout/0.2"]) == 2
+
+
 @pytest.mark.slow
 def test_fit_in_two_processes_gets_what_one_gets(tmp_path, trained):
     out = tmp_path / "two"

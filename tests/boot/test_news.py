@@ -1,4 +1,4 @@
-"""What a view knows beside what the full samples alone teach: nothing new gives weight 0, and then bootdiff is full-only."""
+"""What a view knows beside what the full samples teach: nothing new gives weight 0, and then bootdiff is full-only."""
 
 from __future__ import annotations
 
