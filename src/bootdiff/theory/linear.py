@@ -134,7 +134,7 @@ def energy_fit(V: Tensor, S_hat: Tensor, sigma: float, kappa: float | Tensor) ->
 
 
 def energy_strength(V: Tensor, W_hat: Tensor, S: Tensor, sigma: float) -> Tensor:
-    """The kappa in [0, 1] of least risk under the second moment S, (...): a population's (oracle), or held-out samples'.
+    """The kappa in [0, 1] of least risk under the second moment S, (...): the population's or held-out samples'.
 
     At sigma = inf, and where the two are the same, 0.
     """
@@ -203,9 +203,11 @@ def evidence(moments: Sequence[Tensor], views: Sequence[View], shape: Sequence[i
 
 
 def composite(J: Tensor, gains: Tensor, b: float) -> Tensor:
-    """V = b I + sum_i lambda_i J_i, (..., d, d), of J (K, ..., d, d) and gains (K, ...)."""
-    eye = torch.eye(J.shape[-1]).to(J)
-    return b * eye + (gains.to(J)[..., None, None] * J).sum(0) if len(J) else b * eye
+    """V = b I + sum_i lambda_i J_i, (..., d, d), of J (K, ..., d, d) and gains (K,) or (K, ...)."""
+    eye, gains = torch.eye(J.shape[-1]).to(J), gains.to(J)
+    while J.ndim < gains.ndim + 2:
+        J = J[:, None]
+    return b * eye + (gains.reshape(gains.shape + (1,) * (J.ndim - gains.ndim)) * J).sum(0) if len(J) else b * eye
 
 
 def gain_moments(J: Tensor, S: Tensor, sigma: float, b: float) -> tuple[Tensor, Tensor]:

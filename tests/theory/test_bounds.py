@@ -1,0 +1,138 @@
+"""Bounds against measured risks, their limits, and what views are worth."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bootdiff.theory.bounds import first_order, full_only, selection_gap, views_energy, worth
+from bootdiff.theory.linear import (
+    composite,
+    energy_strength,
+    evidence,
+    excess,
+    optimal_gains,
+    view_moment,
+    wiener,
+    wishart,
+)
+from bootdiff.views import Crop
+
+F64 = torch.float64
+SHAPE = (1, 2, 4)
+HALVES = [Crop((2, 2), offset=(0, 0)), Crop((2, 2), offset=(0, 2))]
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def cov_of(d, seed=0, rank=None):
+    factor = torch.randn(d, rank or 2 * d, generator=gen(seed), dtype=F64)
+    return factor @ factor.T / d
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.5, 3.0])
+@pytest.mark.parametrize(("d", "rank", "n"), [(4, 4, 1), (6, 2, 3), (5, 5, 9), (5, 3, 40), (3, 3, 500)])
+def test_full_only_holds(sigma, d, rank, n):
+    S = cov_of(d, d + n, rank)
+    risks = excess(wiener(wishart(S, n, 2000, gen()), sigma), S, sigma)
+    bound = full_only(S, n, sigma)
+    assert bound.best >= float(risks.mean() - 3 * risks.std() / 2000**0.5)
+    assert bound.best == min(bound.direct, bound.trivial, bound.inverse) == getattr(bound, bound.which)
+
+
+def test_inverse_bound_is_exact_as_sigma_goes_to_zero():
+    S, n, sigma = cov_of(3), 12, 1e-3
+    risks = excess(wiener(wishart(S, n, 20_000, gen()), sigma), S, sigma)
+    assert full_only(S, n, sigma).inverse == pytest.approx(float(risks.mean()), rel=0.05)
+
+
+def test_first_order_is_the_limit():
+    S, n = cov_of(5), 100_000
+    risks = excess(wiener(wishart(S, n, 4000, gen()), 0.6), S, 0.6)
+    assert n * float(risks.mean()) == pytest.approx(first_order(S, 0.6), rel=0.05)
+
+
+def test_limits():
+    S, zero = cov_of(3), torch.zeros(3, 3, dtype=F64)
+    assert full_only(S, 1, math.inf).best == 0
+    assert full_only(zero, 1, 1.0).best == 0
+    assert full_only(S, 1, 0.0).best == pytest.approx(float(S.trace()))
+    assert full_only(S, 10, 0.0).best == 0  # n samples span everything
+    assert first_order(S, 0.0) == first_order(S, math.inf) == 0
+    assert worth(wiener(S, 0.5), S, 0.5).samples == math.inf
+    assert worth(zero, S, 0.0).samples == worth(zero, S, math.inf).samples == 0
+    with pytest.raises(ValueError, match="n must"):
+        full_only(S, 0, 1.0)
+    with pytest.raises(ValueError, match="sigma"):
+        full_only(S, 1, math.nan)
+    with pytest.raises(ValueError, match="one gain per error"):
+        views_energy(1.0, [1.0], [])
+    with pytest.raises(ValueError, match="one sample"):
+        selection_gap(S[None], zero, S, 0.5, 0)
+
+
+@pytest.mark.parametrize("N", [2, 30])
+def test_views_energy_holds_for_views_of_finite_samples(N):
+    S, sigma, b = cov_of(8), 0.5, 0.8
+    gains = torch.tensor([1.0, 0.6], dtype=F64)
+    exact = [view_moment(S, v, SHAPE) for v in HALVES]
+    V = composite(evidence(exact, HALVES, SHAPE, sigma, b), gains, b)
+    drawn = [wishart(S_i, N, 4000, gen(i)) for i, S_i in enumerate(exact)]
+    energy = excess(composite(evidence(drawn, HALVES, SHAPE, sigma, b), gains, b), S, sigma)
+    errors = [full_only(S_i, N, sigma).best for S_i in exact]
+    rho = float(excess(V, S, sigma))
+    tight, loose = (views_energy(rho, gains.tolist(), errors, disjoint=x) for x in (True, False))
+    assert float(energy.mean()) <= tight * 1.01
+    assert rho < tight < loose
+    # unit gains: the errors of disjoint views are orthogonal to the residual and to each other
+    ones = torch.ones(2, dtype=F64)
+    measured = excess(composite(evidence(drawn, HALVES, SHAPE, sigma, b), ones, b), S, sigma).mean()
+    rho = float(excess(composite(evidence(exact, HALVES, SHAPE, sigma, b), ones, b), S, sigma))
+    own = [float(excess(wiener(s, sigma), S_i, sigma).mean()) for s, S_i in zip(drawn, exact)]
+    assert float(measured) == pytest.approx(views_energy(rho, [1, 1], own, disjoint=True))
+
+
+@pytest.mark.parametrize("m", [1, 10, 1000])
+def test_selection_gap_holds_for_the_held_out_kappa(m):
+    S, sigma = cov_of(6), 0.5
+    V, W = 0.5 * wiener(S, sigma), wiener(wishart(S, 8, 1, gen())[0], sigma)
+    chosen = energy_strength(V, W, wishart(S, m, 2000, gen(1)), sigma)
+    best = energy_strength(V, W, S, sigma)
+    lost = excess(V + chosen[:, None, None] * (W - V), S, sigma) - excess(V + best * (W - V), S, sigma)
+    bound = float(selection_gap((W - V)[None], V, S, sigma, m))
+    assert float(lost.mean()) <= bound < math.inf
+    assert float(lost.min()) >= -1e-12
+
+
+def test_selection_gap_falls_like_one_over_m_and_holds_for_two_gains():
+    S, sigma, b = cov_of(8), 0.5, 0.8
+    J = evidence([view_moment(S, v, SHAPE) for v in HALVES], HALVES, SHAPE, sigma, b)
+    base = b * torch.eye(8, dtype=F64)
+    gaps = [float(selection_gap(J, base, S, sigma, m)) for m in (10_000, 20_000)]
+    assert gaps[0] == pytest.approx(2 * gaps[1])
+    lost = []
+    for S_hat in wishart(S, 10_000, 50, gen()):
+        gains = optimal_gains(J, S_hat, sigma, b).clamp(0, 1)
+        lost.append(float(excess(composite(J, gains, b), S, sigma) - excess(composite(J, torch.ones(2), b), S, sigma)))
+    assert sum(lost) / 50 <= gaps[0]
+
+
+def test_worth_forecasts_equivalent_samples():
+    S, sigma, b = cov_of(8), 0.5, 0.8
+    J = evidence([view_moment(S, v, SHAPE) for v in HALVES], HALVES, SHAPE, sigma, b)
+    V = composite(J, torch.ones(2), b)
+    value = worth(V, S, sigma)
+    n = round(20 * value.samples)
+    W = wiener(wishart(S, n, 4000, gen()), sigma)
+    error = W - V
+    # the best fixed kappa, as the theorem has it
+    cross = float(((error @ (S + 0.25 * torch.eye(8, dtype=F64))) * (wiener(S, sigma) - V)).sum((-2, -1)).mean())
+    energy = float(((error @ (S + 0.25 * torch.eye(8, dtype=F64))) * error).sum((-2, -1)).mean())
+    kappa = cross / energy
+    ratio = float(excess(V + kappa * error, S, sigma).mean() / excess(W, S, sigma).mean())
+    assert n / ratio - n == pytest.approx(value.samples, rel=0.25)
+    assert value.stops(0.1) == pytest.approx(10 * value.samples)
