@@ -1,0 +1,25 @@
+"""The claims of the paper (Ma 2025, arXiv 2505.11825) as experiments: each a function that says whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bootdiff.theory.experiments.base import Curve, Panel, Result
+from bootdiff.theory.experiments.combining import dissimilar_view, equivalent_samples, several_views
+from bootdiff.theory.experiments.identity import information_identity
+from bootdiff.theory.experiments.limits import bounds_hold
+from bootdiff.theory.experiments.regularization import proportionality, risk_against_n, unregularized
+
+__all__ = ["EXPERIMENTS", "Curve", "Panel", "Result"]
+
+EXPERIMENTS: dict[int, Callable[..., Result]] = {
+    1: information_identity,
+    2: unregularized,
+    3: risk_against_n,
+    4: proportionality,
+    5: equivalent_samples,
+    6: dissimilar_view,
+    7: several_views,
+    8: bounds_hold,
+}
+"""number -> experiment(fast=False, done=None); `done(n, of)` is told how far it is."""
