@@ -130,7 +130,9 @@ class UNetSpec(Block):
         True, description="levels with self-attention (0 is the finest); true: the coarsest, false: none"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values dropped in training")
-    patch: int = Field(1, ge=1, description="pixels per side folded into channels first: 2 quarters the compute")
+    patch: int = Field(
+        1, ge=1, description="pixels per side folded into channels first: 2 quarters the compute; fewer for thumbnails"
+    )
 
     def options(self, auto: Sequence[int] = (24, 48, 48)) -> dict[str, Any]:
         """Keyword arguments of `nets.UNet`; `auto` are the channels where the recipe leaves them open.

@@ -165,16 +165,20 @@ class _Planner:
                 bench = boot.view_bench(name)
                 none = boot.no_views(bench.base)
                 nets = self._nets(name).values()
-                experts = [boot._build(name, bench, none, "base", net, [1.0] * len(levels)) for net in nets]
+                experts = [self._expert(name, bench, none, "base", net) for net in nets]
                 members = [Snapshots([expert], levels, [0] * len(levels)) for expert in experts]
                 denoisers[name] = Stack(none, members, levels)
             views = {name: v.view for name, v in boot.materials.views.items()}
             self._untrained = Composite(boot.full_bench().base, views, denoisers, levels).to(boot.device)
         return self._untrained
 
+    def _expert(self, name: str, bench: Bench, composite: Composite, on: str, net: Any) -> Any:
+        boot = self.boot
+        return boot._build(name, bench, composite, on, boot._sized(net, bench), [1.0] * len(boot.levels))
+
     def _measure(self, name: str, bench: Bench, composite: Composite, on: str, net: Any, training: Any) -> Planned:
         boot = self.boot
-        trainee = Trainee(boot._build(name, bench, composite, on, net, [1.0] * len(boot.levels))).train()
+        trainee = Trainee(self._expert(name, bench, composite, on, net)).train()
         objective = ResidualObjective(composite, LogNormal(training.noise.mean, training.noise.std), tau=bench.tau)
         batches = Batches(
             bench.train, bench.scale, training.batch, flip=bench.flip, device=boot.device, mask=bench.mask

@@ -190,6 +190,7 @@ class Bootstrap:
         parents: Sequence[Any] = (),
     ) -> Snapshots:
         """Train one expert on a composite, and choose its snapshot for each noise level on held-out samples."""
+        net = self._sized(net, bench)
         residual = self.recipe.residual
         regular = {"energy": residual.energy, "subspace": residual.subspace} if on == "views" else {}
         # Only what is not the default, so that stages of earlier runs stay usable.
@@ -363,6 +364,13 @@ class Bootstrap:
             built = build_net(net.kind, channels, bench.base.shape, bench.classes, **net.options())
         null = composite.views if on == "views" and self.recipe.residual.project else None
         return Expert(built, bench.base, self.levels, scale, sees, on, null).to(self.device)
+
+    def _sized(self, net: Any, bench: Bench) -> Any:
+        """The backbone as these samples need it: thumbnails have no detail to fold into channels."""
+        small, large = max(bench.base.shape[1:]), max(self.materials.shape[1:])
+        if getattr(net, "patch", 1) == 1 or small == large:
+            return net
+        return net.model_copy(update={"patch": max(1, net.patch * small // large)})
 
     def _last(self, stage: StageDir, expert: Snapshots) -> Expert:
         last: Any = copy.deepcopy(expert.members[0])

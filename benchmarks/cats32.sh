@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# All arms of the three recipes on 32 x 32 cats: benchmarks/cats32.sh [SEED ...]. Hours on one core; goes on when interrupted.
+# First: python benchmarks/prepare.py --data DIR
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+for seed in "${@:-0 1 2}"; do
+  # Full-only and oracle are the same for all three; runs/cats32-full may hold them from before.
+  reuse=()
+  if [ -d "runs/cats32-full/seed-$seed" ]; then reuse+=(--reuse "runs/cats32-full/seed-$seed"); fi
+  for name in thumbnails two-views useless; do
+    out="runs/cats32-$name/seed-$seed"
+    .venv/bin/bootdiff arms "benchmarks/recipes/cats32-$name.yaml" --seed "$seed" --out "$out" "${reuse[@]}"
+    reuse+=(--reuse "$out")
+    mkdir -p "benchmarks/results/cats32-$name"
+    cp "$out/metrics.json" "benchmarks/results/cats32-$name/seed-$seed.json"
+  done
+done
