@@ -441,3 +441,58 @@ def test_two_processes_get_what_one_gets(run, tmp_path):
     final, _ = load_tensors(two / "final.safetensors")
     for name, value in model.state_dict().items():
         torch.testing.assert_close(final[name], value, rtol=1e-3, atol=1e-4)
+
+
+# --- torch.compile
+
+
+class Wrapped(nn.Module):
+    """A module of our own, as trainees are: torch never compiles its own containers."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x):
+        return self.net(x)
+
+
+@pytest.mark.slow  # compiles C++: some 10 to 30 seconds
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of inductor itself
+def test_a_compiled_network_trains_alike_goes_on_and_leaves_no_trace_in_files(run, monkeypatch):
+    """The first step, whose operations are counted, runs without; all others compiled: kernels round otherwise."""
+    frames = []
+    backend = torch._dynamo.lookup_backend("inductor")
+
+    def counting(graph, inputs):
+        frames.append(graph)
+        return backend(graph, inputs)
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend=counting))
+    options = {"steps": 12, "evaluate_every": 6, "log_every": 4}
+    plain, compiled = run.stage("plain"), run.stage("compiled")
+    options["model"] = Wrapped()
+    del options["model"].net[2]  # dropout is drawn otherwise in compiled code
+    train(plain, **copy.deepcopy(options))
+    assert not frames
+    stop = Batches(on_step=lambda t: signal.raise_signal(signal.SIGINT) if t == 6 else None)
+    with pytest.raises(Interrupted):
+        train(compiled, compile=True, batches=stop, **copy.deepcopy(options))
+    assert frames
+    saved, meta = load_tensors(compiled / "checkpoint.safetensors")
+    assert meta["settings"]["compile"] is True
+    with pytest.raises(BootdiffError, match=r"other settings: compile \(True -> None\)"):
+        train(compiled, **copy.deepcopy(options))
+    train(compiled, compile=True, **copy.deepcopy(options))
+    assert compiled.info["settings"] == plain.info["settings"] | {"compile": True}
+    assert compiled.info["ledger"]["flops"] == plain.info["ledger"]["flops"]
+    expected, _ = load_tensors(plain / "final.safetensors")
+    final, _ = load_tensors(compiled / "final.safetensors")
+    assert set(final) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(final[name], value, rtol=1e-3, atol=1e-4)
+    names = [*saved, *final]
+    for path in compiled.path.glob("snapshot-*.safetensors"):
+        names += load_tensors(path)[0]
+    assert not [name for name in names if "_orig_mod" in name]

@@ -142,6 +142,8 @@ class Job:
         # Only the model is wrapped: the wrapped optimizer's step looks for packages each time, which costs as much as
         # a small network's whole step; what it does beside is the loss scale of fp16, in ``optimizer_step``.
         self.net = self.accelerator.prepare(self.model)
+        if self.settings.get("compile"):
+            self.net.compile()  # in place: torch.compile(net) would rename every weight in the files
         return self.net, self.optimizer, self.params, self.averages
 
     def seed_dropout(self, t: int) -> None:
@@ -151,7 +153,8 @@ class Job:
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[None]:
-        with FlopCounterMode(display=False) as counter:
+        # Compiled code hides its operations from the counter: the step that is counted runs without.
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             yield
         self.state.flops_per_step = counter.get_total_flops() * self.world
 
@@ -409,7 +412,8 @@ class Job:
         )
 
     def _check_same(self, there: dict[str, Any]) -> None:
-        changed = [f"{k} ({there.get(k)} -> {v})" for k, v in self.settings.items() if there.get(k) != v]
+        now = self.settings
+        changed = [f"{k} ({there.get(k)} -> {now.get(k)})" for k in {**there, **now} if there.get(k) != now.get(k)]
         if changed:
             raise BootdiffError(
                 f"{self.stage.path}: this stage was trained with other settings: {', '.join(changed)} (there -> now). "

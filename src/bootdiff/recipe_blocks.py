@@ -186,7 +186,7 @@ class Training(Block):
     checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between checkpoints")
     workers: int = Field(0, ge=0, description="processes that prepare batches")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
-    compile: bool = Field(False, description="torch.compile the network")
+    compile: bool = Field(False, description="torch.compile each network: worth its minutes on a GPU only")
 
     @model_validator(mode="after")
     def _check(self) -> Training:

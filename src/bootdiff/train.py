@@ -75,6 +75,7 @@ def fit(
     checkpoint_seconds: float = 120.0,
     log_every: int = 50,
     keep: bool = True,
+    compile: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> FitResult:
     """Train the parameters of ``model`` that require gradients; go on where an earlier call for ``stage`` stopped.
@@ -83,7 +84,7 @@ def fit(
     held-out losses by key; it is called every ``evaluate_every`` steps (0: never in between) and at the end, in eval
     mode, without gradients, by every process; it must draw from generators of its own. A checkpoint is written when
     ``checkpoint_every`` steps (0: never) or ``checkpoint_seconds`` have passed. ``keep`` keeps the best snapshots.
-    ``clip`` bounds the gradient's norm (None: no bound). ``progress`` is called a few times per second.
+    ``clip`` bounds the gradient's norm (None: no bound). ``compile``: train through torch.compile. ``progress`` is called a few times per second.
 
     At return ``model`` holds the final averaged weights, also when the stage was already complete. On disk:
     ``final.safetensors``, ``snapshot-{step}.safetensors`` (each a state dict of averaged weights), ``done.json``.
@@ -96,6 +97,8 @@ def fit(
         "steps": steps, "lr": lr, "warmup": warmup, "schedule": schedule, "ema": ema, "weight_decay": weight_decay,
         "clip": clip, "seed": seed, "evaluate_every": evaluate_every, "log_every": log_every, "keep": keep,
     }  # fmt: skip
+    if compile:
+        settings["compile"] = True  # only where it is on, so that stages of earlier versions can go on
     _check_settings(settings)
     job = Job(model, stage, accelerator, settings, progress)
     if stage.done:

@@ -217,7 +217,7 @@ class Bootstrap:
             weight_decay=training.weight_decay, clip=training.clip, seed=self._seed(name), accelerator=self.accelerator,
             evaluate=lambda model: self._by_level(held_out.expert(model.expert)),  # type: ignore[arg-type]
             evaluate_every=training.evaluate_every, checkpoint_seconds=training.checkpoint_seconds,
-            progress=self.progress,
+            compile=training.compile, progress=self.progress,
         )  # fmt: skip
         self.ledger[name] = result.ledger
         choice = self._json(stage, "choice.json", lambda: self._choose(stage, expert, held_out, result.snapshots))
