@@ -1,7 +1,8 @@
 """The command `bootdiff`: one function per verb.
 
-torch is imported inside the verbs, so that `bootdiff --help` answers at once. Exit codes: 0 done, 2 a problem that the
-user can put right (its message is printed, without a traceback), 130 interrupted by Ctrl-C.
+torch is imported inside the verbs, so that `bootdiff --help` answers at once. Exit codes: 0 done, 1 a claim of
+`theory` fails, 2 a problem that the user can put right (its message is printed, without a traceback), 130 interrupted
+by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ _TOP = """
     bootdiff fit mine.yaml          train
     bootdiff sample runs/mine       draw images
     bootdiff arms mine.yaml         is it better than the full images alone?
+    bootdiff theory                 the paper's claims, tested
 
     Every command may be stopped and run again: it goes on where it was.
     """
@@ -341,7 +343,7 @@ def recipe(
     from bootdiff.recipe import reference
 
     if example:
-        typer.echo(_EXAMPLE, nl=False)
+        typer.echo(_text("example"), nl=False)
         return
     entries = [e for e in reference() if find.lower() in f"{e.key} {e.description}".lower()]
     if not entries:
@@ -352,34 +354,33 @@ def recipe(
         typer.echo(f"  {entry.type}{default}\n    {entry.description}")
 
 
+@_verb
+def theory(
+    only: Annotated[
+        list[int] | None, typer.Option(min=1, help="Only the experiment of this number; may be given several times.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("runs/theory"),
+    fast: Annotated[bool, typer.Option("--fast", help="Fewer draws and settings: seconds instead of minutes.")] = False,
+) -> None:
+    """Test the theory: the paper's claims on laws whose denoisers are known exactly.
+
+    Writes figures, results.json and index.html, a page with everything. Takes a few minutes; the exit code is 1 when a
+    claim does not hold.
+
+    bootdiff theory
+    bootdiff theory --only 3 --only 8 --out theory/
+    """
+    from bootdiff.app.bars import Screen
+    from bootdiff.app.theory_page import run_experiments
+
+    screen = Screen()
+    holds = run_experiments(only or (), out, screen, fast)
+    screen.say(f"Look at {out / 'index.html'}", "bold")
+    if not holds:
+        raise typer.Exit(1)
+
+
 # --- details ---
-
-_EXAMPLE = """\
-# A recipe of bootdiff. Paths start at this file's folder. All keys: bootdiff recipe
-full:
-  path: photos/full              # a few full images, all of one size
-  holdout: 0.2                   # share held out: decides when to stop and how much each part counts
-
-views:                           # the partial images; as many kinds as you have
-  thumbnails:
-    view: {kind: downsample, factor: 4}
-    data: {path: photos/thumbnails}
-  # crops:
-  #   view: {kind: crop, size: 32}             # windows cut anywhere
-  #   data: {path: photos/crops}
-  # subtitled:
-  #   view: {kind: mask, band: [bottom, 12]}   # the lowest 12 rows are hidden
-  #   data: {path: photos/subtitled}
-  # gray:
-  #   view: gray
-  #   data: {path: photos/gray}
-
-# test: {path: photos/test}      # full images for reporting only
-# oracle: {path: photos/all}     # everything in full, if you want to know how much is lost
-
-flip: horizontal                 # none, where left and right differ (writing)
-training: {steps: 4000, batch: 32}
-"""
 
 
 def _load(path: Path) -> Recipe:
@@ -388,13 +389,16 @@ def _load(path: Path) -> Recipe:
     return load_recipe(path)
 
 
-def _embedded(name: str) -> Recipe:
+def _text(name: str) -> str:
     from importlib.resources import files
 
+    return files("bootdiff.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _embedded(name: str) -> Recipe:
     from bootdiff.recipe import load_recipe_text
 
-    text = files("bootdiff.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return load_recipe_text(text, source=f"{name}.yaml", name=name)
+    return load_recipe_text(_text(name), source=f"{name}.yaml", name=name)
 
 
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
