@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bootdiff.boot.composite import Composite, Estimates, Expert, Stack, project_null
+from bootdiff.boot.composite import Composite, Expert, Stack, project_null
 from bootdiff.boot.objective import HeldOut, ResidualObjective, Samples, Trainee, probe, residual_energy
 from bootdiff.denoise import White, denoising_error, expand
 from bootdiff.noise import LogNormal, precondition
@@ -397,10 +397,9 @@ def test_two_processes_draw_what_one_draws(monkeypatch):
     heard = []
 
     class Hearing(Trainee):
-        def forward(self, x0, x, sigma, at, *rest):
-            assert isinstance(at, Estimates)
+        def forward(self, x0, x, sigma, *rest):
             heard.append((x.clone(), sigma.clone()))
-            return super().forward(x0, x, sigma, at, *rest)
+            return super().forward(x0, x, sigma, *rest)
 
     def losses(rows):
         objective = ResidualObjective(composite, LogNormal(), energy=0.1)

@@ -225,9 +225,7 @@ class ResidualObjective:
         n = global_randn(x0.shape, generator).to(x0)
         sigma = (added**2 + self.tau**2).sqrt()
         x = x0 + expand(added, x0) * (n if mask is None else n * mask)
-        with torch.no_grad():
-            at = self.composite.estimate(x, sigma, label)
-        return model(x0, x, sigma, at, label, mask, self)
+        return model(x0, x, sigma, label, mask, self)
 
 
 class Trainee(torch.nn.Module):
@@ -242,12 +240,14 @@ class Trainee(torch.nn.Module):
         x0: Tensor,
         x: Tensor,
         sigma: Tensor,
-        at: Estimates,
         label: Tensor | None,
         mask: Tensor | None,
         objective: ResidualObjective,
     ) -> Tensor:
         expert = self.expert
+        # In here, the views run in the precision of the training, too.
+        with torch.no_grad():
+            at = objective.composite.estimate(x, sigma, label)
         unit = expert.unit(x, sigma, at.seen, label, mask).float()
         views = objective.composite.views
         a = 1 - (objective.tau / sigma) ** 2
