@@ -257,6 +257,15 @@ class Residual(Block):
         "stack", description="held-out weights per noise level: one per expert, one for all, or fixed at 1"
     )
 
+    @property
+    def penalized(self) -> bool:
+        """Whether training itself is regularized: then the arm `unregularized` needs experts of its own.
+
+        >>> Residual().penalized, Residual(energy=0.1).penalized
+        (False, True)
+        """
+        return bool(self.energy or self.subspace or self.project)
+
 
 class Gains(Block):
     """How much each view counts at each noise level."""

@@ -84,7 +84,8 @@ def fit(
     held-out losses by key; it is called every ``evaluate_every`` steps (0: never in between) and at the end, in eval
     mode, without gradients, by every process; it must draw from generators of its own. A checkpoint is written when
     ``checkpoint_every`` steps (0: never) or ``checkpoint_seconds`` have passed. ``keep`` keeps the best snapshots.
-    ``clip`` bounds the gradient's norm (None: no bound). ``compile``: train through torch.compile. ``progress`` is called a few times per second.
+    ``clip`` bounds the gradient's norm (None: no bound). ``compile``: train through torch.compile. ``progress`` is
+    called a few times per second.
 
     At return ``model`` holds the final averaged weights, also when the stage was already complete. On disk:
     ``final.safetensors``, ``snapshot-{step}.safetensors`` (each a state dict of averaged weights), ``done.json``.

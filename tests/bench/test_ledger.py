@@ -80,3 +80,9 @@ def test_a_ledger_without_flops_has_no_ratio_of_them():
     table = costs({"full-unet": entry(1, 1.0, flops=0), "view-a-unet": entry(1, 2.0)})
     assert table["views_only"]["ratio"]["flops"] is None
     assert table["views_only"]["ratio"]["seconds"] == 2
+
+
+def test_an_unregularized_arm_with_networks_of_its_own_costs_those():
+    ledger = LEDGER | {"unregularized-unet": entry(64, 64.0)}
+    assert totals(ledger, "unregularized")["parameters"] == 7 + 64
+    assert totals(ledger, "bootdiff")["parameters"] == 31

@@ -1,4 +1,4 @@
-"""The stages of a run: several processes that are not equally fast."""
+"""The stages of a run: several processes that are not equally fast; which arm is made of what."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bootdiff.app.session import trainings
 from bootdiff.boot.gains import Weights
+from bootdiff.boot.materials import gather
 from bootdiff.boot.stages import Bootstrap
 from bootdiff.recipe import load_recipe_text
-from bootdiff.runs import Run
+from bootdiff.runs import Run, load_tensors
 
 RECIPE = """\
 simulate: {pool: {path: digits, limit: 60}, full: 12}
@@ -63,3 +65,52 @@ def test_processes_of_different_speed_meet_at_the_same_barriers(tmp_path, slow):
         thread.join()
     assert not failures
     assert results["second"] == results["first"] == [[[1.0], [1.0]], [1.0], [[1.0], [1.0]]]
+
+
+# --- the arms
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True)
+
+
+TRAINED = """\
+simulate: {pool: {path: digits, labels: true}, full: 20, test: 10, limit: 40}
+views: {small: {view: {kind: downsample, factor: 2}}}
+backbones: {local: {kind: local, width: 8, depth: 3}}
+training: {steps: 6, batch: 8, lr: 0.01, evaluate_every: 3}
+levels: [0.3, 1.5]
+gains: {draws: 1, mode: unit}
+"""
+
+
+def bootstrap(folder, recipe, accelerator, materials=None):
+    materials = materials or gather(recipe)
+    run = Run.open(folder, recipe.dump(place=False), materials.fingerprint())
+    return Bootstrap(recipe, materials, run, accelerator, say=lambda text: None)
+
+
+@pytest.mark.parametrize("residual", ["energy: 10.0", "subspace: 10.0", "project: true"])
+def test_the_unregularized_arm_is_that_of_a_recipe_without_penalties(tmp_path, accelerator, monkeypatch, residual):
+    """Its experts are trained apart where the recipe penalizes them, else they are bootdiff's."""
+    monkeypatch.setattr(Bootstrap, "_seed", lambda self, name: 0)  # otherwise each stage has its own
+    arms, stages, final = [], [], {}
+    for name, text in (("plain", TRAINED), ("penalized", f"{TRAINED}residual: {{{residual}}}\n")):
+        boot = bootstrap(tmp_path / name, load_recipe_text(text), accelerator)
+        with boot.run:
+            arms.append(boot.denoiser("unregularized"))
+            boot.denoiser("bootdiff")
+        stages.append(set(boot.ledger))
+        assert stages[-1] == set(trainings(boot.recipe, ["unregularized", "bootdiff"]))
+        final |= {
+            f"{name}-{stage}": load_tensors(boot.run.path / stage / "final.safetensors")[0] for stage in boot.ledger
+        }
+    assert stages[1] - stages[0] == {"unregularized-local"}
+    x, sigma = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 1.0, 4.0])
+    assert torch.equal(arms[1](x, sigma), arms[0](x, sigma))
+    if "project" not in residual:  # which has no loss of its own
+        mine, theirs = final["penalized-unregularized-local"], final["penalized-residual-local"]
+        assert any(not torch.equal(mine[key], theirs[key]) for key in mine)

@@ -148,8 +148,9 @@ class _Planner:
             bench = boot.full_bench()
             if kind == "oracle":
                 bench = Bench(**{**vars(bench), "train": boot.materials.oracle})
-            training, net = recipe.training_for(kind), recipe.backbones[rest]
-            composite, on = (self.untrained(), "views") if kind == "residual" else (boot.no_views(bench.base), "base")
+            beyond = kind in ("residual", "unregularized")
+            training, net = recipe.training_for("residual" if beyond else kind), recipe.backbones[rest]
+            composite, on = (self.untrained(), "views") if beyond else (boot.no_views(bench.base), "base")
         return self._measure(name, bench, composite, on, net, training)
 
     def _nets(self, view: str) -> dict[str, Any]:

@@ -90,7 +90,8 @@ def trainings(recipe: Recipe, arms: Sequence[str]) -> list[str]:
         if arm == "full_only" or judged or (arm == "bootdiff" and recipe.residual.full_experts):
             names += [f"full-{net}" for net in nets]
         if arm in ("unregularized", "bootdiff"):
-            names += [f"residual-{net}" for net in nets]
+            own = arm == "unregularized" and recipe.residual.penalized
+            names += [f"{'unregularized' if own else 'residual'}-{net}" for net in nets]
         if arm == "oracle":
             names += [f"oracle-{net}" for net in nets]
     return list(dict.fromkeys(names))

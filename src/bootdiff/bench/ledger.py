@@ -40,7 +40,8 @@ def totals(ledger: Mapping[str, Mapping[str, Any]], arm: str, full_experts: bool
     Returns:
         "stages" (their names), the sums "parameters", "steps", "images", "flops", "seconds", "evaluation_seconds",
         and "peak_memory" in bytes, the largest; "device", "processes".  A run whose views all got gain 0 has no
-        residual networks: its residual arms are made of the full-only networks, and these are counted.
+        residual networks: its residual arms are made of the full-only networks, and these are counted.  Where the
+        recipe regularizes the training itself, `unregularized` has residual networks of its own, unregularized-*.
 
     Raises:
         ValueError: unknown arm; a ledger that lacks the arm's networks.
@@ -48,6 +49,8 @@ def totals(ledger: Mapping[str, Mapping[str, Any]], arm: str, full_experts: bool
     if arm not in STAGES:
         raise ValueError(f"no arm {arm!r}; known: {', '.join(STAGES)}")
     wanted = set(STAGES[arm])
+    if arm == "unregularized" and any(name.startswith("unregularized-") for name in ledger):
+        wanted = wanted - {"residual-"} | {"unregularized-"}
     if "residual-" in wanted:
         trained = any(name.startswith("residual-") for name in ledger)
         if not trained:

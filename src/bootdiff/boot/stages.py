@@ -5,6 +5,7 @@
     3. gains        which views know what the full samples do not teach (`news`)?  For these, lambda_i(sigma): regress
                     x0 - b on the views' lifted evidence, on full samples
     4. residual     train experts r_k of x0 - V on the full samples, each stopped per noise level on held-out ones
+                    (`unregularized`: the same without energy, subspace and projection, where the recipe sets them)
     5. stack        kappa_k(sigma) >= 0: regress x0 - V on D_k - V, on held-out full samples
 
 and for comparison `oracle`: denoisers trained on all data in full.  A view's denoiser is itself a stack without views.
@@ -129,8 +130,13 @@ class Bootstrap:
         """The residual as it comes: last weights of each expert, weight 1, nothing held out."""
         composite = self.denoiser("views_only")
         assert isinstance(composite, Composite)
-        names = self.residual_experts(composite) if composite.views else self.full_experts()
-        last = [self._last(self.run.stage(name), expert) for name, expert in names.items()]
+        if not composite.views:
+            experts = self.full_experts()
+        elif self.recipe.residual.penalized:
+            experts = self._experts("unregularized", composite, "views")
+        else:
+            experts = self.residual_experts(composite)
+        last = [self._last(self.run.stage(name), expert) for name, expert in experts.items()]
         return Stack(composite, last, self.levels).to(self.device).eval()
 
     def _oracle(self) -> Stack:
@@ -172,10 +178,12 @@ class Bootstrap:
         return self._once("residual experts", lambda: self._experts("residual", composite, "views"))
 
     def _experts(self, what: str, composite: Composite, on: str) -> dict[str, Snapshots]:
-        training = self.recipe.training_for(what)
+        training = self.recipe.training_for("residual" if what == "unregularized" else what)
         parents = [*self._view_keys(), composite.gains.tolist()] if on == "views" else []
         return {
-            f"{what}-{name}": self.expert(f"{what}-{name}", self.full_bench(), composite, on, net, training, parents)
+            f"{what}-{name}": self.expert(
+                f"{what}-{name}", self.full_bench(), composite, on, net, training, parents, what != "unregularized"
+            )
             for name, net in self.recipe.backbones.items()
         }
 
@@ -188,10 +196,13 @@ class Bootstrap:
         net: Any,
         training: Training,
         parents: Sequence[Any] = (),
+        penalized: bool = True,
     ) -> Snapshots:
         """Train one expert on a composite, and choose its snapshot for each noise level on held-out samples."""
         net = self._sized(net, bench)
         residual = self.recipe.residual
+        if not penalized:
+            residual = residual.model_copy(update={"energy": 0.0, "subspace": 0.0, "project": False})
         regular = {"energy": residual.energy, "subspace": residual.subspace} if on == "views" else {}
         # Only what is not the default, so that stages of earlier runs stay usable.
         other = {"project": True} if residual.project else {}
@@ -201,7 +212,7 @@ class Bootstrap:
         stage = self._stage(name, key)
         held_out = self.held_out(bench, composite)
         scale = self._json(stage, "scale.json", lambda: residual_energy(held_out, on).tolist())
-        expert = self._build(name, bench, composite, on, net, scale)
+        expert = self._build(name, bench, composite, on, net, scale, residual.project)
         trainee = Trainee(expert)
         objective = ResidualObjective(
             composite, LogNormal(training.noise.mean, training.noise.std), tau=bench.tau, **regular
@@ -356,13 +367,22 @@ class Bootstrap:
         draws = max(1, min(4, 128 // max(len(bench.samples), 1)))
         return HeldOut(bench.samples, composite, self.levels, draws, seed=self._seed("held out"), tau=bench.tau)
 
-    def _build(self, name: str, bench: Bench, composite: Composite, on: str, net: Any, scale: list[float]) -> Expert:
+    def _build(
+        self,
+        name: str,
+        bench: Bench,
+        composite: Composite,
+        on: str,
+        net: Any,
+        scale: list[float],
+        project: bool = False,
+    ) -> Expert:
         sees = on == "views" and self.recipe.residual.sees_views
         channels = bench.base.shape[0] * (1 + (len(composite.views) if sees else 0)) + (bench.samples.mask is not None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(name))
             built = build_net(net.kind, channels, bench.base.shape, bench.classes, **net.options())
-        null = composite.views if on == "views" and self.recipe.residual.project else None
+        null = composite.views if on == "views" and project else None
         return Expert(built, bench.base, self.levels, scale, sees, on, null).to(self.device)
 
     def _sized(self, net: Any, bench: Bench) -> Any:
