@@ -99,7 +99,8 @@ def draw(result: Result) -> dict[str, bytes]:
 
 def _panel(axes: Any, panel: Panel) -> None:
     for k, curve in enumerate(panel.curves):
-        look = {"line": {"marker": "."}, "dots": {"marker": "x", "linestyle": ""}, "dashes": {"linestyle": "--"}}
+        marker = "." if len(curve.x) <= 60 else ""
+        look = {"line": {"marker": marker}, "dots": {"marker": "x", "linestyle": ""}, "dashes": {"linestyle": "--"}}
         # a curve and the dots on it share a colour
         same = k > 0 and curve.style == "dots"
         colour = axes.lines[-1].get_color() if same else COLOURS[k % len(COLOURS)]
