@@ -73,8 +73,9 @@ def post_hoc(b: Bootstrap) -> Iterator[tuple[str, Stack]]:
     none = HeldOut(bench.samples, b.no_views(bench.base), b.levels, 4, seed=b._seed("stack"))
     for name, expert in full.items():
         yield f"{name}: snapshots, kappa", stacked(b, [expert], none)
-    yield "full-only: last weights, mean", Stack(
-        none.composite, [b._last(b.run.stage(n), e) for n, e in full.items()], b.levels
+    yield (
+        "full-only: last weights, mean",
+        Stack(none.composite, [b._last(b.run.stage(n), e) for n, e in full.items()], b.levels),
     )
     yield "full-only: snapshots, stack", stacked(b, list(full.values()), none)
 

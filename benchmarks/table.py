@@ -1,0 +1,70 @@
+"""Write the tables of docs/benchmarks.md and README.md from the raw results.
+
+    python benchmarks/table.py
+
+Each benchmarks/results/NAME/seed-S.json is the metrics.json of one `bootdiff arms` run. Between the markers
+`<!-- table NAME -->` and `<!-- end -->` of a document the table of NAME is written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "oracle")
+
+
+def mean_std(values: list[float]) -> str:
+    """Mean and standard deviation over the seeds."""
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Losses of each arm over the seeds, its paired difference to full-only, and what it cost."""
+    levels = [f"{s:g}" for s in runs[0]["levels"]]
+    head = ["arm", "loss", "against full-only", *levels, "FLOPs", "FLOPs / full-only's"]
+    rows = [head, ["---"] * len(head)]
+    for arm in ARMS:
+        if arm not in runs[0]["holdout_loss"]:
+            continue
+        losses = [r["holdout_loss"][arm] for r in runs]
+        row = [arm.replace("_", "-"), mean_std([x["mean"] for x in losses])]
+        row.append("" if arm == "full_only" else mean_std([x["versus"]["full_only"]["mean"] for x in losses]))
+        row += [f"{statistics.mean(x['per_level'][s]['mean'] for x in losses):.3f}" for s in levels]
+        cost = [r["ledger"]["arms"][arm] for r in runs]
+        row.append(f"{statistics.mean(c['flops'] for c in cost) / 1e12:.1f} T")
+        row.append(f"{statistics.mean(c['ratio']['flops'] for c in cost):.2f}")
+        rows.append(["**" + cell + "**" if arm == "bootdiff" and cell else cell for cell in row])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    shares = [r["gap_closed"]["mean"] for r in runs if r["gap_closed"]]
+    said = (
+        f"{len(runs)} seed(s), {runs[0]['count']} {runs[0]['evaluated_on']} images each; ± is the deviation over them"
+    )
+    if shares and all(s == s for s in shares):
+        each = ", ".join(f"{100 * s:.0f} %" for s in shares)
+        said += f". Share of the gap full-only → oracle closed: {100 * statistics.mean(shares):.0f} % ({each})"
+    return "\n".join(lines) + "\n\n" + said + "."
+
+
+def main() -> None:
+    made = {}
+    for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
+        paths = sorted(folder.glob("seed-*.json"))
+        if paths:
+            made[folder.name] = table([json.loads(p.read_text(encoding="utf-8")) for p in paths])
+    for document in (ROOT / "README.md", ROOT / "docs" / "benchmarks.md"):
+        text = document.read_text(encoding="utf-8")
+        for name, rows in made.items():
+            pattern = rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)"
+            text = re.sub(pattern, lambda m, rows=rows: f"{m[1]}\n{rows}\n\n{m[2]}", text, flags=re.S)
+        document.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
