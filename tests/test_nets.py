@@ -25,11 +25,14 @@ def build(kind, shape=(2, 8, 8), extra=1, classes=None, **more):
 
 
 def awake(net):
-    """The net with a last layer that is not zero."""
+    """The net with a last layer, and classes, that are not zero."""
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in (net.unet.conv_out if isinstance(net, UNet) else net.last).parameters():
             p.copy_(torch.randn(p.shape, generator=g) * 0.3)
+        classes = net.unet.class_embedding if isinstance(net, UNet) else net.embed.classes
+        if classes is not None:
+            classes.weight.copy_(torch.randn(classes.weight.shape, generator=g))
     return net
 
 
@@ -106,6 +109,9 @@ def test_hears_the_class_and_its_absence(kind):
     for a, b in ((y[0], y[1]), (y[1], y[2]), (y[0], none), (y[2], none)):
         assert (a - b).abs().max() > 1e-3
     torch.testing.assert_close(net(x, c, torch.full((4,), 3)), net(x, c))  # the last row stands for "none"
+    some = net(x, c, torch.tensor([0, -1, 2, -1]))  # and so does -1
+    torch.testing.assert_close(some[::2], y[::2])
+    torch.testing.assert_close(some[1], none)
 
 
 @every_net

@@ -1,5 +1,7 @@
 """Backbones, one contract: F(x, c_noise, label) -> y, with (B, in, H, W) -> (B, out, H, W) and c_noise = ln(sigma) / 4.
 
+A label is a class number, or -1 (or None for all) where no class is given; nets without classes take no notice of it.
+
 * `UNet`: diffusers' UNet2DModel, for global structure.  Any height and width: padded to what its levels need.
 * `LocalNet`: 3x3 convolutions at full resolution, a small receptive field, no normalization over space.  It cannot
   memorize whole images, which is what a residual needs once the views bring the global structure.
@@ -28,6 +30,12 @@ def _zero(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def _or_none(label: Tensor | None, c_noise: Tensor, none: int) -> Tensor:
+    """Class numbers (B,) with the number `none` where no class is given: no label at all, or -1."""
+    nothing = torch.full_like(c_noise, none, dtype=torch.long)
+    return nothing if label is None else torch.where(label < 0, nothing, label)
+
+
 class NoiseEmbedding(nn.Module):
     """c_noise (B,) and label (B,) -> (B, width): random-free Fourier features of ln sigma, then two dense layers."""
 
@@ -39,15 +47,16 @@ class NoiseEmbedding(nn.Module):
         # slowly in ln sigma, and so should the network.
         self.register_buffer("frequencies", torch.logspace(-1, 1, features // 2) * math.pi, persistent=False)
         self.dense = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.classes = nn.Embedding(classes + 1, features) if classes else None
+        self.none = classes or 0
+        # Starting at zero, a class that no sample was of stays neutral.
+        self.classes = _zero(nn.Embedding(classes + 1, features)) if classes else None
 
     def forward(self, c_noise: Tensor, label: Tensor | None) -> Tensor:
         angle = c_noise[:, None].float() * self.frequencies
         e = torch.cat([angle.cos(), angle.sin()], 1)
         if self.classes is not None:
             # The last row stands for "no class given".
-            none = self.classes.num_embeddings - 1
-            e = e + self.classes(torch.full_like(c_noise, none, dtype=torch.long) if label is None else label)
+            e = e + self.classes(_or_none(label, c_noise, self.none))
         return self.dense(e)
 
 
@@ -159,16 +168,15 @@ class UNet(nn.Module):
         )
         self.no_class = classes
         _zero(self.unet.conv_out)
+        if classes is not None:
+            _zero(self.unet.class_embedding)
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]
         pad = (-width % self.multiple, -height % self.multiple)
         h = f.pad(x, (0, pad[0], 0, pad[1])) if any(pad) else x
         h = f.pixel_unshuffle(h, self.patch) if self.patch > 1 else h
-        if self.no_class is None:
-            label = None
-        elif label is None:
-            label = torch.full_like(c_noise, self.no_class, dtype=torch.long)
+        label = None if self.no_class is None else _or_none(label, c_noise, self.no_class)
         # UNet2DModel embeds its "timestep" with periods from 2 pi up: c_noise spans about 2, so spread it out.
         y = self.unet(h, 50 * c_noise, class_labels=label).sample
         y = f.pixel_shuffle(y, self.patch) if self.patch > 1 else y

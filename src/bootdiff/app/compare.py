@@ -43,7 +43,7 @@ from bootdiff.denoise import Denoiser, White
 from bootdiff.errors import BootdiffError
 from bootdiff.files import atomic_write_json, atomic_write_text, load_tensors, read_json, save_tensors
 from bootdiff.recipe import Recipe
-from bootdiff.sample import sample
+from bootdiff.sample import classes_of, sample
 
 __all__ = ["Assessment", "assess", "assess_run", "compare", "compare_seeds", "draw"]
 
@@ -143,10 +143,9 @@ def draw(a: Assessment, arm: str, count: int) -> Tensor:
         tensors, meta = load_tensors(path)
         if meta == how and len(tensors["x"]) >= count:
             return tensors["x"][:count].float() / 127.5 - 1
-    labels = None
-    classes = a.materials.full.classes
-    if classes:
-        labels = [i % len(classes) for i in range(count)]
+    # As many of each class as of the others, where the arm knows any.
+    classes = classes_of(a.denoisers[arm])
+    labels = [i % classes for i in range(count)] if classes else None
     with a.screen.work(f"samples of {arm}") as done:
         x = sample(
             a.denoisers[arm], count, seed=_DRAW, label=labels, scheduler=how["scheduler"], steps=how["steps"],

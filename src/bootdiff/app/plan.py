@@ -147,7 +147,9 @@ class _Planner:
         else:
             bench = boot.full_bench()
             if kind == "oracle":
-                bench = Bench(**{**vars(bench), "train": boot.materials.oracle})
+                oracle: Any = boot.materials.oracle
+                classes = None if oracle.classes is None else len(oracle.classes)
+                bench = Bench(**{**vars(bench), "train": oracle, "classes": classes})
             beyond = kind in ("residual", "unregularized")
             training, net = recipe.training_for("residual" if beyond else kind), recipe.backbones[rest]
             composite, on = (self.untrained(), "views") if beyond else (boot.no_views(bench.base), "base")

@@ -198,7 +198,7 @@ def _describe(run: Run, materials: Materials, screen: Screen) -> None:
     counts = {name: len(source) for name, source in materials.sources().items()}
     atomic_write_json(
         run.path / "data.json",
-        {"shape": list(materials.shape), "classes": materials.full.classes, "counts": counts},
+        {"shape": list(materials.shape), "classes": materials.classes, "counts": counts},
     )
     parts = [
         f"{name} {n:,}" + (f" + {counts[f'{name} (held out)']:,} held out" if f"{name} (held out)" in counts else "")

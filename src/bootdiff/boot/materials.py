@@ -5,6 +5,8 @@
 With `simulate`, a pool of full samples is divided at random: n stay full, some are for the test, and the rest is cut
 into views, each file into one view only (or into every view with `share: all`); the oracle gets all but test and
 held-out ones.
+
+Labels number one list of classes in all sources that have any. A network whose samples have none is trained without.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 
 from bootdiff.boot.objective import Samples
-from bootdiff.data import Simulated, Source, Subset, open_source, report_problems, split
+from bootdiff.data import Reclassed, Simulated, Source, Subset, common_classes, open_source, report_problems, split
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe import Recipe
 from bootdiff.recipe_blocks import Data
@@ -47,6 +49,11 @@ class Materials:
     test: Source | None
     oracle: Source | None
     views: dict[str, ViewMaterial]
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The classes that labels number, the same in every source that has labels; None where none has."""
+        return next((s.classes for s in self.sources().values() if s.classes is not None), None)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,7 +105,7 @@ def gather(recipe: Recipe) -> Materials:
     """Open and divide everything the recipe names.
 
     Raises:
-        BootdiffError: missing, empty or unreadable data; sizes that do not fit; nothing left to train on.
+        BootdiffError: missing, empty or unreadable data; sizes or classes that do not fit; nothing left to train on.
     """
     full_ids: list[int]
     views: dict[str, ViewMaterial] = {}
@@ -173,7 +180,19 @@ def gather(recipe: Recipe) -> Materials:
             raise BootdiffError(
                 f"{what}: samples are {_by(source_.shape)}, the full ones {_by(shape)}; they must be alike"
             )
-    return Materials(Subset(full, train), Subset(full, held), test, oracle, views)
+    return _agreed(Materials(Subset(full, train), Subset(full, held), test, oracle, views))
+
+
+def _agreed(m: Materials) -> Materials:
+    """The same materials with one list of classes; sources without labels stay so."""
+    classes = common_classes(m.sources())
+
+    def same(source: Source) -> Source:
+        return source if classes is None or source.classes in (None, classes) else Reclassed(source, classes)
+
+    views = {name: ViewMaterial(v.view, same(v.train), same(v.held_out)) for name, v in m.views.items()}
+    test, oracle = (None if s is None else same(s) for s in (m.test, m.oracle))
+    return Materials(same(m.full), same(m.held_out), test, oracle, views)
 
 
 def mirrors(view: View, full: tuple[int, ...]) -> bool:

@@ -14,7 +14,8 @@ noisier copy x = y + s n: with a = s^2 / sigma^2, Tweedie's formula E[y|x] = a E
 
 a loss whose minimizer is D = E[x0|x] itself.
 Sources: EDM loss: Karras et al. 2022, arXiv 2206.00364, equation 8; noisy data: Daras et al. 2024 (consistent diffusion
-meets Tweedie), arXiv 2404.10177; residual score with regularization: Ma 2025, arXiv 2505.11825.
+meets Tweedie), arXiv 2404.10177; labels left out: Ho, Salimans 2022, arXiv 2207.12598; residual score with
+regularization: Ma 2025, arXiv 2505.11825.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ from bootdiff.noise import LogNormal, precondition
 from bootdiff.train import global_draw, global_randn
 
 __all__ = ["HeldOut", "Probe", "ResidualObjective", "Samples", "Trainee", "probe", "residual_energy"]
+
+
+UNLABELLED = 0.1
+"""Share of labels left out in training, so that a network also knows what to do where no class is given."""
 
 
 @dataclass
@@ -225,6 +230,9 @@ class ResidualObjective:
         n = global_randn(x0.shape, generator).to(x0)
         sigma = (added**2 + self.tau**2).sqrt()
         x = x0 + expand(added, x0) * (n if mask is None else n * mask)
+        if label is not None:
+            dropped = global_draw(lambda n: torch.rand(n, generator=generator, device=generator.device), len(x0))
+            label = torch.where(dropped.to(x0) < UNLABELLED, -1, label)
         return model(x0, x, sigma, label, mask, self)
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from bootdiff.boot.composite import Composite, Expert, Snapshots, Stack
 from bootdiff.boot.gains import Weights, fit_weights
 from bootdiff.boot.materials import Materials, ViewMaterial, in_memory, mirrors
-from bootdiff.boot.objective import HeldOut, ResidualObjective, Samples, Trainee, residual_energy
+from bootdiff.boot.objective import UNLABELLED, HeldOut, ResidualObjective, Samples, Trainee, residual_energy
 from bootdiff.boot.saving import save_denoiser
 from bootdiff.data import Batches, Source, measure
 from bootdiff.denoise import Denoiser, White
@@ -143,7 +143,8 @@ class Bootstrap:
         """Denoisers trained on all data in full."""
         assert self.materials.oracle is not None
         bench = self.full_bench()
-        bench = Bench(**{**vars(bench), "train": self.materials.oracle})
+        oracle = self.materials.oracle
+        bench = Bench(**{**vars(bench), "train": oracle, "classes": _classes(oracle)})
         training = self.recipe.training_for("oracle")
         experts = {
             f"oracle-{name}": self.expert(f"oracle-{name}", bench, self.no_views(bench.base), "base", net, training)
@@ -208,6 +209,7 @@ class Bootstrap:
         other = {"project": True} if residual.project else {}
         other |= {} if residual.sees_views else {"sees_views": False}
         settings = regular | (other if on == "views" else {})
+        settings |= {} if bench.classes is None else {"unlabelled": UNLABELLED}
         key = self._key(name, bench, encode(net.model_dump()), training, settings, residual.snapshots, list(parents))
         stage = self._stage(name, key)
         held_out = self.held_out(bench, composite)

@@ -15,6 +15,7 @@ from bootdiff.data.base import (
     report_problems,
     split,
 )
+from bootdiff.data.classes import Reclassed, common_classes
 from bootdiff.data.hf import HFDataset
 from bootdiff.data.images import Images
 from bootdiff.data.opening import open_source
@@ -28,10 +29,12 @@ __all__ = [
     "HFDataset",
     "Images",
     "Problem",
+    "Reclassed",
     "Sample",
     "Simulated",
     "Source",
     "Subset",
+    "common_classes",
     "evenly",
     "measure",
     "open_source",
