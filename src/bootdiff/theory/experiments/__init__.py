@@ -8,6 +8,7 @@ from bootdiff.theory.experiments.base import Curve, Panel, Result
 from bootdiff.theory.experiments.combining import dissimilar_view, equivalent_samples, several_views
 from bootdiff.theory.experiments.identity import information_identity
 from bootdiff.theory.experiments.limits import bounds_hold
+from bootdiff.theory.experiments.networks import networks_on_a_mixture
 from bootdiff.theory.experiments.regularization import proportionality, risk_against_n, unregularized
 
 __all__ = ["EXPERIMENTS", "Curve", "Panel", "Result"]
@@ -21,5 +22,6 @@ EXPERIMENTS: dict[int, Callable[..., Result]] = {
     6: dissimilar_view,
     7: several_views,
     8: bounds_hold,
+    9: networks_on_a_mixture,
 }
 """number -> experiment(fast=False, done=None); `done(n, of)` is told how far it is."""
