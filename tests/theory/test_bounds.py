@@ -13,12 +13,13 @@ from bootdiff.theory.linear import (
     energy_strength,
     evidence,
     excess,
+    gain_moments,
     optimal_gains,
     view_moment,
     wiener,
     wishart,
 )
-from bootdiff.views import Crop
+from bootdiff.views import Crop, Identity
 
 F64 = torch.float64
 SHAPE = (1, 2, 4)
@@ -136,3 +137,30 @@ def test_worth_forecasts_equivalent_samples():
     ratio = float(excess(V + kappa * error, S, sigma).mean() / excess(W, S, sigma).mean())
     assert n / ratio - n == pytest.approx(value.samples, rel=0.25)
     assert value.stops(0.1) == pytest.approx(10 * value.samples)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1e-6, 0.5, 1e6, math.inf])
+@pytest.mark.parametrize("rank", [0, 1, 8])
+@pytest.mark.parametrize("n", [1, 3])
+def test_no_nan_whatever_the_rank_the_samples_and_the_noise(sigma, rank, n):
+    S = cov_of(8, rank=rank) if rank else torch.zeros(8, 8, dtype=F64)
+    b = 1 / (1 + sigma**2)
+    for views in ([], [Identity()], HALVES):
+        moments = [wishart(view_moment(S, v, SHAPE), 1, 1, gen())[0] for v in views]  # one sample of each view
+        J = evidence(moments, views, SHAPE, sigma, b)
+        gains = optimal_gains(J, S, sigma, b)
+        V = composite(J, gains, b)
+        W = wiener(wishart(S, n, 1, gen())[0], sigma)
+        kappa = energy_strength(V, W, S, sigma)
+        values = [V, W, gains, kappa, excess(V + kappa * (W - V), S, sigma)]
+        assert all(bool(v.isfinite().all()) for v in values), views
+        value = worth(V, S, sigma)
+        assert not math.isnan(value.samples)
+        assert math.isfinite(full_only(S, n, sigma).best)
+    if sigma == math.inf:
+        with pytest.raises(ValueError, match="finite"):
+            selection_gap(J, V, S, sigma, 1)
+        with pytest.raises(ValueError, match="finite"):
+            gain_moments(J, S, sigma, b)
+    else:
+        assert bool(selection_gap(J, V, S, sigma, 1).isfinite())

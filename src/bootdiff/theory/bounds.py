@@ -124,6 +124,8 @@ def selection_gap(candidates: Tensor, on: Tensor, S: Tensor, sigma: float, m: in
     """
     if m < 1:
         raise ValueError(f"selection_gap: needs at least one sample, got m={m}")
+    if not 0 <= sigma < math.inf:
+        raise ValueError(f"selection_gap: sigma must be >= 0 and finite, got {sigma}; at inf every weight must be 0")
     E, K = candidates, len(candidates)
     eye = torch.eye(S.shape[-1]).to(S)
     G = torch.stack([torch.stack([inner(a, b, S, sigma) for b in E], -1) for a in E], -2)

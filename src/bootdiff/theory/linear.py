@@ -211,7 +211,14 @@ def composite(J: Tensor, gains: Tensor, b: float) -> Tensor:
 
 
 def gain_moments(J: Tensor, S: Tensor, sigma: float, b: float) -> tuple[Tensor, Tensor]:
-    """G_ij = E<J_i x, J_j x>, (K, K), and h_i = E<J_i x, x0 - b x>, (K,), of J (K, d, d) under the moment S."""
+    """G_ij = E<J_i x, J_j x>, (K, K), and h_i = E<J_i x, x0 - b x>, (K,), of J (K, d, d) under the moment S.
+
+    Raises:
+        ValueError: sigma negative, NaN or inf, S not finite.
+    """
+    _check(sigma, S)
+    if sigma == math.inf:
+        raise ValueError("gain_moments: sigma must be finite; at inf every gain is 0 (optimal_gains says so)")
     G = torch.stack([torch.stack([inner(A, B, S, sigma) for B in J]) for A in J])
     h = torch.stack([(A * S.mT).sum((-2, -1)) - b * inner(A, torch.eye(S.shape[-1]).to(S), S, sigma) for A in J])
     return G, h
