@@ -345,3 +345,10 @@ def test_opening_a_run_clears_what_a_killed_process_left_in_it(tmp_path):
     with open_run(tmp_path / "run"):
         assert not any(path.exists() for path in left)
         assert all(path.exists() for path in kept)
+
+
+def test_tensors_are_loaded_to_a_numbered_cpu(tmp_path):
+    """What accelerate calls the CPU where there are several processes."""
+    save_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)})
+    tensors, _ = load_tensors(tmp_path / "a.safetensors", torch.device("cpu", 0))
+    assert torch.equal(tensors["x"], torch.ones(2))

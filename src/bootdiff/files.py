@@ -155,8 +155,10 @@ def load_tensors(path: str | Path, device: str | torch.device = "cpu") -> tuple[
     """The tensors and the meta that :func:`save_tensors` wrote. Raises BootdiffError: missing, or not such a file."""
     from safetensors import SafetensorError, safe_open
 
+    device = torch.device(device)
+    where = "cpu" if device.type == "cpu" else str(device)  # safetensors knows no "cpu:0", as several processes call it
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt", device=where) as file:
             meta = json.loads((file.metadata() or {}).get("bootdiff", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 (not a dict)
     except FileNotFoundError:

@@ -13,6 +13,8 @@ import pytest
 from app_calls import TINY, call, refused
 from PIL import Image
 
+from bootdiff.files import load_tensors, read_metrics
+
 NET = "backbones: {local: {kind: local, width: 8, depth: 3}}\ntraining: {steps: 4, batch: 4, warmup: 0}\n"
 
 
@@ -240,3 +242,51 @@ def test_ctrl_c_and_a_second_process(tmp_path):
     )
     assert "Traceback" not in message
     assert (run / "full-local" / "checkpoint.safetensors").is_file()
+
+
+def stopped(command, run, until):
+    """The step of the checkpoint that a command wrote when its first process was told to stop, and what it said."""
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        begin = time.monotonic()
+        while not any(row["step"] > until for row in read_metrics(run / "metrics.jsonl")):
+            assert first.poll() is None, first.communicate()
+            assert time.monotonic() - begin < 60
+            time.sleep(0.05)
+        first.send_signal(signal.SIGINT)
+        _, message = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert first.returncode == 130, message
+    assert "Traceback" not in message
+    _, meta = load_tensors(run / "full-local" / "checkpoint.safetensors")
+    return meta["state"]["step"], message
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_all_processes_and_the_same_command_goes_on(tmp_path):
+    recipe, run = tmp_path / "long.yaml", tmp_path / "run"
+    recipe.write_text(TINY.replace("steps: 20", "steps: 1000000"))
+    command = [sys.executable, "-m", "bootdiff", "fit", str(recipe), "--out", str(run), "--arm", "full_only"]
+    command += ["--processes", "2"]
+    step, message = stopped(command, run, 0)
+    assert message.count("stopped as asked, checkpoint written") == 1
+    assert f"bootdiff fit {recipe}" in message
+    assert max(row["step"] for row in read_metrics(run / "metrics.jsonl")) == step
+    again, _ = stopped(command, run, step)
+    assert again > step
+    rows = [row["step"] for row in read_metrics(run / "metrics.jsonl") if "loss" in row]
+    assert rows == list(range(50, again + 1, 50))
+
+
+def test_when_one_process_fails_the_others_end(monkeypatch, tmp_path):
+    from bootdiff.app import processes
+
+    monkeypatch.setattr(processes, "GRACE", 1.0)
+    script = tmp_path / "script.py"
+    script.write_text("import os, sys, time\nsys.exit(7) if os.environ['RANK'] == '1' else time.sleep(60)\n")
+    popen = subprocess.Popen
+    monkeypatch.setattr(processes.subprocess, "Popen", lambda command, **o: popen([sys.executable, str(script)], **o))
+    begin = time.monotonic()
+    assert processes.spread(["fit"], 2) == 7
+    assert time.monotonic() - begin < 20

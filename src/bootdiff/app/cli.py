@@ -222,7 +222,9 @@ def fit(
     bootdiff fit mine.yaml --arm full_only --out runs/mine
     """
     if processes > 1 and "LOCAL_RANK" not in os.environ:
-        _spread(processes)
+        from bootdiff.app.processes import spread
+
+        raise typer.Exit(spread(sys.argv[1:], processes))
     from bootdiff.app import pictures
     from bootdiff.app.bars import Screen
     from bootdiff.app.session import arms_of, open_session, trainings
@@ -412,27 +414,6 @@ def _run_folder(recipe: Path) -> Path:
 def _look(screen: Any, folder: Path) -> None:
     pictures = f"{folder / 'samples.png'} and {folder / 'levels.png'}"
     screen.say(f"Look at {pictures}; the figures are in {folder / 'metrics.json'}", "bold")
-
-
-def _spread(processes: int) -> None:
-    """Run this command again in several processes on this machine; does not return."""
-    import logging
-    import signal
-
-    # Ctrl-C reaches the processes themselves, which end cleanly; told again by the launcher they would stop at once.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    signal.signal(signal.SIGINT, lambda *_: None)
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
-
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    try:
-        torchrun(["--standalone", "--nproc_per_node", str(processes), "-m", "bootdiff", *sys.argv[1:]])
-    except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
-        raise typer.Exit(code if code > 0 else 1) from None  # it has said why
-    raise typer.Exit(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
