@@ -12,6 +12,7 @@ import torch
 from bootdiff.app.session import trainings
 from bootdiff.boot.gains import Weights
 from bootdiff.boot.materials import gather
+from bootdiff.boot.shelf import Shelf
 from bootdiff.boot.stages import Bootstrap
 from bootdiff.recipe import load_recipe_text
 from bootdiff.runs import Run, load_tensors
@@ -50,7 +51,7 @@ def test_processes_of_different_speed_meet_at_the_same_barriers(tmp_path, slow):
                 boot = Bootstrap(load_recipe_text(RECIPE), None, run, accelerator, say=lambda _: None)
                 got = [boot._weights("gains", ["thumbnails"], solve, []).tolist()]
                 stage = boot._stage("full-local", "key")
-                got.append(boot._json(stage, "scale.json", lambda: [value]))
+                got.append(boot._shelf.once(stage, "scale.json", lambda: [value]))
                 got.append(boot._weights("full-stack", ["thumbnails"], solve, []).tolist())
                 meet()
                 results[name] = got
@@ -114,3 +115,21 @@ def test_the_unregularized_arm_is_that_of_a_recipe_without_penalties(tmp_path, a
     if "project" not in residual:  # which has no loss of its own
         mine, theirs = final["penalized-unregularized-local"], final["penalized-residual-local"]
         assert any(not torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_a_stage_is_known_by_what_it_was_made_with(tmp_path, accelerator):
+    """A stage that lies there complete keeps its key, so that no other run takes it for what it is not."""
+
+    def shelf(name, reuse=()):
+        return Shelf(Run.open(tmp_path / name, "seed: 0"), accelerator, reuse, said.append)
+
+    said = []
+    first = shelf("a")
+    with first.run:
+        first.stage("full-local", "old").finish({"from": "a"})
+        assert first.stage("full-local", "new").done
+    second = shelf("b", [tmp_path / "a"])
+    with second.run:
+        assert not second.stage("full-local", "new").done
+        assert second.stage("full-local", "old").info == {"from": "a"}
+    assert said == [f"full-local: taken from {tmp_path / 'a'}"]

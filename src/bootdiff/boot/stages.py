@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +30,14 @@ from bootdiff.boot.gains import Weights, fit_weights
 from bootdiff.boot.materials import Materials, ViewMaterial, in_memory, mirrors
 from bootdiff.boot.objective import UNLABELLED, HeldOut, ResidualObjective, Samples, Trainee, residual_energy
 from bootdiff.boot.saving import save_denoiser
+from bootdiff.boot.shelf import Shelf, digest
 from bootdiff.data import Batches, Source, measure
 from bootdiff.denoise import Denoiser, White
-from bootdiff.files import copy_file
 from bootdiff.nets import build_net
 from bootdiff.noise import LogNormal
 from bootdiff.recipe import Recipe
 from bootdiff.recipe_blocks import Training
-from bootdiff.runs import Run, StageDir, atomic_write_json, read_json
+from bootdiff.runs import Run, StageDir
 from bootdiff.spec import encode
 from bootdiff.train import Progress, fit, load_weights, snapshot_path
 
@@ -86,6 +85,9 @@ class Bootstrap:
     ledger: dict[str, dict[str, Any]] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _made: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._shelf = Shelf(self.run, self.accelerator, self.reuse, self.say)
 
     # -- the algorithm -------------------------------------------------------------------------------------------------
 
@@ -213,7 +215,7 @@ class Bootstrap:
         key = self._key(name, bench, encode(net.model_dump()), training, settings, residual.snapshots, list(parents))
         stage = self._stage(name, key)
         held_out = self.held_out(bench, composite)
-        scale = self._json(stage, "scale.json", lambda: residual_energy(held_out, on).tolist())
+        scale = self._shelf.once(stage, "scale.json", lambda: residual_energy(held_out, on).tolist())
         expert = self._build(name, bench, composite, on, net, scale, residual.project)
         trainee = Trainee(expert)
         objective = ResidualObjective(
@@ -233,7 +235,7 @@ class Bootstrap:
             compile=training.compile, progress=self.progress,
         )  # fmt: skip
         self.ledger[name] = result.ledger
-        choice = self._json(stage, "choice.json", lambda: self._choose(stage, expert, held_out, result.snapshots))
+        choice = self._shelf.once(stage, "choice.json", lambda: self._choose(stage, expert, held_out, result.snapshots))
         members = []
         for step in choice["steps"]:
             member = copy.deepcopy(expert)
@@ -295,9 +297,9 @@ class Bootstrap:
 
     def _weights(self, name: str, names: list[str], solve: Callable[[], Weights], parents: list[str]) -> Tensor:
         settings = [self.recipe.gains.model_dump(), self.recipe.residual.kappa]
-        key = self._digest([name, names, parents, settings, self.levels, self.recipe.seed])
+        key = digest([name, names, parents, settings, self.levels, self.recipe.seed])
         stage = self._stage(name, key)
-        if not self._there(stage, "done.json"):
+        if not self._shelf.has(stage, "done.json"):
             record = solve().record(self.levels, names)
             if self.accelerator.is_main_process:
                 stage.finish(record)
@@ -423,9 +425,6 @@ class Bootstrap:
         means = loss.mean(1).tolist()
         return {f"{s:g}": v for s, v in zip(self.levels, means, strict=True) if v == v}
 
-    def _digest(self, value: Any) -> str:
-        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
-
     def _full_keys(self) -> list[str]:
         self.denoiser("full_only")
         return [self._keys["full-stack"]]
@@ -437,55 +436,11 @@ class Bootstrap:
         """Digest of all that a stage's result depends on."""
         how = training.model_dump(exclude={"workers", "checkpoint_seconds"})
         data = [bench.train.fingerprint(), bench.samples.x.cpu().double().flatten(1).sum(1).tolist(), bench.base.config]
-        return self._digest(
-            [name, data, bench.scale, bench.flip, bench.tau, net, how, self.levels, self.recipe.seed, more]
-        )
+        return digest([name, data, bench.scale, bench.flip, bench.tau, net, how, self.levels, self.recipe.seed, more])
 
     def _stage(self, name: str, key: str) -> StageDir:
-        """A stage's folder; filled from a run of `reuse` that holds the same stage."""
         self._keys[name] = key
-        stage = self.run.stage(name)
-        if not self.accelerator.is_main_process:
-            self.accelerator.wait_for_everyone()
-            return stage
-        if not stage.done:
-            for other in self.reuse:
-                there = Path(other) / name
-                note = there / "key.json"
-                if (there / "done.json").is_file() and note.is_file() and json.loads(note.read_text()) == key:
-                    self._take(there, stage)
-                    self.say(f"{name}: taken from {other}")
-                    break
-        atomic_write_json(stage / "key.json", key)
-        self.accelerator.wait_for_everyone()
-        return stage
-
-    def _take(self, there: Path, stage: StageDir) -> None:
-        """Copy a complete stage of another run. done.json comes last: killed before, it is copied again."""
-        rows = Run.read(there.parent).metrics(stage.name)
-        for path in there.iterdir():
-            if path.name != "done.json" and not path.name.startswith("."):
-                copy_file(path, stage / path.name)
-        self.run.truncate_metrics(stage.name, -1)
-        for row in rows:
-            self.run.append(row)
-        self.run.sync_metrics()
-        copy_file(there / "done.json", stage / "done.json")
-
-    def _json(self, stage: StageDir, name: str, make: Callable[[], Any]) -> Any:
-        """A small result of a stage, made once: that of the first process, for all of them."""
-        if not self._there(stage, name):
-            value = make()
-            if self.accelerator.is_main_process:
-                atomic_write_json(stage / name, value)
-            self.accelerator.wait_for_everyone()
-        return read_json(stage / name)
-
-    def _there(self, stage: StageDir, name: str) -> bool:
-        """Whether a stage has a file: every process has looked before the first goes on and may write it."""
-        found = (stage / name).is_file()
-        self.accelerator.wait_for_everyone()
-        return found
+        return self._shelf.stage(name, key)
 
 
 def _classes(source: Source) -> int | None:

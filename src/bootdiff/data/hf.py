@@ -57,7 +57,8 @@ class HFDataset(Source):
             if split is None and len(data) == 1:
                 split = next(iter(data))
             if split not in data:
-                raise BootdiffError(f"{folder}: has no part {split!r}; say key: one of {', '.join(data)}")
+                what = "holds several parts" if split is None else f"has no part {split!r}"
+                raise BootdiffError(f"{folder}: {what}; say key: one of {', '.join(data)}")
             data = data[split]
         elif split is not None:
             raise BootdiffError(f"{folder}: has no parts, so no key {split!r}; remove the key")
