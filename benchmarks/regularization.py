@@ -30,11 +30,9 @@ from bootdiff.recipe import Recipe, load_recipe
 from bootdiff.runs import Run, read_json
 
 TRAINED: dict[str, dict[str, Any]] = {
-    "energy 0.1": {"energy": 0.1},
     "energy 0.3": {"energy": 0.3},
     "energy 1": {"energy": 1.0},
     "subspace 0.3": {"subspace": 0.3},
-    "subspace 1": {"subspace": 1.0},
     "null space only": {"project": True},
     "blind to the views": {"sees_views": False},
 }

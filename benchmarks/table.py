@@ -1,9 +1,10 @@
-"""Write the tables of docs/benchmarks.md and README.md from the raw results.
+"""Write the tables of README.md and docs/ from the raw results.
 
     python benchmarks/table.py
 
-Each benchmarks/results/NAME/seed-S.json is the metrics.json of one `bootdiff arms` run. Between the markers
-`<!-- table NAME -->` and `<!-- end -->` of a document the table of NAME is written anew.
+Each benchmarks/results/NAME/seed-S.json is the metrics.json of one `bootdiff arms` run, each regularization-NAME.json
+what benchmarks/regularization.py wrote. Between the markers `<!-- table NAME -->` and `<!-- end -->` of a document the
+table of NAME is written anew.
 """
 
 from __future__ import annotations
@@ -52,13 +53,23 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n\n" + said + "."
 
 
+def variants(found: dict[str, Any]) -> str:
+    """Losses of the variants of one run's residual stage."""
+    levels = [f"{float(s):g}" for s in next(iter(found["variants"].values()))["per_level"]]
+    lines = ["| " + " | ".join(["variant", "loss ± s.e.", *levels]) + " |", "|" + "---|" * (2 + len(levels))]
+    for name, row in found["variants"].items():
+        cells = [f"{row['per_level'][s]['mean']:.3f}" for s in row["per_level"]]
+        lines.append("| " + " | ".join([name, f"{row['mean']:.4f} ± {row['stderr']:.4f}", *cells]) + " |")
+    return "\n".join(lines) + f"\n\nSeed {found['seed']}; `{found['command']}`."
+
+
 def main() -> None:
-    made = {}
+    made = {p.stem: variants(json.loads(p.read_text(encoding="utf-8"))) for p in RESULTS.glob("regularization-*.json")}
     for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
         paths = sorted(folder.glob("seed-*.json"))
         if paths:
             made[folder.name] = table([json.loads(p.read_text(encoding="utf-8")) for p in paths])
-    for document in (ROOT / "README.md", ROOT / "docs" / "benchmarks.md"):
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = document.read_text(encoding="utf-8")
         for name, rows in made.items():
             pattern = rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)"
