@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-for seed in "${@:-0 1 2}"; do
+if [ $# -eq 0 ]; then set -- 0 1 2; fi
+for seed in "$@"; do
   # Full-only and oracle are the same for all three; runs/cats32-full may hold them from before.
   reuse=()
   if [ -d "runs/cats32-full/seed-$seed" ]; then reuse+=(--reuse "runs/cats32-full/seed-$seed"); fi
