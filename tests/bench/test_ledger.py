@@ -30,19 +30,22 @@ def test_every_arm_has_its_stages():
 
 
 @pytest.mark.parametrize(
-    ("arm", "full_experts", "parameters"),
+    ("arm", "full_experts", "judged", "parameters"),
     [
-        ("full_only", True, 8),
-        ("views_only", True, 7),
-        ("unregularized", True, 23),
-        ("bootdiff", True, 31),
-        ("bootdiff", False, 23),
-        ("oracle", False, 32),
+        ("full_only", True, True, 8),
+        ("views_only", True, True, 15),
+        ("views_only", True, False, 7),
+        ("unregularized", True, True, 31),
+        ("unregularized", True, False, 23),
+        ("bootdiff", True, False, 31),
+        ("bootdiff", False, True, 31),
+        ("bootdiff", False, False, 23),
+        ("oracle", False, False, 32),
     ],
 )
-def test_an_arm_is_the_sum_of_its_stages(arm, full_experts, parameters):
+def test_an_arm_is_the_sum_of_its_stages(arm, full_experts, judged, parameters):
     """Parameters are powers of two, so that a sum tells its terms; seconds are equal to them, FLOPs 70 times that."""
-    got = totals(LEDGER, arm, full_experts)
+    got = totals(LEDGER, arm, full_experts, judged)
     assert got["parameters"] == got["seconds"] == parameters
     assert got["flops"] == 70 * parameters
     assert got["images"] == 320 * len(got["stages"])
@@ -65,7 +68,7 @@ def test_without_residual_networks_the_full_ones_count():
     """All gains are 0: bootdiff is full-only training, and has paid for the views."""
     ledger = {name: entry for name, entry in LEDGER.items() if not name.startswith(("residual", "oracle"))}
     for arm in ("bootdiff", "unregularized"):
-        assert totals(ledger, arm, full_experts=False)["parameters"] == 15
+        assert totals(ledger, arm, full_experts=False, judged=False)["parameters"] == 15
     assert "oracle" not in costs(ledger)
 
 
@@ -79,10 +82,10 @@ def test_a_missing_stage_is_named():
 def test_a_ledger_without_flops_has_no_ratio_of_them():
     table = costs({"full-unet": entry(1, 1.0, flops=0), "view-a-unet": entry(1, 2.0)})
     assert table["views_only"]["ratio"]["flops"] is None
-    assert table["views_only"]["ratio"]["seconds"] == 2
+    assert table["views_only"]["ratio"]["seconds"] == 3
 
 
 def test_an_unregularized_arm_with_networks_of_its_own_costs_those():
     ledger = LEDGER | {"unregularized-unet": entry(64, 64.0)}
-    assert totals(ledger, "unregularized")["parameters"] == 7 + 64
+    assert totals(ledger, "unregularized")["parameters"] == 7 + 8 + 64
     assert totals(ledger, "bootdiff")["parameters"] == 31

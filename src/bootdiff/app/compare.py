@@ -104,8 +104,8 @@ def assess(a: Assessment) -> dict[str, Any]:
     nats = None
     if {"views_only", "bootdiff"} <= set(losses) and len(levels) > 1:
         nats = evaluate.information(by_sample, levels, base)
-    needs_full = a.recipe.residual.full_experts or a.recipe.gains.mode == "fit"
-    cost = {arm: row for arm, row in ledger.costs(a.costs, needs_full).items() if arm in losses}
+    stacked, judged = a.recipe.residual.full_experts, a.recipe.gains.mode == "fit"
+    cost = {arm: row for arm, row in ledger.costs(a.costs, stacked, judged).items() if arm in losses}
     note = evaluate.EVALUATED_ON[a.evaluated_on]
     a.screen.show(*tables.losses(losses, f"{len(a.reference)} images, {note}", gap), tables.levels(losses))
     a.screen.show(tables.costs(cost), tables.stages(a.costs))

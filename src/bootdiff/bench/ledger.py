@@ -18,8 +18,8 @@ __all__ = ["STAGES", "costs", "totals"]
 
 STAGES: dict[str, tuple[str, ...]] = {
     "full_only": ("full-",),
-    "views_only": ("view-",),
-    "unregularized": ("view-", "residual-"),
+    "views_only": ("view-", "full-"),
+    "unregularized": ("view-", "residual-", "full-"),
     "bootdiff": ("view-", "residual-", "full-"),
     "oracle": ("oracle-",),
 }
@@ -28,14 +28,16 @@ STAGES: dict[str, tuple[str, ...]] = {
 SUMMED = ("parameters", "steps", "images", "flops", "seconds", "evaluation_seconds")
 
 
-def totals(ledger: Mapping[str, Mapping[str, Any]], arm: str, full_experts: bool = True) -> dict[str, Any]:
+def totals(
+    ledger: Mapping[str, Mapping[str, Any]], arm: str, full_experts: bool = True, judged: bool = True
+) -> dict[str, Any]:
     """Sum of the stages that an arm needs.
 
     Args:
         ledger: stage -> its ledger, one per trained network (`Bootstrap.ledger`, or `ledger` in a stage's done.json).
         arm: one of `STAGES`.
-        full_experts: whether bootdiff needs the full-only networks, too: to stack them (`residual.full_experts`), or
-            to judge its views by (`gains.mode: fit`).
+        full_experts: whether bootdiff stacks the full-only networks, too (`residual.full_experts`).
+        judged: whether views are judged by the full-only networks (`gains.mode: fit`): every arm with views needs them.
 
     Returns:
         "stages" (their names), the sums "parameters", "steps", "images", "flops", "seconds", "evaluation_seconds",
@@ -51,12 +53,10 @@ def totals(ledger: Mapping[str, Mapping[str, Any]], arm: str, full_experts: bool
     wanted = set(STAGES[arm])
     if arm == "unregularized" and any(name.startswith("unregularized-") for name in ledger):
         wanted = wanted - {"residual-"} | {"unregularized-"}
-    if "residual-" in wanted:
-        trained = any(name.startswith("residual-") for name in ledger)
-        if not trained:
-            wanted = wanted - {"residual-"} | {"full-"}
-        elif not full_experts:
-            wanted -= {"full-"}
+    if "view-" in wanted and not judged and not (arm == "bootdiff" and full_experts):
+        wanted -= {"full-"}
+    if "residual-" in wanted and not any(name.startswith("residual-") for name in ledger):
+        wanted = wanted - {"residual-"} | {"full-"}
     missing = sorted(kind for kind in wanted if not any(name.startswith(kind) for name in ledger))
     if missing:
         raise ValueError(
@@ -72,7 +72,9 @@ def totals(ledger: Mapping[str, Mapping[str, Any]], arm: str, full_experts: bool
     return out
 
 
-def costs(ledger: Mapping[str, Mapping[str, Any]], full_experts: bool = True) -> dict[str, dict[str, Any]]:
+def costs(
+    ledger: Mapping[str, Mapping[str, Any]], full_experts: bool = True, judged: bool = True
+) -> dict[str, dict[str, Any]]:
     """`totals` of every arm whose networks are in the ledger, each with "ratio" to full-only where that is there.
 
     "ratio" holds parameters, images, flops and seconds over those of full_only; None where full_only's is 0.
@@ -80,7 +82,7 @@ def costs(ledger: Mapping[str, Mapping[str, Any]], full_experts: bool = True) ->
     table: dict[str, dict[str, Any]] = {}
     for arm in STAGES:
         try:
-            table[arm] = totals(ledger, arm, full_experts)
+            table[arm] = totals(ledger, arm, full_experts, judged)
         except ValueError:
             continue
     ruler = table.get("full_only")
