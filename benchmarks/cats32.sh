@@ -16,4 +16,9 @@ for seed in "$@"; do
     mkdir -p "benchmarks/results/cats32-$name"
     cp "$out/metrics.json" "benchmarks/results/cats32-$name/seed-$seed.json"
   done
+  # Full-only and oracle once more, with the compute of all of bootdiff's networks.
+  out="runs/cats32-equal-compute/seed-$seed"
+  .venv/bin/bootdiff arms benchmarks/recipes/cats32-equal-compute.yaml --seed "$seed" --out "$out" --arm full_only --arm oracle
+  mkdir -p benchmarks/results/cats32-equal-compute
+  cp "$out/metrics.json" "benchmarks/results/cats32-equal-compute/seed-$seed.json"
 done

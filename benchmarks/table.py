@@ -15,6 +15,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from bootdiff.bench.ledger import costs
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "oracle")
@@ -38,7 +40,7 @@ def table(runs: list[dict[str, Any]]) -> str:
         row = [arm.replace("_", "-"), mean_std([x["mean"] for x in losses])]
         row.append("" if arm == "full_only" else mean_std([x["versus"]["full_only"]["mean"] for x in losses]))
         row += [f"{statistics.mean(x['per_level'][s]['mean'] for x in losses):.3f}" for s in levels]
-        cost = [r["ledger"]["arms"][arm] for r in runs]
+        cost = [costs(r["ledger"]["stages"])[arm] for r in runs]
         row.append(f"{statistics.mean(c['flops'] for c in cost) / 1e12:.1f} T")
         row.append(f"{statistics.mean(c['ratio']['flops'] for c in cost):.2f}")
         rows.append(["**" + cell + "**" if arm == "bootdiff" and cell else cell for cell in row])
