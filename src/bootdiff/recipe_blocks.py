@@ -257,6 +257,12 @@ class Residual(Block):
         "stack", description="held-out weights per noise level: one per expert, one for all, or fixed at 1"
     )
 
+    prune: float = Field(
+        2.0,
+        ge=0,
+        description="experts that improve a noise level by less than so many standard errors are not asked there",
+    )
+
     @property
     def penalized(self) -> bool:
         """Whether training itself is regularized: then the arm `unregularized` needs experts of its own.

@@ -19,6 +19,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +201,15 @@ class Bootstrap:
         training: Training,
         parents: Sequence[Any] = (),
         penalized: bool = True,
+        objective: ResidualObjective | None = None,
+        batches: Any = None,
+        start: StageDir | None = None,
     ) -> Snapshots:
-        """Train one expert on a composite, and choose its snapshot for each noise level on held-out samples."""
+        """Train one expert on a composite, and choose its snapshot for each noise level on held-out samples.
+
+        Other methods differ in `objective` and `batches` (None: the residual's, on `bench.train`) and in the complete
+        stage whose last weights they `start` from; what these depend on beside the bench must be among the `parents`.
+        """
         net = self._sized(net, bench)
         residual = self.recipe.residual
         if not penalized:
@@ -218,13 +226,12 @@ class Bootstrap:
         scale = self._shelf.once(stage, "scale.json", lambda: residual_energy(held_out, on).tolist())
         expert = self._build(name, bench, composite, on, net, scale, residual.project)
         trainee = Trainee(expert)
-        objective = ResidualObjective(
-            composite, LogNormal(training.noise.mean, training.noise.std), tau=bench.tau, **regular
-        )
-        batches = Batches(
-            bench.train, bench.scale, training.batch, seed=self._seed(name), flip=bench.flip, workers=training.workers,
-            rank=self.accelerator.process_index, world=self.accelerator.num_processes, mask=bench.mask,
-        )  # fmt: skip
+        if start is not None:
+            load_weights(trainee, start / "final.safetensors")
+        if objective is None:
+            noise = LogNormal(training.noise.mean, training.noise.std)
+            objective = ResidualObjective(composite, noise, tau=bench.tau, **regular)
+        batches = batches or self.batches(name, bench, training)
         done = stage.done
         result = fit(
             trainee, objective, batches, stage,
@@ -245,6 +252,13 @@ class Bootstrap:
             self.say(f"{name}: held-out loss {choice['loss']:.4f}, best steps {choice['steps']} of {training.steps}")
         return Snapshots(members, self.levels, choice["choice"]).to(self.device).eval().requires_grad_(False)
 
+    def batches(self, name: str, bench: Bench, training: Training) -> Batches:
+        """A bench's training samples, in the order of the stage `name`."""
+        return Batches(
+            bench.train, bench.scale, training.batch, seed=self._seed(name), flip=bench.flip, workers=training.workers,
+            rank=self.accelerator.process_index, world=self.accelerator.num_processes, mask=bench.mask,
+        )  # fmt: skip
+
     def stack(self, name: str, bench: Bench, composite: Composite, experts: dict[str, Snapshots]) -> Stack:
         """Stage 5: weigh the experts on held-out samples."""
         chosen = list(experts.values())
@@ -253,7 +267,11 @@ class Bootstrap:
         if mode == "one":
             weights = None
         else:
-            values = self._weights(f"{name}-stack", list(experts), lambda: self._kappa(bench, composite, chosen), keys)
+            # A view's stack is an input of the residual's training: what it gives matters there, its speed does not.
+            prune = 0.0 if bench.samples is not self.full_bench().samples else self.recipe.residual.prune
+            keys += [f"prune {prune:g}"] if prune else []
+            solve = partial(self._kappa, bench, composite, chosen, prune)
+            values = self._weights(f"{name}-stack", list(experts), solve, keys)
             weights = values.tolist()
         return Stack(composite, chosen, self.levels, weights).to(self.device).eval()
 
@@ -278,7 +296,7 @@ class Bootstrap:
         held_out = HeldOut(everything, composite, self.levels, gains.draws, seed=self._seed("gains"))
         return fit_weights(held_out.evidence_moments(), self.levels, gains.folds, self._widths(), prune=gains.prune)
 
-    def _kappa(self, bench: Bench, composite: Composite, experts: list[Snapshots]) -> Weights:
+    def _kappa(self, bench: Bench, composite: Composite, experts: list[Snapshots], prune: float) -> Weights:
         # Other noise than the snapshots were chosen with, and more of it.
         held_out = HeldOut(bench.samples, composite, self.levels, 4, seed=self._seed("stack"), tau=bench.tau)
         moments = held_out.residual_moments(experts)
@@ -289,7 +307,7 @@ class Bootstrap:
             w = fit_weights(total, self.levels, smooth=self._widths(), nonnegative=True, prune=0.0)
             w.values = w.values.expand(-1, len(experts)).contiguous()
             return w
-        return fit_weights(moments, self.levels, smooth=self._widths(), nonnegative=True, prune=0.0)
+        return fit_weights(moments, self.levels, smooth=self._widths(), nonnegative=True, prune=prune)
 
     def _widths(self) -> tuple[float, ...]:
         smooth = self.recipe.gains.smooth
@@ -382,7 +400,7 @@ class Bootstrap:
         project: bool = False,
     ) -> Expert:
         sees = on == "views" and self.recipe.residual.sees_views
-        channels = bench.base.shape[0] * (1 + (len(composite.views) if sees else 0)) + (bench.samples.mask is not None)
+        channels = bench.base.shape[0] + (composite.seen if sees else 0) + (bench.samples.mask is not None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(name))
             built = build_net(net.kind, channels, bench.base.shape, bench.classes, **net.options())
