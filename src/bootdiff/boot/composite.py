@@ -98,6 +98,11 @@ class Composite(Denoiser):
             "gains": self.gains.tolist(),
         }
 
+    @property
+    def seen(self) -> int:
+        """Number of channels that `estimate` shows to an expert beside x."""
+        return self.shape[0] * len(self.views)
+
     def train(self, mode: bool = True) -> Composite:
         """Views are frozen: they stay in evaluation mode (no dropout) whatever is trained on top of them."""
         return super().train(False)

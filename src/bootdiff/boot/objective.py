@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -233,7 +234,48 @@ class ResidualObjective:
         if label is not None:
             dropped = global_draw(lambda n: torch.rand(n, generator=generator, device=generator.device), len(x0))
             label = torch.where(dropped.to(x0) < UNLABELLED, -1, label)
-        return model(x0, x, sigma, label, mask, self)
+        return model(self, x0, x, sigma, label, mask)
+
+    def loss(
+        self,
+        expert: Expert,
+        x0: Tensor,
+        x: Tensor,
+        sigma: Tensor,
+        label: Tensor | None,
+        mask: Tensor | None,
+        at: Estimates | None = None,
+        tau: float | Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> Tensor:
+        """Losses (b,) of the expert at noisy samples: the part that runs inside the model's forward pass.
+
+        Args:
+            x0, x: stored samples and noisier copies, (b, *shape).
+            sigma: noise level of x, (b,).
+            label, mask: what the network is told beside x.
+            at: what the views say of x; None: ask the composite.
+            tau: noise of each stored sample, (b,), or of all; None: the objective's own.
+            counts: coordinates that the loss is the mean over, broadcastable to x; None: those of the mask.
+        """
+        if at is None:
+            # In here, the views run in the precision of the training, too.
+            with torch.no_grad():
+                at = self.composite.estimate(x, sigma, label)
+        tau, counts = self.tau if tau is None else tau, mask if counts is None else counts
+        unit = expert.unit(x, sigma, at.seen, label, mask).float()
+        a = 1 - (tau / sigma) ** 2
+        on = at.mean if expert.on == "views" else at.base
+        target = (x0 - expand(1 - a, x) * x) / expand(expert.c_r(sigma), x) - expand(a / expert.c_r(sigma), x) * on
+        loss = mean_over((expand(a, x) * unit - target) ** 2, counts)
+        if self.energy:
+            loss = loss + self.energy * mean_over(unit**2, counts)
+        if self.subspace and expert.on == "views":
+            full = tuple(x.shape[1:])
+            for view in self.composite.views.values():
+                for p in view.placements(full):
+                    loss = loss + self.subspace * p(unit).square().flatten(1).sum(1) / unit[0].numel()
+        return loss
 
 
 class Trainee(torch.nn.Module):
@@ -243,30 +285,5 @@ class Trainee(torch.nn.Module):
         super().__init__()
         self.expert = expert
 
-    def forward(
-        self,
-        x0: Tensor,
-        x: Tensor,
-        sigma: Tensor,
-        label: Tensor | None,
-        mask: Tensor | None,
-        objective: ResidualObjective,
-    ) -> Tensor:
-        expert = self.expert
-        # In here, the views run in the precision of the training, too.
-        with torch.no_grad():
-            at = objective.composite.estimate(x, sigma, label)
-        unit = expert.unit(x, sigma, at.seen, label, mask).float()
-        views = objective.composite.views
-        a = 1 - (objective.tau / sigma) ** 2
-        on = at.mean if expert.on == "views" else at.base
-        target = (x0 - expand(1 - a, x) * x) / expand(expert.c_r(sigma), x) - expand(a / expert.c_r(sigma), x) * on
-        loss = mean_over((expand(a, x) * unit - target) ** 2, mask)
-        if objective.energy:
-            loss = loss + objective.energy * mean_over(unit**2, mask)
-        if objective.subspace and expert.on == "views":
-            full = tuple(x.shape[1:])
-            for view in views.values():
-                for p in view.placements(full):
-                    loss = loss + objective.subspace * p(unit).square().flatten(1).sum(1) / unit[0].numel()
-        return loss
+    def forward(self, objective: ResidualObjective, *at: Any, **how: Any) -> Tensor:
+        return objective.loss(self.expert, *at, **how)
