@@ -260,6 +260,47 @@ def test_information_measured_on_samples():
     assert information(losses, FINE, WHITE, "p", "p")["nats"] == 0
 
 
+def test_the_interval_covers_the_closed_form_restricted_to_the_range():
+    """20 sets of 40 samples at eight levels; fixed seeds."""
+    p, q = law(), Gaussian(law().mean, 0.3 * torch.eye(6, dtype=torch.float64))
+    levels = [0.05 * 2.0**k for k in range(8)]
+    expected = p.kl(q, levels[0]) - p.kl(q, levels[-1])
+    hits, narrow = 0, 0
+    for seed in range(20):
+        losses = sample_losses({"q": q, "p": p}, draw(p, 40, seed), levels, WHITE, draws=2, seed=seed)
+        got = information(losses, levels, WHITE, "q", "p")
+        low, high = got["interval"]["nats"]
+        assert low < got["nats"] < high
+        hits += low <= expected <= high
+        low, high = information(losses, levels, WHITE, "q", "p", confidence=0.5)["interval"]["nats"]
+        narrow += low <= expected <= high
+    assert hits >= 18 > narrow
+    assert got["interval"]["bits"][1] == pytest.approx(got["interval"]["nats"][1] / math.log(2))
+    assert got["interval"]["bits_per_dim"][0] == pytest.approx(got["interval"]["bits"][0] / 6)
+    assert got["bits"] == pytest.approx(6 * got["bits_per_dim"])
+
+
+def test_the_rules_error_is_part_of_the_interval():
+    """Losses without sampling error on coarse levels: what is left is the trapezoid rule's error, and it is covered."""
+    p, q = law(), Gaussian(law().mean, 0.3 * torch.eye(6, dtype=torch.float64))
+    lam = torch.linalg.eigvalsh(p.cov)
+    for ratio in (2.0, 3.0):
+        sigma = 0.05 * ratio ** torch.arange(7, dtype=torch.float64)
+        c_out2, k = sigma**2 * 0.25 / (sigma**2 + 0.25), 0.3 / (0.3 + sigma**2)
+        of = ((1 - k)[:, None] ** 2 * lam + (k * sigma)[:, None] ** 2).mean(1) / c_out2
+        than = (lam * sigma[:, None] ** 2 / (lam + sigma[:, None] ** 2)).mean(1) / c_out2
+        losses = {"q": of[:, None].expand(-1, 2), "p": than[:, None].expand(-1, 2)}
+        got = information(losses, sigma.tolist(), White(SHAPE, [0.2], 0.5), "q", "p")
+        expected = p.kl(q, float(sigma[0])) - p.kl(q, float(sigma[-1]))
+        low, high = got["interval"]["nats"]
+        assert got["stderr"] < 1e-12 < got["quadrature"]
+        assert low < expected < high
+        assert got["ends"][1] < 0.02 < got["ends"][0] <= 1
+    assert math.isnan(information({k: v[:2] for k, v in losses.items()}, [0.1, 0.2], WHITE, "q", "p")["quadrature"])
+    one = information({k: v[:, :1] for k, v in losses.items()}, sigma.tolist(), WHITE, "q", "p")
+    assert math.isnan(one["interval"]["nats"][0])
+
+
 def test_a_worse_denoiser_tells_of_less():
     """Where the second denoiser is not exact the figure is lower: it stays a lower bound."""
     p, q = law(), Gaussian(law().mean, 0.3 * torch.eye(6, dtype=torch.float64))
@@ -274,6 +315,8 @@ def test_information_checks_its_levels():
     for levels in ([0.1], [0.2, 0.1], [0.1, 0.2, 0.3]):
         with pytest.raises(ValueError, match="ascending"):
             information(losses, levels, WHITE)
+    with pytest.raises(ValueError, match="confidence"):
+        information(losses, [0.1, 0.2], WHITE, confidence=1.0)
     with pytest.raises(ValueError, match="'nobody'"):
         information(losses, [0.1, 0.2], WHITE, of="nobody")
 

@@ -107,7 +107,10 @@ def assess(a: Assessment) -> dict[str, Any]:
     stacked, judged = a.recipe.residual.full_experts, a.recipe.gains.mode == "fit"
     cost = {arm: row for arm, row in ledger.costs(a.costs, stacked, judged).items() if arm in losses}
     note = evaluate.EVALUATED_ON[a.evaluated_on]
-    a.screen.show(*tables.losses(losses, f"{len(a.reference)} images, {note}", gap), tables.levels(losses))
+    a.screen.show(
+        *tables.losses(losses, f"{len(a.reference)} images, {note}", gap), tables.levels(losses),
+        *tables.information(nats),
+    )  # fmt: skip
     a.screen.show(tables.costs(cost), tables.stages(a.costs))
     atomic_write_text(a.folder / "table.md", evaluate.markdown_table(losses) + "\n")
     if len(losses) > 1:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bootdiff.app.bars import clock, number
 
-__all__ = ["costs", "levels", "losses", "over_seeds", "plain_table", "quality", "stages"]
+__all__ = ["costs", "information", "levels", "losses", "over_seeds", "plain_table", "quality", "stages"]
 
 
 def plain_table(title: str, first: str, *columns: str) -> Table:
@@ -54,6 +54,23 @@ def levels(table: Mapping[str, Any]) -> Table:
     for arm, entry in table.items():
         out.add_row(arm, *(f"{entry['per_level'][s]['mean']:.3f}" for s in sigmas), style=_style(arm))
     return out
+
+
+def information(found: Mapping[str, Any] | None) -> list[Any]:
+    """What `bench.evaluate.information` found, with its interval and the noise levels that it covers."""
+    if found is None:
+        return []
+    of, than, share = found["of"], found["than"], 100 * found["confidence"]
+    lines: list[Any] = [f"What {of} leaves over and {than} knows, at least ({share:g} % interval):"]
+    for unit, digits, name in (("nats", 2, "nats"), ("bits", 2, "bits"), ("bits_per_dim", 4, "bits per dimension")):
+        low, high = found["interval"][unit]
+        lines.append(f"  {found[unit]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {name}")
+    (low, high), (first, last) = found["range"], found["ends"]
+    lines.append(
+        f"Noise levels from {low:g} to {high:g} alone; at these two ends the integrand is at {100 * first:.0f} % and "
+        f"{100 * last:.0f} % of its largest value.\n"
+    )
+    return lines
 
 
 def costs(totals: Mapping[str, Mapping[str, Any]]) -> Table:

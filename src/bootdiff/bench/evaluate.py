@@ -20,7 +20,10 @@ Verdu 2005, arXiv cs/0412108; mismatched: Verdu 2010, IEEE Trans. Inf. Theory 56
 
 because E |D* - V|^2 = E |V - x0|^2 - E |D* - x0|^2 and the loss is normalized by c_out^2 = sigma^2 c_skip.  A learned
 D has L_D >= L_D*, and a finite range of levels leaves out a part that is not negative, so what is measured is a lower
-bound in expectation, up to the error of the trapezoid rule between the levels.
+bound in expectation, up to the error of the trapezoid rule between the levels. The interval is of the integral over
+the levels' range, which for exact denoisers is KL(p_low || q_low) - KL(p_high || q_high) of the laws of x0 + sigma n
+at its two ends; it holds the sampling error (Student's t over samples) and that of the rule, estimated by halving
+the levels: |T_h - T_2h| / 3 (Richardson 1911; Davis and Rabinowitz 1984, section 6.3).
 """
 
 from __future__ import annotations
@@ -202,6 +205,7 @@ def information(
     base: White,
     of: str = "views_only",
     than: str = "bootdiff",
+    confidence: float = 0.95,
 ) -> dict[str, Any]:
     """What the denoiser `of` does not know and `than` does, in nats: a truncated I-MMSE integral over the levels.
 
@@ -214,33 +218,62 @@ def information(
         losses: by `sample_losses`; of samples without masks.
         levels: the noise levels of the losses, ascending, at least 2.
         base: the white base the losses are normalized by.
+        confidence: of the interval, between 0 and 1.
 
     Returns:
-        {"nats", "stderr" (over samples), "bits_per_dim", "range": [sigma, sigma], "per_level": {level: nats per unit of
-        ln sigma}, "of", "than", "truncated": True}.
+        {"nats", "stderr" (over samples), "bits", "bits_per_dim", "dim", "confidence",
+        "interval": {"nats": [low, high], "bits": [...], "bits_per_dim": [...]}, "quadrature" (nats, the estimated
+        error of the rule, part of the interval), "range": [sigma, sigma], "ends" (the integrand at both ends of the range over its
+        largest value: near 0 where nothing more is to be expected beyond), "per_level": {level: nats per unit of
+        ln sigma}, "of", "than", "truncated": True}. The interval is NaN for one sample. Of two levels the error of the
+        rule cannot be estimated and is NaN; the interval then holds the sampling error alone.
 
     Raises:
-        ValueError: an arm without losses, levels that are too few or do not ascend.
+        ValueError: an arm without losses, levels that are too few or do not ascend, a confidence that is none.
     """
+    from scipy.stats import t as student
+
     for name in (of, than):
         if name not in losses:
             raise ValueError(f"information needs the losses of {name!r}; given: {', '.join(losses) or 'none'}")
     sigma = torch.tensor(list(levels), dtype=torch.float64)
     if len(levels) < 2 or not bool((sigma.diff() > 0).all()) or len(losses[of]) != len(levels):
         raise ValueError(f"information needs at least two ascending levels, as many as the losses have; got {levels}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"information: the confidence must lie between 0 and 1, got {confidence}")
     dim = math.prod(base.shape)
     density = dim * precondition(sigma, base.sigma_data).c_skip[:, None] * (losses[of] - losses[than])
     nats = _mean(torch.trapezoid(density, sigma.log(), dim=0))
+    mean, per_level = nats["mean"], density.mean(1)
+    quadrature, count = _halving(per_level, sigma.log()), density.shape[1]
+    half = float(student.ppf((1 + confidence) / 2, count - 1)) * nats["stderr"] if count > 1 else math.nan
+    half += 0.0 if math.isnan(quadrature) else quadrature
+    unit = {"nats": 1.0, "bits": 1 / math.log(2), "bits_per_dim": 1 / (dim * math.log(2))}
+    peak = float(per_level.abs().max())
     return {
-        "nats": nats["mean"],
+        "nats": mean,
         "stderr": nats["stderr"],
-        "bits_per_dim": nats["mean"] / (dim * math.log(2)),
+        "bits": mean * unit["bits"],
+        "bits_per_dim": mean * unit["bits_per_dim"],
+        "dim": dim,
+        "confidence": confidence,
+        "interval": {name: [scale * (mean - half), scale * (mean + half)] for name, scale in unit.items()},
+        "quadrature": quadrature,
         "range": [float(sigma[0]), float(sigma[-1])],
-        "per_level": {f"{s:g}": float(row.mean()) for s, row in zip(levels, density, strict=True)},
+        "ends": [float(per_level[k]) / peak if peak > 0 else 0.0 for k in (0, -1)],
+        "per_level": {f"{s:g}": float(row) for s, row in zip(levels, per_level, strict=True)},
         "of": of,
         "than": than,
         "truncated": True,
     }
+
+
+def _halving(y: Tensor, x: Tensor) -> float:
+    """Error of the trapezoid rule, from every other node and the last; NaN for two nodes."""
+    if len(x) < 3:
+        return math.nan
+    kept = sorted({*range(0, len(x), 2), len(x) - 1})
+    return abs(float(torch.trapezoid(y, x) - torch.trapezoid(y[kept], x[kept]))) / 3
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------
