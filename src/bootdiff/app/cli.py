@@ -175,7 +175,7 @@ def check(
 
     bootdiff check mine.yaml
     """
-    from bootdiff.app import pictures, plan
+    from bootdiff.app import costs, pictures
     from bootdiff.app.bars import Screen
     from bootdiff.app.session import accelerate, arms_of, report_unusable
     from bootdiff.boot.materials import gather
@@ -187,15 +187,15 @@ def check(
     materials = gather(loaded)
     folder.mkdir(parents=True, exist_ok=True)
     report_unusable(folder, materials, screen)
-    data = plan.describe(materials)
-    screen.show(plan.data_table(data))
-    doubts = plan.warnings_of(materials, data)
+    data = costs.describe(materials)
+    screen.show(costs.data_table(data))
+    doubts = costs.warnings_of(materials, data)
     for doubt in doubts:
         screen.say(f"look: {doubt}", "yellow")
     pictures.save_png(pictures.view_rows(materials), folder / "views.png")
     names = arms_of(materials)
-    rows = plan.plan(loaded, materials, accelerator, names, screen)
-    screen.show(*plan.plan_table(rows, loaded, names))
+    rows = costs.estimate(loaded, materials, accelerator, names, screen)
+    screen.show(*costs.cost_table(rows, loaded, names))
     report = {"data": data, "look": doubts, "plan": [vars(row) for row in rows]}
     atomic_write_json(folder / "check.json", report)
     screen.say(f"{recipe} is valid. Look at {folder / 'views.png'}, then: bootdiff fit {recipe}", "bold")

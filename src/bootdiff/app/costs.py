@@ -1,4 +1,4 @@
-"""What a run would do, before it does it: data measured, networks counted, a few steps of each timed.
+"""What a run would cost, before it does it: data measured, networks counted, a few steps of each timed.
 
 Nothing is trained for good: the networks are built as the stages build them, a training step is counted (FLOPs) and
 three are timed on real batches, and
@@ -29,13 +29,13 @@ from bootdiff.data import Batches, measure
 from bootdiff.noise import LogNormal
 from bootdiff.recipe import Recipe
 
-__all__ = ["Planned", "data_table", "describe", "plan", "plan_table", "warnings_of"]
+__all__ = ["Cost", "cost_table", "data_table", "describe", "estimate", "warnings_of"]
 
 _MEASURED = 2000  # samples of each source
 
 
 @dataclass
-class Planned:
+class Cost:
     """One training to come. seconds: expected, with its held-out evaluations; flops: all steps."""
 
     name: str
@@ -117,7 +117,7 @@ def warnings_of(materials: Materials, rows: dict[str, dict[str, Any]]) -> list[s
 # --- networks ---
 
 
-def plan(recipe: Recipe, materials: Materials, accelerator: Any, arms: Sequence[str], screen: Screen) -> list[Planned]:
+def estimate(recipe: Recipe, materials: Materials, accelerator: Any, arms: Sequence[str], screen: Screen) -> list[Cost]:
     """Every training that the arms need, measured."""
     boot: Any = Bootstrap(recipe, materials, None, accelerator)  # type: ignore[arg-type]
     planner = _Planner(recipe, boot, accelerator)
@@ -135,7 +135,7 @@ class _Planner:
         self.recipe, self.boot, self.accelerator = recipe, boot, accelerator
         self._untrained: Composite | None = None
 
-    def one(self, name: str) -> Planned:
+    def one(self, name: str) -> Cost:
         kind, _, rest = name.partition("-")
         boot, recipe = self.boot, self.recipe
         if kind == "view":
@@ -179,7 +179,7 @@ class _Planner:
         boot = self.boot
         return boot._build(name, bench, composite, on, boot._sized(net, bench), [1.0] * len(boot.levels))
 
-    def _measure(self, name: str, bench: Bench, composite: Composite, on: str, net: Any, training: Any) -> Planned:
+    def _measure(self, name: str, bench: Bench, composite: Composite, on: str, net: Any, training: Any) -> Cost:
         boot = self.boot
         trainee = Trainee(self._expert(name, bench, composite, on, net)).train()
         objective = ResidualObjective(composite, LogNormal(training.noise.mean, training.noise.std), tau=bench.tau)
@@ -212,7 +212,7 @@ class _Planner:
         asked = math.ceil(training.steps / training.evaluate_every) * len(boot.levels) * draws * len(bench.samples)
         total = training.steps * seconds + asked * seconds / 3 / training.batch
         flops = counter.get_total_flops() * training.steps
-        return Planned(name, parameters, training.steps, training.batch, flops, seconds, total)
+        return Cost(name, parameters, training.steps, training.batch, flops, seconds, total)
 
 
 def _wait(device: torch.device) -> None:
@@ -220,7 +220,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def plan_table(rows: Sequence[Planned], recipe: Recipe, arms: Sequence[str]) -> list[Any]:
+def cost_table(rows: Sequence[Cost], recipe: Recipe, arms: Sequence[str]) -> list[Any]:
     """The trainings in order, and what `fit` and `arms` will take."""
     out = plain_table("Plan", "training", "parameters", "steps", "batch", "FLOPs", "expected time")
     for row in rows:
