@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from bootdiff.data.arrays import Arrays, Digits
-from bootdiff.data.base import (
-    Batches,
-    Problem,
-    Sample,
-    Source,
-    Subset,
-    evenly,
-    measure,
-    rank_slice,
-    report_problems,
-    split,
-)
+from bootdiff.data.base import Problem, Sample, Source, Span, Subset, divide, evenly, split
+from bootdiff.data.batches import Batches, rank_slice
 from bootdiff.data.classes import Reclassed, common_classes
 from bootdiff.data.hf import HFDataset
 from bootdiff.data.images import Images
+from bootdiff.data.kinds import KINDS, axes_of, kind_of
+from bootdiff.data.measuring import measure, report_problems
 from bootdiff.data.opening import open_source
 from bootdiff.data.simulate import CORRUPTIONS, Simulated
+from bootdiff.data.units import Units
 
 __all__ = [
     "CORRUPTIONS",
+    "KINDS",
     "Arrays",
     "Batches",
     "Digits",
@@ -33,9 +27,14 @@ __all__ = [
     "Sample",
     "Simulated",
     "Source",
+    "Span",
     "Subset",
+    "Units",
+    "axes_of",
     "common_classes",
+    "divide",
     "evenly",
+    "kind_of",
     "measure",
     "open_source",
     "rank_slice",
