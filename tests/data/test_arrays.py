@@ -63,8 +63,8 @@ def test_layouts():
     ("array", "options", "said"),
     [
         (np.zeros((7, 3, 8, 9), np.uint8), {}, "channels first"),
-        (np.zeros((7, 12, 8, 9), np.uint8), {}, "video needs a last axis"),
-        (np.zeros((7, 8), np.uint8), {}, "N x H x W"),
+        (np.zeros((7, 12, 8, 9), np.uint8), {}, "a video in colour has a fifth axis"),
+        (np.zeros((7, 8), np.uint8), {}, "say kind: signal"),
         (np.zeros((0, 8, 8), np.uint8), {}, "is empty"),
         (np.array([["a"]]), {}, "type <U1"),
         (PIXELS.astype(np.complex64), {}, "complex64"),

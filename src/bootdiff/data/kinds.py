@@ -69,7 +69,9 @@ def layout(
     """
     if array.dtype.kind not in "biuf":
         raise BootdiffError(f"{where}: holds values of type {array.dtype}, need integers or floats. Save one array.")
-    kind = _settled(array.shape, where) if kind is None else kind
+    if kind is None:
+        shape = np.moveaxis(array, 1, -1).shape if channels_first and array.ndim in (4, 5) else array.shape
+        kind = _settled(shape, where, channels)
     axes = len(_SPACES[kind])
     if array.ndim == axes + 1 and kind != "vector":
         array = array[..., None]
@@ -82,22 +84,22 @@ def layout(
         )
     if 0 in array.shape:
         raise BootdiffError(f"{where}: is empty (shape {array.shape}). Check the file.")
-    if kind != "vector" and array.shape[-1] > 4 and array.shape[-1] != channels:
-        if min(array.shape[1:-1]) <= 4:
-            raise BootdiffError(
-                f"{where}: shape {array.shape} means {array.shape[-1]} channels (the last axis); it looks like "
-                f"channels first. Channels come last in arrays of kind {kind}: numpy.moveaxis(array, 1, -1)."
-            )
+    found = array.shape[-1]
+    if kind != "vector" and found > 4 and found != channels and min(array.shape[1:-1]) <= 4:
+        raise BootdiffError(
+            f"{where}: shape {array.shape} means {found} channels (the last axis); it looks like channels first. "
+            f"Channels come last in arrays of kind {kind}: numpy.moveaxis(array, 1, -1)."
+        )
     return array, kind
 
 
-def _settled(shape: tuple[int, ...], where: str) -> str:
+def _settled(shape: tuple[int, ...], where: str, channels: int | None) -> str:
     """The kind of an array that is not declared; BootdiffError where that would be a guess."""
     axes = len(shape)
     if axes == 5:
         return "video"
     if axes == 4:
-        if shape[-1] > 4:
+        if shape[-1] > 4 and shape[-1] != channels:
             raise BootdiffError(
                 f"{where}: shape {shape} could be pictures of {shape[-1]} channels or gray videos; "
                 f"{'it also looks like channels first; ' if shape[1] <= 4 else ''}say kind: image (N x H x W x C) or "
