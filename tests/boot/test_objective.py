@@ -31,10 +31,10 @@ EYE = torch.eye(4)
 
 def all_views():
     """The list that the laws of views are tested on."""
-    spec = importlib.util.spec_from_file_location("views_list", Path(__file__).parents[1] / "test_views.py")
+    spec = importlib.util.spec_from_file_location("views_list", Path(__file__).parents[1] / "views" / "view_cases.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.FULL, module.ALL
+    return module.PICTURE, module.PICTURES
 
 
 FULL, ALL = all_views()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["Shape", "View", "randint", "set_fields"]
+__all__ = ["Shape", "View", "coordinates", "randint", "set_fields"]
 
 Shape = tuple[int, ...]
 
@@ -21,6 +21,7 @@ class View(ABC):
     scale    view coordinates per stored coordinate: A x0 = scale * stored file
     tau      standard deviation of the noise in the stored files, in view coordinates; 0 when they are clean
     masked   some view coordinates are hidden, so the denoiser needs to see the mask
+    told     the denoiser is told where in the full sample each placement lies (`place`)
     single   A is one linear map; otherwise it stands for several `placements` and cannot be applied itself
 
     A view defines `shape`, `_forward` and `_adjoint`; one that is not single defines `placements` and `draw` as well.
@@ -29,6 +30,7 @@ class View(ABC):
     scale: float = 1.0
     tau: float = 0.0
     masked: bool = False
+    told: bool = False
     single: bool = True
 
     @abstractmethod
@@ -56,11 +58,29 @@ class View(ABC):
         return self._fit(full)
 
     def mask(self, full: Shape) -> Tensor | None:
-        """(1, *space of the view) float32, 1 = observed; None when all is. ValueError when A is not `single`."""
+        """1 = observed: (1, *space of the view) float32, or (C, *space of the view) where it differs between channels,
+        and (C,) for vectors; None when all is. ValueError when A is not `single`."""
         if not self.masked:
             return None
         self._single_shape(full)
-        return self._carry(torch.ones(1, *full[1:]))
+        return self._carry(self._ones(full))
+
+    def place(self, full: Shape) -> Tensor | None:
+        """Where the view's coordinates lie along each axis that the denoiser is told of: (axes, *space of the view)
+        float32 in (-1, 1), the full sample reaching from -1 to 1; None when nothing is `told`. ValueError when A is not
+        `single`."""
+        if not self.told:
+            return None
+        self._single_shape(full)
+        return self._told(full)
+
+    def context(self, full: Shape) -> Tensor | None:
+        """What the denoiser sees beside its sample, (c, *space of the view): the mask, then the place; None if neither.
+
+        ValueError when A is not `single`.
+        """
+        parts = [p for p in (self.mask(full), self.place(full)) if p is not None]
+        return torch.cat(parts) if parts else None
 
     def coverage(self, full: Shape) -> Tensor:
         """(*full) float32: how many placements see each coordinate, and 1 where none does (it is a divisor)."""
@@ -83,8 +103,24 @@ class View(ABC):
         raise NotImplementedError(type(self).__name__)
 
     def _carry(self, m: Tensor) -> Tensor:
-        """(1, *space) -> (1, *space of the view): mean of m over the coordinates that a view coordinate reads."""
+        """(1 or C, *space) -> (1 or C, *space of the view): mean of m over the coordinates that each one reads."""
         return self._forward(m[None])[0] / self.scale
+
+    def _locate(self, c: Tensor) -> Tensor:
+        """(1, *space) -> (1, *space of the view): as `_carry`, whether anything is hidden or not."""
+        return self._carry(c)
+
+    def _told(self, full: Shape) -> Tensor:
+        """`place`, with no axes where nothing is told."""
+        return torch.zeros(0, *self.shape(full)[1:])
+
+    def _by_channel(self, full: Shape) -> bool:
+        """Whether the mask may differ between channels, as it does for vectors."""
+        return len(full) == 1
+
+    def _ones(self, full: Shape) -> Tensor:
+        """The mask that hides nothing of samples of shape `full`, with as many channels as this view's mask needs."""
+        return torch.ones(full) if self._by_channel(full) else torch.ones(1, *full[1:])
 
     def _spread(self, c: Tensor, full: Shape) -> Tensor:
         """(*shape(full)) -> (*full): to each coordinate the value of the view coordinate that reads it, or 0."""
@@ -117,6 +153,17 @@ def set_fields(view: View, **values: Any) -> None:
     """Normalize fields of a frozen dataclass, so that equal views compare and hash as equal."""
     for name, value in values.items():
         object.__setattr__(view, name, value)
+
+
+def coordinates(full: Shape, axis: int) -> Tensor:
+    """(1, *space): how far along `axis` (counted from the end) each coordinate lies, centred, in (-1, 1).
+
+    >>> coordinates((3, 4), -1)
+    tensor([[-0.7500, -0.2500,  0.2500,  0.7500]])
+    """
+    n = full[axis]
+    c = (2 * torch.arange(n) + 1) / n - 1
+    return c.reshape(-1, *(1,) * (-axis - 1)).expand(1, *full[1:]).clone()
 
 
 def randint(n: int, generator: Generator) -> int:

@@ -30,6 +30,7 @@ class _Chain(View):
             # A_outer keeps white noise white; noise that comes with the outer files is scaled by both
             tau=math.hypot(inner.tau, inner.scale * outer.tau),
             masked=outer.masked or inner.masked,
+            told=outer.told or inner.told,
             single=outer.single and inner.single,
         )
 
@@ -40,9 +41,9 @@ class _Chain(View):
     def shape(self, full: Shape) -> Shape:
         shape = self.outer.shape(self.inner.shape(full))
         if self.inner.masked and self.single:
-            m = self._carry(torch.ones(1, *full[1:]))
+            m = self._carry(self._ones(full))
             if not ((m == 0) | (m == 1)).all():
-                raise self._misfit(full, "it mixes seen and hidden pixels; mask afterwards, or align the mask's rim")
+                raise self._misfit(full, "it mixes seen and hidden values; mask afterwards, or align the mask's rim")
         return shape
 
     def placements(self, full: Shape) -> tuple[View, ...]:
@@ -61,6 +62,17 @@ class _Chain(View):
 
     def _carry(self, m: Tensor) -> Tensor:
         return self.outer._carry(self.inner._carry(m))
+
+    def _locate(self, c: Tensor) -> Tensor:
+        return self.outer._locate(self.inner._locate(c))
+
+    def _told(self, full: Shape) -> Tensor:
+        """The outer view says where it lies in the inner one, which says where that lies in the full sample."""
+        first = [self.outer._locate(c[None]) for c in self.inner._told(full)]
+        return torch.cat([*first, self.outer._told(self.inner.shape(full))])
+
+    def _by_channel(self, full: Shape) -> bool:
+        return self.inner._by_channel(full) or self.outer._by_channel(self.inner.shape(full))
 
     def _spread(self, c: Tensor, full: Shape) -> Tensor:
         return self.inner._spread(self.outer._spread(c, self.inner.shape(full)), full)

@@ -8,21 +8,22 @@ from typing import Any
 
 from bootdiff.views.base import View
 from bootdiff.views.chain import Compose, Observed, compose
-from bootdiff.views.maps import ChannelMix, Crop, Downsample, Identity
+from bootdiff.views.maps import ChannelMix, Downsample, Identity, Pick
 from bootdiff.views.masks import Mask, RandomMask
+from bootdiff.views.windows import Crop, FrameStride, FrameWindow, Stills, Window
 
 __all__ = ["VIEWS", "from_config", "to_config"]
 
 
 def to_config(view: View) -> dict[str, Any]:
-    """The view as a JSON-able dict: its kind (a key of VIEWS) and its arguments, those that are None left out.
+    """The view as a JSON-able dict: its kind (a key of VIEWS) and its arguments; what is None or false is left out.
 
     >>> to_config(Observed(Downsample(4), std=0.1))
     {'kind': 'observed', 'view': {'kind': 'downsample', 'factor': 4, 'axes': [-2, -1]}, 'std': 0.1}
     """
     kind = next(k for k, cls in VIEWS.items() if cls is type(view))
     arguments = {f.name: getattr(view, f.name) for f in fields(view)}  # type: ignore[arg-type]
-    return {"kind": kind} | {k: _plain(v) for k, v in arguments.items() if v is not None}
+    return {"kind": kind} | {k: _plain(v) for k, v in arguments.items() if v is not None and v is not False}
 
 
 def from_config(config: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> View:
@@ -55,9 +56,14 @@ VIEWS: dict[str, type[View]] = {
     "identity": Identity,
     "downsample": Downsample,
     "crop": Crop,
+    "frame_window": FrameWindow,
+    "window": Window,
+    "stills": Stills,
+    "frame_stride": FrameStride,
     "mask": Mask,
     "random_mask": RandomMask,
     "channel_mix": ChannelMix,
+    "pick": Pick,
     "observed": Observed,
     "compose": Compose,
 }

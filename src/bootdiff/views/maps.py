@@ -1,4 +1,4 @@
-"""Views that average, pick or mix coordinates: co-isometries, A A^T = I."""
+"""Views that average along axes and pick or mix channels: co-isometries, A A^T = I."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
-from bootdiff.views.base import Shape, View, randint, set_fields
+from bootdiff.views.base import Shape, View, set_fields
 
-__all__ = ["ChannelMix", "Crop", "Downsample", "Identity"]
+__all__ = ["ChannelMix", "Downsample", "Identity", "Pick"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ class Downsample(View):
     def shape(self, full: Shape) -> Shape:
         k, out = self.factor, list(full)
         for a in self.axes:
-            n = out[a] if -a <= len(out) else 0
+            # The first axis of all but vectors holds channels, which ChannelMix mixes.
+            n = out[a] if -a < len(out) or -a == len(out) == 1 else 0
             if n % k or not n:
                 raise self._misfit(full, f"axis {a} has length {n}, no multiple of {k}; crop it or change the factor")
             out[a] = n // k
@@ -75,53 +74,38 @@ class Downsample(View):
 
 
 @dataclass(frozen=True)
-class Crop(View):
-    """A picks the window of `size` (h, w) at `offset` (top, left) of the last two axes; an integer stands for a pair.
+class Pick(View):
+    """A picks channels: `indices` along the first axis, the columns of a vector (C,), in that order.
 
-    Without an offset, files may have been cut anywhere and one denoiser serves all: the placements are a grid, `stride`
-    apart (default size // 2) and always up to the last row and column.
-
-    >>> [p.offset for p in Crop(4, stride=3).placements((3, 4, 9))]
-    [(0, 0), (0, 3), (0, 5)]
+    >>> Pick((2, 0)).shape((3, 8, 8))
+    (2, 8, 8)
+    >>> Pick((2, 0))(torch.tensor([[5.0, 6.0, 7.0]]))
+    tensor([[7., 5.]])
     """
 
-    size: tuple[int, int]
-    offset: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
+    indices: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        set_fields(self, size=_pair(self.size), offset=_pair(self.offset), stride=_pair(self.stride))
-        set_fields(self, single=self.offset is not None)
-        if min(self.size) < 1 or min(self.offset or (0,)) < 0 or min(self.stride or (1,)) < 1:
-            raise ValueError(f"{self}: size and stride must be at least 1, the offset at least 0")
-        if self.offset and self.stride:
-            raise ValueError(f"{self}: give an offset (one window) or a stride (a grid of windows), not both")
+        given = self.indices if isinstance(self.indices, Sequence) else (self.indices,)
+        set_fields(self, indices=tuple(map(index, given)))
+        if not self.indices or min(self.indices) < 0 or len(set(self.indices)) < len(self.indices):
+            raise ValueError(f"{self}: give one or more different channels or columns, counted from 0")
 
     def shape(self, full: Shape) -> Shape:
-        (h, w), (t, l) = self.size, self.offset or (0, 0)
-        if len(full) < 2 or t + h > full[-2] or l + w > full[-1]:
-            raise self._misfit(full, f"the window ends at row {t + h}, column {l + w}; make it smaller or move it")
-        return (*full[:-2], h, w)
-
-    def placements(self, full: Shape) -> tuple[View, ...]:
-        self.shape(full)
-        if self.offset:
-            return (self,)
-        stride = self.stride or [max(h // 2, 1) for h in self.size]
-        rows, columns = ([*range(0, n - h, s), n - h] for n, h, s in zip(full[-2:], self.size, stride))
-        return tuple(Crop(self.size, offset=(t, l)) for t in rows for l in columns)
-
-    def draw(self, full: Shape, generator: Generator) -> View:
-        views = self.placements(full)
-        return views[randint(len(views), generator)]
+        if not full or max(self.indices) >= full[0]:
+            have = full[0] if full else 0
+            raise self._misfit(full, f"there are {have} channels or columns (the first axis), counted from 0")
+        return (len(self.indices), *full[1:])
 
     def _forward(self, x: Tensor) -> Tensor:
-        (h, w), (t, l) = self.size, self.offset or (0, 0)
-        return x[..., t : t + h, l : l + w]
+        return x[:, self.indices]
 
     def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
-        (h, w), (t, l) = self.size, self.offset or (0, 0)
-        return F.pad(y, (l, full[-1] - l - w, t, full[-2] - t - h))
+        at = torch.tensor(self.indices, device=y.device)
+        return y.new_zeros(len(y), *full).index_copy(1, at, y)
+
+    def _carry(self, m: Tensor) -> Tensor:
+        return m if len(m) == 1 else m[self.indices,]
 
 
 @dataclass(frozen=True)
@@ -172,7 +156,10 @@ class ChannelMix(View):
         return (self._matrix(y) * y.unsqueeze(2)).sum(1)
 
     def _carry(self, m: Tensor) -> Tensor:
-        return m  # masks are alike for all channels
+        if len(m) == 1:
+            return m  # alike for all channels
+        reads = self._matrix(m[None]) != 0
+        return (reads * m).sum(1) / reads.sum(1)
 
     def _spread(self, c: Tensor, full: Shape) -> Tensor:
         return ((self._matrix(c[None]) != 0) * c.unsqueeze(1)).amax(0)
@@ -182,10 +169,3 @@ class ChannelMix(View):
         rows = self.rows or [[w * self.scale for w in self.weights or ()]]
         A = torch.tensor(rows, dtype=x.dtype, device=x.device)
         return A.reshape(*A.shape, *(1 for _ in x.shape[2:]))
-
-
-def _pair(v: Any) -> tuple[int, int] | None:
-    if v is None:
-        return None
-    a, b = v if isinstance(v, Sequence) else (v, v)
-    return index(a), index(b)

@@ -1,4 +1,7 @@
-"""Views that hide pixels and keep the shape: partial isometries, A = A^T = A A^T = diag(m)."""
+"""Views that hide coordinates and keep the shape: partial isometries, A = A^T = A A^T = diag(m).
+
+A mask m is (1, *space), the same for all channels, or (C, *space); for vectors it is (C,).
+"""
 
 from __future__ import annotations
 
@@ -18,78 +21,122 @@ __all__ = ["Mask", "RandomMask"]
 
 @dataclass(frozen=True)
 class Mask(View):
-    """A = diag(m): pictures at full shape, zero where hidden. Give exactly one of
+    """A = diag(m): samples at full shape, zero where hidden. Give exactly one of
 
-    `box` (top, left, height, width), hidden; `band` ("bottom" or "top", number of hidden rows); `image` (H, W) of zeros
-    and ones, 1 = observed, as nested sequences or a tensor.
+    `box` (top, left, height, width), hidden in a picture or in all frames of a video; or (first frame, top, left,
+    frames, height, width) of a video;
+    `band` ("bottom" or "top", number of hidden rows) of a picture or of all frames;
+    `start`, `stop`: the samples start .. stop - 1 of a signal, or columns of a vector, hidden;
+    `image` of zeros and ones, 1 = observed, as nested sequences or a tensor: (H, W) of a picture or of all frames,
+    (T, H, W) of a video, (L,) of a signal, each for all channels; (C, *space) for each channel, (C,) for vectors.
 
     >>> Mask(box=(0, 1, 2, 1)).mask((3, 2, 3))
     tensor([[[1., 0., 1.],
              [1., 0., 1.]]])
+    >>> Mask(start=2, stop=4).mask((2, 6))
+    tensor([[1., 1., 0., 0., 1., 1.]])
     """
 
-    box: tuple[int, int, int, int] | None = None
+    box: tuple[int, ...] | None = None
     band: tuple[str, int] | None = None
     image: Any = field(default=None, repr=False)
+    start: int | None = None
+    stop: int | None = None
 
     masked = True
 
     def __post_init__(self) -> None:
-        if sum(v is not None for v in (self.box, self.band, self.image)) != 1:
-            raise ValueError("Mask: give one of box=(top, left, height, width), band=(side, rows), image=0/1 (H, W)")
+        run = None if self.start is None and self.stop is None else (self.start, self.stop)
+        if sum(v is not None for v in (self.box, self.band, self.image, run)) != 1:
+            raise ValueError(
+                "Mask: give one of box=(top, left, height, width), band=(side, rows), image=0/1 (H, W), start and stop"
+            )
         if self.box is not None:
             set_fields(self, box=tuple(map(index, self.box)))
-            if len(self.box) != 4 or min(self.box) < 0 or min(self.box[2:]) < 1:
-                raise ValueError(f"{self}: box is (top, left, height, width) of the hidden box, in pixels")
+            k = len(self.box) // 2
+            if len(self.box) not in (4, 6) or min(self.box) < 0 or min(self.box[k:]) < 1:
+                raise ValueError(
+                    f"{self}: box is (top, left, height, width) of the hidden box, in pixels, or (first frame, top, "
+                    f"left, frames, height, width)"
+                )
         elif self.band is not None:
             set_fields(self, band=tuple(self.band))
             if len(self.band) != 2 or self.band[0] not in ("bottom", "top") or index(self.band[1]) < 1:
                 raise ValueError(f'{self}: band is ("bottom" or "top", number of hidden rows)')
+        elif run is not None:
+            if self.start is None or self.stop is None or not 0 <= index(self.start) < index(self.stop):
+                raise ValueError(f"{self}: start and stop, 0 <= start < stop, of the hidden samples start .. stop - 1")
+            set_fields(self, start=index(self.start), stop=index(self.stop))
         else:
             m = torch.as_tensor(self.image)
-            if m.ndim != 2 or not ((m == 0) | (m == 1)).all() or not m.any():
+            if not 1 <= m.ndim <= 4 or not ((m == 0) | (m == 1)).all() or not m.any():
                 raise ValueError(f"Mask: image must be (H, W) of 0 and 1 = observed, not all 0; got {(*m.shape,)}")
-            set_fields(self, image=tuple(map(tuple, m.int().tolist())))
+            set_fields(self, image=_nested(m.int().tolist()))
 
     def shape(self, full: Shape) -> Shape:
-        H, W = _space(self, full)
-        size = (len(self.image), len(self.image[0])) if self.image else (H, W)
-        t, l, h, w = self._window(H, W)
-        if size != (H, W):
-            raise self._misfit(full, f"the mask's image is {size}; draw one of {(H, W)}")
-        if t < 0 or t + h > H or l + w > W or (h, w) == (H, W):
-            raise self._misfit(full, f"it hides {h}x{w} pixels at row {t}, column {l}; hide less, inside the picture")
+        if self.image:
+            size, space = tuple(self._hidden.shape), tuple(full[1:])
+            # Of one axis less than the sample: alike for all channels; (H, W) of a video: for all frames as well.
+            alike = [space[-k:] for k in range(min(2, len(space)), len(space) + 1) if k]
+            if size not in (*alike, tuple(full), *([(1, *space)] if space else [])):
+                raise self._misfit(full, f"the mask's image is {size}; draw one of {alike[0] if alike else full}")
+            return tuple(full)
+        if (self.start is None) == (len(full) < 3):
+            what = "box, band or image" if self.start is not None else "start and stop, or image"
+            raise self._misfit(full, f"here a mask is told by {what}")
+        window = self._window(tuple(full))
+        if any(p < 0 or p + n > full[a] for a, p, n in window) or all(n == full[a] for a, _, n in window):
+            raise self._misfit(full, f"it hides {_said(window)}; hide less, inside the sample")
         return tuple(full)
+
+    def _by_channel(self, full: Shape) -> bool:
+        return len(full) == 1 or bool(self.image and self._hidden.ndim == len(full) and len(self._hidden) > 1)
 
     def _forward(self, x: Tensor) -> Tensor:
         if self.image:
             hidden = self._hidden.to(x.device)
         else:
-            t, l, h, w = self._window(*x.shape[-2:])
-            hidden = torch.zeros(x.shape[-2:], dtype=torch.bool, device=x.device)
-            hidden[t : t + h, l : l + w] = True
+            window = self._window(tuple(x.shape[1:]))
+            last = min((a for a, _, _ in window), default=-1)
+            hidden = torch.zeros(x.shape[last:], dtype=torch.bool, device=x.device)
+            hidden[tuple(slice(p, p + n) for _, p, n in window)] = True
         return x.masked_fill(hidden, 0)  # not a product: whatever stands under the mask, NaN too, is gone
 
     def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
         return self._forward(y)
 
-    def _window(self, H: int, W: int) -> tuple[int, int, int, int]:
-        """The hidden box (top, left, height, width); an empty one for an image."""
+    def _locate(self, c: Tensor) -> Tensor:
+        return c  # what is hidden has its place, too
+
+    def _window(self, shape: Shape) -> list[tuple[int, int, int]]:
+        """The hidden box: along each of the last axes (axis, start, length), where no image tells."""
         if self.band:
             side, rows = self.band
-            return (H - rows if side == "bottom" else 0, 0, rows, W)
-        return self.box or (0, 0, 0, 0)
+            return [(-2, shape[-2] - rows if side == "bottom" else 0, rows), (-1, 0, shape[-1])]
+        if self.box:
+            k = len(self.box) // 2
+            if len(shape) <= k:
+                raise self._misfit(shape, f"the box has {k} axes; give (top, left, height, width) for pictures")
+            return [(i - k, self.box[i], self.box[i + k]) for i in range(k)]
+        start, stop = self.start or 0, self.stop or 0
+        return [(-1, start, stop - start)]
 
     @cached_property
     def _hidden(self) -> Tensor:
-        """(H, W) bool, for an image."""
+        """Where an image hides, bool, of the image's axes."""
         with torch.inference_mode(False):  # kept for later, when a backward pass may need it
             return torch.tensor(self.image) == 0
 
 
 @dataclass(frozen=True)
 class RandomMask(View):
-    """A mask per file: a `fraction` of the picture is hidden, as a box of the picture's proportions or as pixels.
+    """A mask per file that hides a `fraction` of the sample. What it hides (`hide`) is
+
+    "box": a box of the picture's proportions; in a video the same one in all frames;
+    "moving": in a video, such a box that moves along a line, from one random place to another;
+    "gap": a run of samples of a signal, or of whole frames of a video;
+    "pixels": pixels, samples or columns, each apart (in a video others in each frame);
+    "channels": whole channels, or columns of a vector.
 
     `draw` gives the Mask of one file; the placements are `count` of them, fixed by `seed`.
     """
@@ -103,11 +150,19 @@ class RandomMask(View):
     single = False
 
     def __post_init__(self) -> None:
-        if self.hide not in ("box", "pixels") or not 0 < self.fraction < 1 or index(self.count) < 1:
-            raise ValueError(f'{self}: hide is "box" or "pixels", fraction between 0 and 1, count at least 1')
+        known = ("box", "pixels", "moving", "gap", "channels")
+        if self.hide not in known or not 0 < self.fraction < 1 or index(self.count) < 1:
+            raise ValueError(f"{self}: hide is one of {', '.join(known)}; fraction between 0 and 1, count at least 1")
 
     def shape(self, full: Shape) -> Shape:
-        _space(self, full)
+        kinds = {"box": (3, 4), "moving": (4,), "gap": (2, 4)}.get(self.hide, (1, 2, 3, 4))
+        if len(full) not in kinds:
+            names = ["vectors (C,)", "signals (C, L)", "pictures (C, H, W)", "videos (C, T, H, W)"]
+            fit = " or ".join(names[k - 1] for k in kinds)
+            raise self._misfit(full, f"{self.hide!r} hides parts of {fit}; choose another `hide`")
+        values = {"gap": full[1:2], "channels": full[:1]}.get(self.hide, full[1:] or full)
+        if math.prod(values) < 2:
+            raise self._misfit(full, "it would hide all there is; choose another `hide`")
         return tuple(full)
 
     def placements(self, full: Shape) -> tuple[View, ...]:
@@ -115,17 +170,62 @@ class RandomMask(View):
         return tuple(self.draw(full, generator) for _ in range(self.count))
 
     def draw(self, full: Shape, generator: Generator) -> View:
-        H, W = _space(self, full)
-        if self.hide == "box":
-            h, w = (max(1, round(n * math.sqrt(self.fraction))) for n in (H, W))
-            view = Mask(box=(randint(H - h + 1, generator), randint(W - w + 1, generator), h, w))
-        else:
-            order = torch.randperm(H * W, generator=generator, device=generator.device).reshape(H, W)
-            view = Mask(image=order >= max(1, round(self.fraction * H * W)))
-        return view._fit(full)
+        self.shape(full)
+        return getattr(self, f"_{self.hide}")(tuple(full), generator)._fit(full)
+
+    def _by_channel(self, full: Shape) -> bool:
+        return len(full) == 1 or self.hide == "channels"
+
+    def _box(self, full: Shape, generator: Generator) -> View:
+        H, W = full[-2:]
+        h, w = self._sides(full)
+        return Mask(box=(randint(H - h + 1, generator), randint(W - w + 1, generator), h, w))
+
+    def _moving(self, full: Shape, generator: Generator) -> View:
+        T, H, W = full[1:]
+        h, w = self._sides(full)
+        (t0, l0), (t1, l1) = ((randint(H - h + 1, generator), randint(W - w + 1, generator)) for _ in range(2))
+        m = torch.ones(T, H, W, dtype=torch.int)
+        for i in range(T):
+            part = i / max(T - 1, 1)
+            top, left = round(t0 + part * (t1 - t0)), round(l0 + part * (l1 - l0))
+            m[i, top : top + h, left : left + w] = 0
+        return Mask(image=m)
+
+    def _gap(self, full: Shape, generator: Generator) -> View:
+        n = full[1]
+        length = min(max(1, round(n * self.fraction)), n - 1)
+        start = randint(n - length + 1, generator)
+        if len(full) == 2:
+            return Mask(start=start, stop=start + length)
+        return Mask(box=(start, 0, 0, length, *full[2:]))
+
+    def _pixels(self, full: Shape, generator: Generator) -> View:
+        space = full[1:] or full
+        n = math.prod(space)
+        order = torch.randperm(n, generator=generator, device=generator.device).reshape(space)
+        return Mask(image=order >= min(max(1, round(self.fraction * n)), n - 1))
+
+    def _channels(self, full: Shape, generator: Generator) -> View:
+        C = full[0]
+        order = torch.randperm(C, generator=generator, device=generator.device)
+        seen = order >= min(max(1, round(self.fraction * C)), C - 1)
+        return Mask(image=seen.reshape(-1, *(1 for _ in full[1:])).expand(full))
+
+    def _sides(self, full: Shape) -> tuple[int, int]:
+        """Height and width of the hidden box."""
+        H, W = (max(1, round(n * math.sqrt(self.fraction))) for n in full[-2:])
+        return H, W
 
 
-def _space(view: View, full: Shape) -> tuple[int, int]:
-    if len(full) < 3:
-        raise view._misfit(full, "a mask needs channels, height and width: (C, H, W)")
-    return full[-2], full[-1]
+def _nested(values: Any) -> Any:
+    return tuple(map(_nested, values)) if isinstance(values, list) else values
+
+
+def _said(window: list[tuple[int, int, int]]) -> str:
+    if len(window) == 1:
+        (_, start, length), = window  # fmt: skip
+        return f"samples {start} to {start + length - 1}"
+    *frames, (_, top, height), (_, left, width) = window
+    said = f"{height}x{width} pixels at row {top}, column {left}"
+    return said + "".join(f" of {length} frames from frame {start} on" for _, start, length in frames)

@@ -1,0 +1,305 @@
+"""Views that show a window or some frames of a sample: co-isometries that select coordinates, A A^T = I.
+
+    Crop         (h, w) pixels of a picture; a box of the last k axes        axes -k .. -1
+    FrameWindow  consecutive frames of a video (C, T, H, W)                  axis -3
+    Window       consecutive samples of a signal (C, L)                      axis -1
+    Stills       one frame of a video, as a picture (C, H, W)                axis -3
+    FrameStride  every k-th frame of a video                                 axis -3
+
+Where the offset p is not given, files may come from anywhere: the view stands for a set of placements A_p that share
+one denoiser. Told p, as the channels `place`, the denoiser may know where it looks: then it is the mean of the law of
+A_p x0 at each p; not told, that of the law with p drawn at random.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from operator import index
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from bootdiff.views.base import Shape, View, coordinates, randint, set_fields
+
+__all__ = ["Crop", "FrameStride", "FrameWindow", "Stills", "Window"]
+
+Ints = tuple[int, ...]
+
+
+class _Placed(View):
+    """A selection along some axes that begins at an offset, or anywhere."""
+
+    @property
+    @abstractmethod
+    def _axes(self) -> Ints:
+        """The axes it selects along, ascending, counted from the end."""
+
+    @abstractmethod
+    def _offsets(self, full: Shape) -> list[Sequence[int]]:
+        """Along each axis the offsets of its placements, those of a grid, for samples that it fits."""
+
+    @abstractmethod
+    def _at(self, offset: Ints) -> View:
+        """The placement at this offset."""
+
+    def placements(self, full: Shape) -> tuple[View, ...]:
+        self.shape(full)
+        return (self,) if self.single else tuple(map(self._at, product(*self._offsets(full))))
+
+    def draw(self, full: Shape, generator: Generator) -> View:
+        views = self.placements(full)
+        return views[randint(len(views), generator)]
+
+    def _told(self, full: Shape) -> Tensor:
+        return torch.cat([self._locate(coordinates(full, a)) for a in self._axes]) if self.told else super()._told(full)
+
+
+class _Box(_Placed):
+    """Consecutive coordinates along each of its axes."""
+
+    @property
+    @abstractmethod
+    def _box(self) -> tuple[Ints, Ints | None, Ints | None]:
+        """Size, offset and stride along each axis."""
+
+    def _check(self) -> None:
+        size, offset, stride = self._box
+        set_fields(self, single=offset is not None)
+        if min(size) < 1 or min(offset or (0,)) < 0 or min(stride or (1,)) < 1:
+            raise ValueError(f"{self}: size and stride must be at least 1, the offset at least 0")
+        if offset is not None and stride is not None:
+            raise ValueError(f"{self}: give an offset (one window) or a stride (a grid of windows), not both")
+        if any(v is not None and len(v) != len(size) for v in (offset, stride)):
+            raise ValueError(f"{self}: size, offset and stride must have one number for each axis")
+
+    def shape(self, full: Shape) -> Shape:
+        size, offset, _ = self._box
+        out = list(full)
+        if len(full) <= -self._axes[0]:
+            raise self._misfit(full, f"it takes {-self._axes[0]} or more axes after the channels, not {len(full) - 1}")
+        ends = [p + n for p, n in zip(offset or (0,) * len(size), size)]
+        if any(end > full[a] for a, end in zip(self._axes, ends)):
+            names = {-1: "sample" if len(full) == 2 else "column", -2: "row", -3: "frame"}
+            said = ", ".join(f"{names.get(a, f'axis {a}')} {end}" for a, end in zip(self._axes, ends))
+            raise self._misfit(full, f"the window ends at {said}; make it smaller or move it")
+        for a, n in zip(self._axes, size):
+            out[a] = n
+        return tuple(out)
+
+    def _offsets(self, full: Shape) -> list[Sequence[int]]:
+        size, _, stride = self._box
+        steps = stride or [max(n // 2, 1) for n in size]
+        lengths = [full[a] for a in self._axes]
+        return [[*range(0, length - n, s), length - n] for length, n, s in zip(lengths, size, steps)]
+
+    def _forward(self, x: Tensor) -> Tensor:
+        size, offset, _ = self._box
+        at = [slice(None)] * x.ndim
+        for a, p, n in zip(self._axes, offset or (0,) * len(size), size):
+            at[a] = slice(p, p + n)
+        return x[tuple(at)]
+
+    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+        size, offset, _ = self._box
+        pad = [0] * (-2 * self._axes[0])
+        for a, p, n in zip(self._axes, offset or (0,) * len(size), size):
+            pad[-2 * a - 2 : -2 * a] = p, full[a] - p - n
+        return F.pad(y, pad)
+
+
+@dataclass(frozen=True)
+class Crop(_Box):
+    """A picks the window of `size` at `offset` of the last axes, as many as the size has numbers: (h, w) of pictures
+    and of all frames of a video, (t, h, w) of videos. An integer stands for a pair.
+
+    Without an offset, files may have been cut anywhere and one denoiser serves all: the placements are a grid, `stride`
+    apart (default size // 2) and always up to the last row and column. `told`: it sees where (`place`).
+
+    >>> [p.offset for p in Crop(4, stride=3).placements((3, 4, 9))]
+    [(0, 0), (0, 3), (0, 5)]
+    >>> Crop((2, 4, 4)).shape((3, 8, 16, 16))
+    (3, 2, 4, 4)
+    """
+
+    size: Ints
+    offset: Ints | None = None
+    stride: Ints | None = None
+    told: bool = False
+
+    def __post_init__(self) -> None:
+        size = _ints(self.size, 2) or ()
+        set_fields(self, size=size, offset=_ints(self.offset, len(size)), stride=_ints(self.stride, len(size)))
+        if not size:
+            raise ValueError("Crop: size needs one number for each axis, as (h, w)")
+        self._check()
+
+    @property
+    def _axes(self) -> Ints:
+        return tuple(range(-len(self.size), 0))
+
+    @property
+    def _box(self) -> tuple[Ints, Ints | None, Ints | None]:
+        return self.size, self.offset, self.stride
+
+    def _at(self, offset: Ints) -> View:
+        return replace(self, offset=offset, stride=None)
+
+
+@dataclass(frozen=True)
+class _Run(_Box):
+    """`length` consecutive coordinates along one axis, from `offset` on; without one a grid, `stride` apart (default
+    length // 2), always up to the last coordinate. `told`: the denoiser sees where (`place`)."""
+
+    length: int
+    offset: int | None = None
+    stride: int | None = None
+    told: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("length", "offset", "stride"):
+            value = getattr(self, name)
+            set_fields(self, **{name: None if value is None else index(value)})
+        self._check()
+
+    @property
+    def _box(self) -> tuple[Ints, Ints | None, Ints | None]:
+        return (self.length,), _ints(self.offset, 1), _ints(self.stride, 1)
+
+    def _at(self, offset: Ints) -> View:
+        return replace(self, offset=offset[0], stride=None)
+
+
+@dataclass(frozen=True)
+class FrameWindow(_Run):
+    """A picks `length` frames of a video (C, T, H, W), from `offset` on: short clips of long videos. Without an offset,
+    a grid of windows `stride` apart (default length // 2), always up to the last frame. `told`: the denoiser sees
+    where (`place`).
+
+    >>> [p.offset for p in FrameWindow(4).placements((3, 12, 8, 8))]
+    [0, 2, 4, 6, 8]
+    """
+
+    @property
+    def _axes(self) -> Ints:
+        return (-3,)
+
+
+@dataclass(frozen=True)
+class Window(_Run):
+    """A picks `length` samples of a signal (C, L), from `offset` on. Without an offset, a grid of windows `stride`
+    apart (default length // 2), always up to the last sample. `told`: the denoiser sees where (`place`).
+
+    >>> Window(64).shape((2, 256)), len(Window(64).placements((2, 256)))
+    ((2, 64), 7)
+    """
+
+    @property
+    def _axes(self) -> Ints:
+        return (-1,)
+
+
+class _Frames(_Placed):
+    """Single frames of a video."""
+
+    @property
+    def _axes(self) -> Ints:
+        return (-3,)
+
+    def _length(self, full: Shape) -> int:
+        if len(full) != 4:
+            raise self._misfit(full, "only videos (channels, frames, height, width) have frames")
+        return full[1]
+
+
+@dataclass(frozen=True)
+class Stills(_Frames):
+    """A picks one `frame` of a video (C, T, H, W), as a picture (C, H, W). Without one, files may be any frame and one
+    denoiser serves all: the placements are all frames, or `every` k-th. `told`: it sees which (`place`).
+
+    >>> view = Stills(every=4)
+    >>> view.shape((3, 12, 8, 8)), [p.frame for p in view.placements((3, 12, 8, 8))]
+    ((3, 8, 8), [0, 4, 8])
+    """
+
+    frame: int | None = None
+    every: int | None = None
+    told: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("frame", "every"):
+            value = getattr(self, name)
+            set_fields(self, **{name: None if value is None else index(value)})
+        set_fields(self, single=self.frame is not None)
+        if (self.frame or 0) < 0 or (self.every is not None and self.every < 1):
+            raise ValueError(f"{self}: frame must be at least 0, every at least 1")
+        if self.frame is not None and self.every is not None:
+            raise ValueError(f"{self}: give a frame (this one) or every (one of these), not both")
+
+    def shape(self, full: Shape) -> Shape:
+        length = self._length(full)
+        if (self.frame or 0) >= length:
+            raise self._misfit(full, f"frame {self.frame} of {length}, counted from 0; take an earlier one")
+        return (full[0], *full[2:])
+
+    def _offsets(self, full: Shape) -> list[Sequence[int]]:
+        return [range(0, full[1], self.every or 1)]
+
+    def _at(self, offset: Ints) -> View:
+        return Stills(frame=offset[0], told=self.told)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return x[..., self.frame or 0, :, :]
+
+    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+        t = self.frame or 0
+        return F.pad(y.unsqueeze(-3), (0, 0, 0, 0, t, full[1] - 1 - t))
+
+
+@dataclass(frozen=True)
+class FrameStride(_Frames):
+    """A picks every k-th frame of a video (C, T, H, W), k = `every`, from frame `offset` < k on: low frame rates. T
+    must be a multiple of k. Without an offset, files may have any phase: the placements are all k of them.
+
+    >>> FrameStride(3, offset=1)(torch.arange(6.0).reshape(1, 1, 6, 1, 1)).flatten()
+    tensor([1., 4.])
+    """
+
+    every: int
+    offset: int | None = None
+
+    def __post_init__(self) -> None:
+        set_fields(self, every=index(self.every), offset=None if self.offset is None else index(self.offset))
+        set_fields(self, single=self.offset is not None)
+        if self.every < 1 or not 0 <= (self.offset or 0) < self.every:
+            raise ValueError(f"{self}: every must be at least 1, the offset from 0 to every - 1")
+
+    def shape(self, full: Shape) -> Shape:
+        length = self._length(full)
+        if not length or length % self.every:
+            raise self._misfit(full, f"{length} frames are no multiple of {self.every}; take a window of them first")
+        return (full[0], length // self.every, *full[2:])
+
+    def _offsets(self, full: Shape) -> list[Sequence[int]]:
+        return [range(self.every)]
+
+    def _at(self, offset: Ints) -> View:
+        return FrameStride(self.every, offset[0])
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return x[..., self.offset or 0 :: self.every, :, :]
+
+    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+        t = self.offset or 0
+        return F.pad(y.unsqueeze(-3), (0, 0, 0, 0, t, self.every - 1 - t)).flatten(-4, -3)
+
+
+def _ints(v: Any, count: int) -> Ints | None:
+    """A tuple of integers; one integer stands for `count` of them."""
+    if v is None:
+        return None
+    return tuple(map(index, v if isinstance(v, Sequence) else (v,) * count))
