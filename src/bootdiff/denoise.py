@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bootdiff.noise import precondition
 
-__all__ = ["Denoiser", "White", "denoising_error", "expand"]
+__all__ = ["Denoiser", "Scaled", "White", "denoising_error", "expand", "mean_over"]
 
 
 def expand(v: Tensor, like: Tensor) -> Tensor:
@@ -53,6 +53,33 @@ class Denoiser(nn.Module, ABC):
         Returns:
             The posterior mean, (B, *shape).
         """
+
+    def speaks(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """Where it may be asked as a view: at these noise levels, (B,), for these classes; (B,) bool, all as a rule."""
+        return torch.ones_like(sigma, dtype=torch.bool)
+
+
+class Scaled(Denoiser):
+    """A denoiser of x0 as one of s x0: D(x, sigma) = s D'(x / s, sigma / s).
+
+    Args:
+        wrapped: D', say of stored files.
+        scale: s > 0, say a view's: view coordinates per stored coordinate.
+    """
+
+    def __init__(self, wrapped: Denoiser, scale: float) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"the scale must be positive, got {scale}")
+        self.wrapped, self.shape, self.scale = wrapped, wrapped.shape, float(scale)
+        self.config: dict[str, Any] = {"wrapped": wrapped, "scale": self.scale}
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """s D'(x / s, sigma / s), (B, *shape)."""
+        return self.scale * self.wrapped(x / self.scale, sigma / self.scale, label, context)
+
+    def speaks(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.wrapped.speaks(sigma / self.scale, label)
 
 
 class White(Denoiser):

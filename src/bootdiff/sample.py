@@ -37,6 +37,7 @@ from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.nets import NETS
 from bootdiff.noise import karras_levels, precondition
+from bootdiff.pretrained import FrozenDenoiser
 
 __all__ = ["SOLVERS", "classes_of", "diffusers_scheduler", "sample"]
 
@@ -81,20 +82,20 @@ def sample(
             f"sample needs n >= 0, batch_size >= 1, steps >= 2 and seed >= 0, got n={n}, batch_size={batch_size}, "
             f"steps={steps}, seed={seed}"
         )
-    labels = _labels(label, n, denoiser)
-    solve = _solver(scheduler, steps, sigma_min, sigma_max)
+    labels = checked_labels(label, n, denoiser)
+    solve = solver(scheduler, steps, sigma_min, sigma_max)
     device = next((t.device for group in (denoiser.parameters(), denoiser.buffers()) for t in group), None)
     device = device or torch.device("cpu")
     starts = range(0, n, batch_size)
     out = torch.empty(n, *denoiser.shape, device=device)
-    with _evaluating(denoiser):
+    with evaluating(denoiser):
         for b, start in enumerate(starts):
             own = [generator(seed, i) for i in range(start, min(start + batch_size, n))]
             noise = torch.stack([torch.randn(denoiser.shape, generator=g) for g in own])
             at = None if labels is None else labels[start : start + len(own)].to(device)
 
             def ask(x: Tensor, sigma: Tensor, at: Tensor | None = at, first: int = start) -> Tensor:
-                return _ask(denoiser, x, sigma, at, first)
+                return posterior_mean(denoiser, x, sigma, at, first)
 
             def tick(step: int, b: int = b) -> None:
                 if progress is not None:
@@ -111,7 +112,7 @@ Solve = Callable[[Ask, Tensor, list[Generator], Callable[[int], None]], Tensor]
 """(D, standard normal noise (B, *shape), one generator for each, told the number of steps done) -> samples."""
 
 
-def _solver(scheduler: str | Any, steps: int, sigma_min: float, sigma_max: float) -> Solve:
+def solver(scheduler: str | Any, steps: int, sigma_min: float, sigma_max: float) -> Solve:
     if not isinstance(scheduler, str):
         return _diffusers_solver(_copy(scheduler), steps)
     if scheduler not in SOLVERS:
@@ -124,7 +125,7 @@ def _solver(scheduler: str | Any, steps: int, sigma_min: float, sigma_max: float
     return _diffusers_solver(diffusers_scheduler(scheduler, sigma_min, sigma_max), steps)
 
 
-def _ask(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None, first: int) -> Tensor:
+def posterior_mean(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None, first: int) -> Tensor:
     d = denoiser(x, sigma.to(x).expand(len(x)).contiguous(), label)
     if d.shape != x.shape:
         raise ValueError(
@@ -203,7 +204,7 @@ def _copy(scheduler: Any) -> Any:
 
 
 @contextmanager
-def _evaluating(denoiser: nn.Module) -> Iterator[None]:
+def evaluating(denoiser: nn.Module) -> Iterator[None]:
     """In evaluation mode within, each part in its own mode after."""
     modes = [(m, m.training) for m in denoiser.modules()]
     denoiser.eval()
@@ -216,12 +217,16 @@ def _evaluating(denoiser: nn.Module) -> Iterator[None]:
 
 def classes_of(denoiser: nn.Module) -> int | None:
     """Number of classes that the backbones inside know, 0 where they know none; None without such a backbone."""
-    nets = [m for m in denoiser.modules() if isinstance(m, tuple(NETS.values()))]
-    known = [int(m.config["classes"]) for m in nets if isinstance(m.config, dict) and m.config.get("classes")]
+    nets: list[Any] = [m for m in denoiser.modules() if isinstance(m, (*NETS.values(), FrozenDenoiser))]
+    known = [int(count) for m in nets if (count := m.classes if isinstance(m, FrozenDenoiser) else _classes(m))]
     return min(known) if known else (0 if nets else None)
 
 
-def _labels(label: int | Sequence[int] | Tensor | None, n: int, denoiser: Denoiser) -> Tensor | None:
+def _classes(net: Any) -> int | None:
+    return net.config.get("classes") if isinstance(net.config, dict) else None
+
+
+def checked_labels(label: int | Sequence[int] | Tensor | None, n: int, denoiser: Denoiser) -> Tensor | None:
     """(n,) int64, or None."""
     if label is None:
         return None

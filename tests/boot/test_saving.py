@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from bootdiff.boot.composite import Composite, Expert, Snapshots, Stack
 from bootdiff.boot.saving import CLASSES, load_denoiser, save_denoiser
-from bootdiff.denoise import Denoiser, White
+from bootdiff.denoise import Denoiser, Scaled, White
 from bootdiff.errors import BootdiffError
 from bootdiff.nets import MLP, LocalNet, UNet
+from bootdiff.pretrained import FrozenDenoiser
 from bootdiff.spec import decode, encode
 from bootdiff.views import ChannelMix, Crop, Downsample, Mask, Observed, compose
 
@@ -58,6 +59,18 @@ def everything():
     return Stack(composite, experts, LEVELS, [[0.5, 0.2, 0.1], [0.0, 0.7, 0.3], [0.4, 0.0, 0.6]])
 
 
+def frozen():
+    """A pretrained network as a view's denoiser, of thumbnails in their own scale."""
+    unet = {
+        "sample_size": 4, "in_channels": 3, "out_channels": 3, "block_out_channels": [4, 4], "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "norm_num_groups": 2,
+        "add_attention": False, "num_class_embeds": 3,
+    }  # fmt: skip
+    steps = {"_class_name": "DDPMScheduler", "num_train_timesteps": 50, "beta_end": 0.2}
+    part = Scaled(FrozenDenoiser(unet, steps, classes=2), 2.0)
+    return Composite(white(), {"small": Downsample(2)}, {"small": part}, LEVELS)
+
+
 CASES = {
     "white": white,
     "local": alone,
@@ -70,6 +83,7 @@ CASES = {
     "mask": lambda: viewed(mask=Mask(box=(2, 2, 3, 3)), small=Downsample(4)),
     "observed": lambda: viewed(noisy=Observed(Downsample(2), 0.2)),
     "composed": lambda: viewed(both=compose(ChannelMix.gray(), Downsample(2))),
+    "pretrained": frozen,
     "everything": everything,
 }
 

@@ -115,13 +115,31 @@ class Composite(Denoiser):
         denoisers = {n: self.denoisers[n] for n in names}
         return Composite(self.base, kept, denoisers, self.levels.tolist(), gains[:, keep].tolist())  # type: ignore[arg-type]
 
+    def has_say(self, name: str, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """Where a view has a say, (B,) bool: not below the noise that its data was stored with (its denoiser was never
+        trained there), nor where its denoiser has none."""
+        above = sigma > self.views[name].tau * 1.01
+        return above & self.denoisers[name].speaks(sigma, label)  # type: ignore[operator]
+
     def evidence(
-        self, name: str, x: Tensor, sigma: Tensor, label: Tensor | None, against: Tensor
+        self, name: str, x: Tensor, sigma: Tensor, label: Tensor | None, against: Tensor, asked: Tensor
     ) -> tuple[Tensor, Tensor]:
         """One view's word against an estimate a of x0 (B, *shape), as the base b is: A^T (d - A a), and A^T (d - A m).
 
-        Each (B, *shape), coverage-weighted over the view's placements.
+        Each (B, *shape), coverage-weighted over the view's placements; 0 for the samples that are not `asked`, (B,).
         """
+        if bool(asked.all()):
+            return self._evidence(name, x, sigma, label, against)
+        if not bool(asked.any()):
+            return torch.zeros_like(x), torch.zeros_like(x)
+        at = asked.nonzero()[:, 0]
+        part = self._evidence(name, x[at], sigma[at], None if label is None else label[at], against[at])
+        says, sees = (torch.zeros_like(x).index_copy(0, at, p.to(x.dtype)) for p in part)
+        return says, sees
+
+    def _evidence(
+        self, name: str, x: Tensor, sigma: Tensor, label: Tensor | None, against: Tensor
+    ) -> tuple[Tensor, Tensor]:
         denoiser, places, coverage = self.denoisers[name], *self._placed(name)
         y = torch.cat([p(x) for p in places])
         context = _contexts(places, self.shape, x)
@@ -149,19 +167,9 @@ class Composite(Denoiser):
             return Estimates(base, base, None)
         total, seen = base, []
         gains = interpolate(sigma, self.levels, self.gains)
-        for i, (name, view) in enumerate(self.views.items()):
-            # Below the noise that its data was stored with, a view has no say (its denoiser was never trained there).
-            gain = torch.where(sigma > view.tau * 1.01, gains[:, i].to(x.dtype), 0.0)
-            rows = gain != 0
-            if not bool(rows.any()):
-                seen.append(torch.zeros_like(x))
-                continue
-            if bool(rows.all()):
-                says, sees = self.evidence(name, x, sigma, label, base)
-            else:
-                at = rows.nonzero()[:, 0]
-                part = self.evidence(name, x[at], sigma[at], None if label is None else label[at], base[at])
-                says, sees = (torch.zeros_like(x).index_copy(0, at, p.to(x.dtype)) for p in part)
+        for i, name in enumerate(self.views):
+            gain = torch.where(self.has_say(name, sigma, label), gains[:, i].to(x.dtype), 0.0)
+            says, sees = self.evidence(name, x, sigma, label, base, gain != 0)
             total = total + expand(gain, x) * says
             seen.append(sees)
         return Estimates(base, total, torch.cat(seen, 1))

@@ -191,10 +191,8 @@ class HeldOut:
             known = (against or self.composite.base)(p.x, p.sigma, p.label)
             says = []
             for name in names:
-                if float(p.sigma[0]) > self.composite.views[name].tau * 1.01:
-                    says.append(self.composite.evidence(name, p.x, p.sigma, p.label, known)[0])
-                else:
-                    says.append(torch.zeros_like(known))
+                asked = self.composite.has_say(name, p.sigma, p.label)
+                says.append(self.composite.evidence(name, p.x, p.sigma, p.label, known, asked)[0])
             scale = 1 / precondition(p.sigma, self.composite.base.sigma_data).c_out
             moments.add(p.level, p.index, p.x0 - known, says, scale)
         return moments
