@@ -8,15 +8,16 @@ import math
 import pytest
 import torch
 
-from bootdiff.nets import NETS, LocalNet, UNet, build_net
+from bootdiff.nets import BACKBONES, NETS, LocalNet, UNet, build_net
 from bootdiff.spec import decode, encode
 
 SMALL = {
     "unet": {"channels": [8, 16], "attention": [1]},
     "local": {"width": 8, "depth": 3},
     "mlp": {"width": 16, "depth": 2},
+    "linear": {},
 }
-every_net = pytest.mark.parametrize("kind", NETS)
+every_net = pytest.mark.parametrize("kind", BACKBONES)
 
 
 def build(kind, shape=(2, 8, 8), extra=1, classes=None, **more):
@@ -44,7 +45,7 @@ C_NOISE = torch.tensor([-1.0, 0.2])
 
 
 def test_every_kind_has_a_small_one():
-    assert set(SMALL) == set(NETS)
+    assert set(SMALL) == set(BACKBONES)
 
 
 @every_net
@@ -123,7 +124,7 @@ def test_without_classes_a_label_is_passed_over(kind):
 @every_net
 def test_config_round_trip(kind):
     net = awake(build(kind, classes=3, dropout=0.1))
-    again = decode(json.loads(json.dumps(encode(net))), {c.__name__: c for c in NETS.values()}).eval()
+    again = decode(json.loads(json.dumps(encode(net))), NETS).eval()
     assert again.config == net.config
     again.load_state_dict(net.state_dict())
     x, label = noise(2, 3, 8, 8), torch.tensor([0, 2])
@@ -222,5 +223,5 @@ def test_the_mlp_takes_vectors():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="known: unet, local, mlp"):
+    with pytest.raises(ValueError, match="known: unet, local, mlp, linear"):
         build_net("resnet", 1, (1, 8, 8))
