@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -11,7 +10,6 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe import Recipe, load_recipe, load_recipe_text, reference
@@ -96,43 +94,6 @@ def test_a_mistake_is_named_with_its_line(text, expected):
     assert lines[0].startswith("r.yaml, line ")
     for part in expected:
         assert part in lines[0]
-
-
-@pytest.mark.parametrize(
-    ("view", "expected"),
-    [
-        (
-            "view: {kind: downsample, factor: 2, axis: []}",
-            "line 4: views.v.view.axis: unknown key; known keys: kind",
-        ),
-        ("view: {kind: downsample, factor: 1}", "line 4: views.v.view.factor: must be at least 2, got 1"),
-        ("view: [identity, {kind: crop}]", "line 4: views.v.view[1].size: missing, but required: [height, width]"),
-        ("view: {kind: downsmple}", "line 4: views.v.view: unknown kind, got 'downsmple'; known: identity, downsample"),
-        ("view: 3", "line 4: views.v.view: must be a block of keys, got 3; known kinds: identity, d"),
-        ("view: []", "line 4: views.v.view: must have at least 1 item(s)"),
-        ("view: {kind: crop, size: 8, offset: 0, stride: 2}", "line 4: views.v.view.stride: give an offset"),
-        ("view: {kind: mask}", "line 4: views.v.view: give exactly one of box, band, image; got none"),
-        ("view: {kind: mask, band: [left, 2]}", "line 4: views.v.view.band: must be [bottom, rows] or [top, rows]"),
-        ("view: {kind: mask, box: [0, 0, 0, 4]}", "line 4: views.v.view.box: must hide at least 1 pixel"),
-        ("view: {kind: channel_mix}", "line 4: views.v.view: give exactly one of rows, weights"),
-        ("view: {kind: random_mask, fraction: 1.0}", "line 4: views.v.view.fraction: must be less than 1, got 1.0"),
-        ("view: gray\n    std: -1", "line 5: views.v.std: must be at least 0, got -1"),
-        ("view: gray\n    holdout: 1.0", "line 5: views.v.holdout: must be a count of at least 1 or a share"),
-        ("view: gray\n    holdout: true", "line 5: views.v.holdout: must be a count of at least 1 or a share"),
-        ("view: gray\n    backbone: unett", "line 5: views.v.backbone: unknown kind, got 'unett'"),
-        ("view: identity\n    corruption: {kind: jpeg, quality: 5}", "line 5: views.v.corruption: only for simulated"),
-        (
-            "view: gray\n    data: {path: x}\n    training: {noise: {std: 0}}",
-            "line 6: views.v.training.noise.std: must",
-        ),
-        ("std: 0.1", "line 3: views.v.view: missing, but required: what the files show"),
-    ],
-)
-def test_a_mistake_in_a_view_is_named_with_its_line(view, expected):
-    data = "" if "data:" in view else "\n    data: {path: small}"
-    lines = mistakes(f"full: {{path: photos}}\nviews:\n  v:\n    {view}{data}\n")
-    assert len(lines) == 1
-    assert lines[0].startswith(f"r.yaml, {expected}")
 
 
 def test_all_mistakes_are_reported_at_once_in_the_order_of_the_text():
@@ -383,7 +344,7 @@ def test_short_forms():
     assert recipe.backbones["local"].options() == {"width": 64, "depth": 5, "dropout": 0.0}
     assert recipe.view_configs("thumbs") == [
         {"kind": "channel_mix", "weights": [0.299, 0.587, 0.114]},
-        {"kind": "crop", "size": [8, 8]},
+        {"kind": "crop", "size": [8, 8], "told": False},
     ]
     options = recipe.backbones["big"].options()
     assert options == {"channels": [8, 16], "layers": 1, "attention": [1], "dropout": 0.0, "patch": 1}
@@ -396,52 +357,6 @@ def test_unet_options_fill_in_what_is_automatic(attention, levels):
     recipe = load_recipe_text(MINIMAL + f"backbones: {{a: {{kind: unet, attention: {attention}}}}}")
     options = recipe.backbones["a"].options((8, 8, 16))
     assert (options["channels"], options["attention"]) == ([8, 8, 16], levels)
-
-
-def test_the_picture_of_a_mask_is_read(tmp_path):
-    text = MINIMAL.replace("{kind: downsample, factor: 2}", "{kind: mask, image: logo.png}")
-    recipe = load_recipe_text(text, tmp_path)
-    with pytest.raises(BootdiffError, match=r"views.thumbs.view.image: cannot read .*logo.png"):
-        recipe.view_configs("thumbs")
-    missing = recipe.fingerprint()
-    picture = Image.new("RGB", (3, 2), "white")
-    picture.putpixel((2, 0), (0, 0, 0))
-    picture.save(tmp_path / "logo.png")
-    assert recipe.view_configs("thumbs") == [{"kind": "mask", "image": [[1, 1, 0], [1, 1, 1]]}]
-    drawn = recipe.fingerprint()
-    Image.new("L", (3, 2), 255).save(tmp_path / "logo.png")
-    assert len({missing, drawn, recipe.fingerprint()}) == 3
-
-
-VIEWS = [
-    "identity", "{kind: downsample, factor: 2}", "{kind: downsample, factor: 2, axes: [-1]}", "{kind: crop, size: 4}",
-    "{kind: crop, size: [4, 2], offset: [0, 1]}", "{kind: crop, size: 4, stride: 3}", "{kind: mask, box: [0, 0, 2, 2]}",
-    "{kind: mask, band: [bottom, 2]}", "{kind: random_mask}", "{kind: random_mask, hide: pixels, fraction: 0.5}",
-    "gray", "{kind: channel_mix, rows: [[0, 1, 0]]}", "[gray, {kind: downsample, factor: 2}]",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("text", VIEWS)
-def test_view_blocks_build_views(text):
-    views = pytest.importorskip("bootdiff.views")
-    recipe = load_recipe_text(MINIMAL.replace("{kind: downsample, factor: 2}", text))
-    view = views.from_config(recipe.view_configs("thumbs"))
-    assert isinstance(view, views.View)
-    assert len(view.shape((3, 8, 8))) == 3
-
-
-def test_view_and_corruption_kinds_are_those_of_the_library():
-    views = pytest.importorskip("bootdiff.views")
-    simulate = pytest.importorskip("bootdiff.data.simulate")
-    keys = [entry.key for entry in reference()]
-    for kind, cls in views.VIEWS.items():
-        known = [key for key in keys if key.startswith(f"views.<name>.view[{kind}].")]
-        if kind in ("observed", "compose"):  # `std` and lists stand for them
-            assert not known
-        else:
-            assert {key.rpartition(".")[2] for key in known} == {field.name for field in dataclasses.fields(cls)}
-    kinds = {key.partition("[")[2].partition("]")[0] for key in keys if key.startswith("views.<name>.corruption[")}
-    assert kinds == set(simulate.CORRUPTIONS)
 
 
 def test_the_reference_describes_every_key_once():

@@ -259,16 +259,26 @@ def _attention_problems(loc: tuple[str | int, ...], backbone: Any) -> Iterator[t
         yield loc, f"the levels are 0 to {last}, one per entry of channels; got {backbone.attention}"
 
 
-def _read_mask(path: Path, where: str) -> list[list[int]]:
+def _read_mask(path: Path, where: str) -> Any:
+    """Nested lists of 0 and 1: (H, W) of a picture, or an array's own axes."""
+    import numpy as np
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            gray = picture.convert("L")
-    except OSError as error:
-        raise BootdiffError(f"{where}: cannot read {path} ({error}); give a picture, white where observed") from None
-    data, width = gray.tobytes(), gray.width
-    return [[int(value >= 128) for value in data[i : i + width]] for i in range(0, len(data), width)]
+        if path.suffix == ".npy":
+            seen = np.load(path, allow_pickle=False) > 0
+        else:
+            with Image.open(path) as picture:
+                seen = np.asarray(picture.convert("L")) >= 128
+    except (OSError, ValueError, TypeError) as error:
+        raise BootdiffError(
+            f"{where}: cannot read {path} ({error}); give a picture, white where observed, or an .npy array of 0 and 1"
+        ) from None
+    if not 1 <= seen.ndim <= 4 or not seen.any():
+        raise BootdiffError(
+            f"{where}: {path} hides everything or is no mask (its shape is {seen.shape}); white or 1 means observed"
+        )
+    return seen.astype(int).tolist()
 
 
 def reference() -> list[recipe_help.Entry]:

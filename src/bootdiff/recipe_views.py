@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, model_validator
 
 from .recipe_help import Block, fail
 
@@ -22,6 +22,11 @@ def whole(value: Any) -> bool:
 
 def _pair(value: Any) -> Any:
     return [value, value] if whole(value) else value
+
+
+def _for_each_axis(value: Any, info: ValidationInfo) -> Any:
+    """One number stands for as many as `size` has."""
+    return [value] * len(info.data.get("size", [0, 0])) if whole(value) else value
 
 
 def _band(value: Any) -> list[str | int] | None:
@@ -46,8 +51,10 @@ def _view_list(value: Any) -> Any:
     return [gray if block in ("gray", {"kind": "gray"}) else short(block) for block in blocks]
 
 
-Sizes = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2), BeforeValidator(_pair)]
-Offsets = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2), BeforeValidator(_pair)]
+Size = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=3), BeforeValidator(_pair)]
+Strides = Annotated[list[Annotated[int, Field(ge=1)]] | None, BeforeValidator(_for_each_axis)]
+Offsets = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_for_each_axis)]
+TOLD = "tell its network where in the full sample each file lies (the files must say so; simulated ones do)"
 
 
 class Identity(Block):
@@ -57,58 +64,152 @@ class Identity(Block):
 
 
 class Downsample(Block):
-    """Block averages: thumbnails."""
+    """Block averages: thumbnails; coarser in time."""
 
     kind: Literal["downsample"]
-    factor: int = Field(ge=2, description="how many pixels across are averaged into one")
+    factor: int = Field(ge=2, description="how many pixels across (or frames, or samples) are averaged into one")
     axes: list[Annotated[int, Field(le=-1)]] | None = Field(
-        None, min_length=1, description="axes counted from the end; null: [-2, -1], height and width"
-    )
+        None, min_length=1, description="axes counted from the end; null: [-2, -1], height and width; [-3]: the frames "
+        "of a video; [-1]: the samples of a signal"
+    )  # fmt: skip
+
+
+def _offset_or_stride(block: Any) -> list[tuple[tuple[str | int, ...], str]]:
+    if block.offset is None or block.stride is None:
+        return []
+    return [(("stride",), "give an offset (one window) or a stride (a grid of windows), not both")]
 
 
 class Crop(Block):
-    """A window of the picture."""
+    """A window of the picture, of all frames of a video, or a box of a video."""
 
     kind: Literal["crop"]
-    size: Sizes = Field(description="[height, width] or one number for both, in pixels")
-    offset: Offsets | None = Field(None, description="[top, left]; null: windows cut anywhere")
-    stride: Sizes | None = Field(None, description="spacing of the windows asked when sampling; null: half the size")
+    size: Size = Field(description="[height, width] or one number for both, in pixels; [frames, height, width]")
+    offset: Offsets = Field(None, description="[top, left], as many numbers as the size; null: windows cut anywhere")
+    stride: Strides = Field(None, description="spacing of the windows asked when sampling; null: half the size")
+    told: bool = Field(False, description=TOLD)
 
     @model_validator(mode="after")
     def _check(self) -> Crop:
-        if self.offset is not None and self.stride is not None:
-            fail([(("stride",), "give an offset (one window) or a stride (a grid of windows), not both")])
+        fail(_offset_or_stride(self))
+        for name in ("offset", "stride"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.size):
+                fail([((name,), f"must have as many numbers as size ({len(self.size)}), got {value}")])
+        return self
+
+
+class FrameWindow(Block):
+    """Some consecutive frames: short clips of long videos."""
+
+    kind: Literal["frame_window"]
+    length: int = Field(ge=1, description="frames")
+    offset: int | None = Field(None, ge=0, description="the first frame, counted from 0; null: clips cut anywhere")
+    stride: int | None = Field(
+        None, ge=1, description="spacing of the clips asked when sampling; null: half the length"
+    )
+    told: bool = Field(False, description=TOLD)
+
+    @model_validator(mode="after")
+    def _check(self) -> FrameWindow:
+        fail(_offset_or_stride(self))
+        return self
+
+
+class Window(Block):
+    """A piece of a signal."""
+
+    kind: Literal["window"]
+    length: int = Field(ge=1, description="samples")
+    offset: int | None = Field(None, ge=0, description="the first sample, counted from 0; null: pieces cut anywhere")
+    stride: int | None = Field(
+        None, ge=1, description="spacing of the pieces asked when sampling; null: half the length"
+    )
+    told: bool = Field(False, description=TOLD)
+
+    @model_validator(mode="after")
+    def _check(self) -> Window:
+        fail(_offset_or_stride(self))
+        return self
+
+
+class Stills(Block):
+    """Single frames of a video, as pictures."""
+
+    kind: Literal["stills"]
+    frame: int | None = Field(None, ge=0, description="always this frame, counted from 0; null: any")
+    every: int | None = Field(None, ge=1, description="when sampling, ask every so many frames; null: all")
+    told: bool = Field(False, description=TOLD)
+
+    @model_validator(mode="after")
+    def _check(self) -> Stills:
+        if self.frame is not None and self.every is not None:
+            fail([(("every",), "give a frame (this one) or every (one of these), not both")])
+        return self
+
+
+class FrameStride(Block):
+    """Every so many-th frame of a video: low frame rates."""
+
+    kind: Literal["frame_stride"]
+    every: int = Field(ge=2, description="frames from one to the next; the full video's frames are a multiple of it")
+    offset: int | None = Field(None, ge=0, description="the first frame, below `every`; null: any")
+
+    @model_validator(mode="after")
+    def _check(self) -> FrameStride:
+        if self.offset is not None and self.offset >= self.every:
+            fail([(("offset",), f"must be below every ({self.every}), got {self.offset}")])
         return self
 
 
 class Mask(Block):
-    """One part hidden in every picture: a subtitle, a watermark, a logo."""
+    """One part hidden in every sample: a subtitle, a watermark, a logo, a gap."""
 
     kind: Literal["mask"]
     box: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=4, max_length=4, description="[top, left, height, width] of the hidden box"
-    )
+        None, min_length=4, max_length=6, description="[top, left, height, width] of the hidden box, in all frames; "
+        "[first frame, top, left, frames, height, width] for some"
+    )  # fmt: skip
     band: Annotated[list[str | int] | None, PlainValidator(_band)] = Field(
         None, description="[bottom, rows] or [top, rows]: so many hidden rows there"
     )
-    image: str | None = Field(None, description="a picture of the mask, white (128 and above) = observed")
+    image: str | None = Field(
+        None, description="a picture of the mask, white (128 and above) = observed; or an .npy array of 0 and 1: "
+        "[frames, height, width] of a video, [samples] of a signal, with channels in front where they differ"
+    )  # fmt: skip
+    start: int | None = Field(
+        None, ge=0, description="the first hidden sample of a signal or column of a vector, from 0"
+    )
+    stop: int | None = Field(None, ge=1, description="where they end: the first one that is observed again")
 
     @model_validator(mode="after")
     def _check(self) -> Mask:
         given = [name for name in ("box", "band", "image") if getattr(self, name) is not None]
+        given += ["start and stop"] if self.start is not None or self.stop is not None else []
         if len(given) != 1:
-            fail([((), f"give exactly one of box, band, image; got {' and '.join(given) or 'none'}")])
-        if self.box is not None and min(self.box[2:]) < 1:
-            fail([(("box",), f"must hide at least 1 pixel: [top, left, height, width], got {self.box}")])
+            fail([((), f"give exactly one of box, band, image, start and stop; got {' and '.join(given) or 'none'}")])
+        if self.box is not None:
+            if len(self.box) == 5:
+                fail([(("box",), f"must have 4 numbers, or 6 for a part of the frames, got {self.box}")])
+            if min(self.box[len(self.box) // 2 :]) < 1:
+                fail([(("box",), f"must hide at least 1 pixel: [top, left, height, width], got {self.box}")])
+        if given == ["start and stop"]:
+            if self.start is None or self.stop is None:
+                fail([((), "give both: start and stop")])
+            elif self.start >= self.stop:
+                fail([(("stop",), f"must be greater than start ({self.start}), got {self.stop}")])
         return self
 
 
 class RandomMask(Block):
-    """Another part hidden in every picture."""
+    """Another part hidden in every sample."""
 
     kind: Literal["random_mask"]
-    hide: Literal["box", "pixels"] = Field("box", description="what is hidden")
-    fraction: float = Field(0.25, gt=0, lt=1, description="share of the picture that is hidden")
+    hide: Literal["box", "pixels", "moving", "gap", "channels"] = Field(
+        "box", description="what is hidden: a box (in all frames alike), pixels or samples each apart, a box moving "
+        "through the frames, a run of samples or frames, whole channels or columns"
+    )  # fmt: skip
+    fraction: float = Field(0.25, gt=0, lt=1, description="share of the sample that is hidden")
     count: int = Field(4, ge=1, description="masks asked per new sample")
     seed: int = Field(0, ge=0, description="draws these masks")
 
@@ -127,8 +228,23 @@ class ChannelMix(Block):
         return self
 
 
-ViewBlock = Annotated[Identity | Downsample | Crop | Mask | RandomMask | ChannelMix, Field(discriminator="kind")]
+class Pick(Block):
+    """Some of the channels, or columns of a vector."""
 
+    kind: Literal["pick"]
+    indices: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="which ones, counted from 0, in order")
+
+    @model_validator(mode="after")
+    def _check(self) -> Pick:
+        if len(set(self.indices)) < len(self.indices):
+            fail([(("indices",), f"must be different, got {self.indices}")])
+        return self
+
+
+ViewBlock = Annotated[
+    Identity | Downsample | Crop | FrameWindow | Window | Stills | FrameStride | Mask | RandomMask | ChannelMix | Pick,
+    Field(discriminator="kind"),
+]
 
 Views = Annotated[list[ViewBlock], Field(min_length=1), BeforeValidator(_view_list)]
 
