@@ -26,6 +26,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import shutil
 import signal
 import statistics
@@ -75,10 +76,14 @@ def samples(name: str, count: int = 2048) -> Arrays:
 
 
 class Turns:
-    """Loops in threads that take steps in turn, one at a time; notes what each step took."""
+    """Loops in threads that take steps in turn, one at a time; notes what each step took.
+
+    The order is drawn anew in each round: whoever follows a loop of the same code finds the caches warm.
+    """
 
     def __init__(self, names: list[str]) -> None:
         self.names, self.now, self.change = names, names[0], threading.Condition()
+        self.left, self.random = names[1:], random.Random(0)
         self.taken: dict[str, list[float]] = {name: [] for name in names}
 
     def stream(self, name: str, batches: Iterator[Any]) -> Iterator[Any]:
@@ -100,11 +105,12 @@ class Turns:
 
     def _pass_on(self, name: str, leave: bool = False) -> None:
         with self.change:
-            after = self.names[(self.names.index(name) + 1) % len(self.names)]
             if leave:
                 self.names.remove(name)
-            if self.now == name:
-                self.now = after
+                self.left = [other for other in self.left if other != name]
+            if self.now == name and self.names:
+                self.left = self.left or self.random.sample(self.names, len(self.names))
+                self.now = self.left.pop(0)
             self.change.notify_all()
 
 
@@ -208,6 +214,11 @@ def summary(values: list[float]) -> dict[str, Any]:
 
 def loop(args: argparse.Namespace) -> dict[str, Any]:
     ways: dict[str, Callable[[str, int, Note], None]] = {"bare": bare, "bootdiff": ours, "example": example}
+    # Imported before the threads begin, which must not import the same module at once.
+    import accelerate  # noqa: F401
+    import diffusers.training_utils  # noqa: F401
+    from diffusers.models.unets.unet_2d import UNet2DModel  # noqa: F401
+
     turns = Turns(list(ways))
     threads = [threading.Thread(target=turns.run, args=(way, run, args.net, args.steps)) for way, run in ways.items()]
     for thread in threads:
@@ -273,14 +284,13 @@ def resume(args: argparse.Namespace) -> dict[str, Any]:
                         os.kill(os.getpid(), signal.SIGTERM)
                     yield batch
 
-            with Run.open(Path(folder) / "run", "speed: {}") as run:
-                with contextlib.suppress(Interrupted):
-                    fit(
-                        model, ResidualObjective(composite, LogNormal()),
-                        Stamped(Batches(samples(args.net), 1.0, BATCH), note),  # type: ignore[arg-type]
-                        run.stage("unet"), steps=args.steps, lr=RATE, ema=DECAY,
-                        accelerator=Accelerator(cpu=not torch.cuda.is_available()), checkpoint_every=1,
-                    )  # fmt: skip
+            with Run.open(Path(folder) / "run", "speed: {}") as run, contextlib.suppress(Interrupted):
+                fit(
+                    model, ResidualObjective(composite, LogNormal()),
+                    Stamped(Batches(samples(args.net), 1.0, BATCH), note),  # type: ignore[arg-type]
+                    run.stage("unet"), steps=args.steps, lr=RATE, ema=DECAY,
+                    accelerator=Accelerator(cpu=not torch.cuda.is_available()), checkpoint_every=1,
+                )  # fmt: skip
     print(f"first step after {took['start']:.2f} s from nothing, after {took['resume']:.2f} s from a checkpoint")
     return {"net": args.net, "seconds_to_first_step": took}
 
