@@ -33,6 +33,7 @@ from bootdiff.recipe import load_recipe
 
 def stepper(b: Bootstrap, composite: Composite, net: Any, on: str, batch: int) -> Callable[[int], None]:
     """One optimizer step of an expert on this composite, as the loop takes it."""
+    net = net.sized(b.materials.shape, b.materials.shape)
     expert = b._build("timing", b.full_bench(), composite, on, net, [1.0] * len(b.levels))
     trainee = b.accelerator.prepare(Trainee(expert)).train()
     optimizer = torch.optim.AdamW(expert.parameters(), lr=1e-4, fused=True)
@@ -57,7 +58,7 @@ def composites(b: Bootstrap) -> tuple[Composite, Composite]:
         own = b.view_bench(name)
         none = b.no_views(own.base)
         experts: list[Expert | Snapshots] = [
-            b._build(kind, own, none, "base", b._sized(net, own), [1.0] * len(b.levels))
+            b._build(kind, own, none, "base", net.sized(own.base.shape, b.materials.shape), [1.0] * len(b.levels))
             for kind, net in b.recipe.backbones.items()
         ]
         denoisers[name] = Stack(none, experts, b.levels)

@@ -341,12 +341,13 @@ def test_short_forms():
     text += "    backbone: local\nbackbones: {local: auto, big: {kind: unet, channels: [8, 16]}}\n"
     recipe = load_recipe_text(text)
     assert recipe.views["thumbs"].backbone.kind == "local"
-    assert recipe.backbones["local"].options() == {"width": 64, "depth": 5, "dropout": 0.0}
+    local = recipe.backbones["local"].sized((3, 8, 8), (3, 8, 8))
+    assert local.options() == {"width": 64, "depth": 5, "dropout": 0.0}
     assert recipe.view_configs("thumbs") == [
         {"kind": "channel_mix", "weights": [0.299, 0.587, 0.114]},
         {"kind": "crop", "size": [8, 8], "told": False},
     ]
-    options = recipe.backbones["big"].options()
+    options = recipe.backbones["big"].sized((3, 8, 8), (3, 8, 8)).options()
     assert options == {"channels": [8, 16], "layers": 1, "attention": [1], "dropout": 0.0, "patch": 1}
 
 

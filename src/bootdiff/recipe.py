@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,21 +24,20 @@ import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from . import recipe_help
+from . import recipe_nesting as nesting
 from .errors import BootdiffError
+from .recipe_backbones import Backbone, UNetSpec, default_backbones
 from .recipe_blocks import (
-    Backbone,
     Data,
     Evaluation,
     Full,
     Gains,
-    LocalSpec,
     Name,
     Residual,
     Sampling,
     Simulate,
     Training,
     TrainingBlock,
-    UNetSpec,
     ViewSpec,
 )
 from .recipe_help import Block
@@ -46,19 +45,17 @@ from .yaml_lines import parse_yaml
 
 __all__ = ["Recipe", "load_recipe", "load_recipe_text", "reference"]
 
+_BACKBONES = ("unet", "local", "mlp", "linear")
+
 # what changes the speed or the place of a run, not its result
 _PLACE = {"name", "device", "threads", "workers", "checkpoint_seconds"}
-
-
-def _default_backbones() -> dict[str, Any]:
-    return {"unet": UNetSpec(kind="unet"), "local": LocalSpec(kind="local")}
 
 
 def _auto_backbones(value: Any) -> Any:
     """`unet: auto` for {kind: unet}."""
     if not isinstance(value, dict):
         return value
-    return {k: {"kind": k} if v in ("auto", None) and k in ("unet", "local") else v for k, v in value.items()}
+    return {k: {"kind": k} if v in ("auto", None) and k in _BACKBONES else v for k, v in value.items()}
 
 
 class Recipe(Block):
@@ -73,8 +70,9 @@ class Recipe(Block):
     simulate: Simulate | None = Field(None, description="research: cut the views out of a pool of full samples")
     flip: Literal["none", "horizontal"] = Field("none", description="mirror samples at random in training")
     backbones: Annotated[dict[Name, Backbone], Field(min_length=1), BeforeValidator(_auto_backbones)] = Field(
-        default_factory=_default_backbones,
-        description="networks of the residual and full-only experts, by names you choose, each trained apart",
+        default_factory=default_backbones,
+        description="networks of the residual and full-only experts, by names you choose, each trained apart; left out "
+        "for vectors: mlp, linear",
     )
     training: TrainingBlock = Field(default_factory=TrainingBlock, description="how the networks are trained")
     levels: list[Annotated[float, Field(gt=0)]] = Field(
@@ -91,6 +89,7 @@ class Recipe(Block):
 
     _text: str = PrivateAttr("")
     _folder: Path = PrivateAttr(Path("."))
+    _at: str = PrivateAttr("")
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -105,17 +104,18 @@ class Recipe(Block):
         if self.simulate is None:
             if not self.full.path:
                 yield ("full", "path"), "missing, but required: where the full samples are (or use `simulate`)"
-            for name, view in self.views.items():
-                if view.data is None:
-                    yield ("views", name, "data"), "missing, but required: where this view's files are"
+            for path, view in nesting.walk(self.views):
+                if view.data is None and view.pretrained is None and view.same_as is None:
+                    yield nesting.location(path, "data"), "missing, but required: where this view's files are"
                 if view.corruption is not None:
-                    yield ("views", name, "corruption"), "only for simulated views: leave it out"
+                    yield nesting.location(path, "corruption"), "only for simulated views: leave it out"
         else:
             yield from self._simulate_problems(self.simulate)
         for name, backbone in self.backbones.items():
             yield from _attention_problems(("backbones", name, "attention"), backbone)
-        for name, view in self.views.items():
-            yield from _attention_problems(("views", name, "backbone", "attention"), view.backbone)
+        for path, view in nesting.walk(self.views):
+            yield from _attention_problems(nesting.location(path, "backbone", "attention"), view.backbone)
+        yield from nesting.problems(self.views)
 
     def _simulate_problems(self, simulate: Simulate) -> Iterator[tuple[tuple[str | int, ...], str]]:
         if self.full.path:
@@ -135,6 +135,11 @@ class Recipe(Block):
                 yield ("views", name, "corruption"), "only for simulated views, and this one brings its own data"
             elif view.corruption is not None and ([block.kind for block in view.view] != ["identity"] or view.std):
                 yield ("views", name, "corruption"), "only with `view: identity` and without std"
+
+    def suited(self, shape: Sequence[int]) -> Recipe:
+        """The recipe for full samples of this shape: with the backbones of their kind where it names none itself."""
+        given = "backbones" in self.model_fields_set or len(shape) > 1
+        return self if given else self.model_copy(update={"backbones": default_backbones(len(shape) - 1)})
 
     @property
     def text(self) -> str:
@@ -172,6 +177,23 @@ class Recipe(Block):
             merged = _merge(merged, self.views[view].training)
         return merged.model_copy(update={"warmup": min(merged.warmup, merged.steps)})
 
+    def inner(self, view: str) -> Recipe:
+        """The recipe of a view that has views of its own: how its denoiser is trained, its samples being the full ones.
+
+        Its full-only experts are trained as the view's networks are, its residual as residuals are; the view's own
+        overrides count for both.
+        """
+        spec, training = self.views[view], self.training
+        own = {} if spec.backbone is None else {"backbones": {spec.backbone.kind: spec.backbone}}
+        both = {
+            "full": _merge(training.views, spec.training),
+            "residual": _merge(training.residual, spec.training),
+        }
+        update = {"views": spec.views or {}, "training": training.model_copy(update=both), **own}
+        found = self.model_copy(update=update)
+        found._at = f"{self._at}views.{view}."
+        return found
+
     def view_configs(self, view: str) -> list[dict[str, Any]]:
         """The view's blocks from first to last as `{"kind": ..., **fields}`, for `views.from_config` and `compose`.
 
@@ -183,7 +205,7 @@ class Recipe(Block):
         configs = [block.model_dump(exclude_none=True) for block in self.views[view].view]
         for config in configs:
             if "image" in config:
-                config["image"] = _read_mask(self.locate(config["image"]), f"views.{view}.view.image")
+                config["image"] = _read_mask(self.locate(config["image"]), f"{self._at}views.{view}.view.image")
         return configs
 
     def dump(self, *, absolute: bool = True, place: bool = True) -> str:
@@ -205,7 +227,7 @@ class Recipe(Block):
         Left out: name, device, threads, workers, checkpoint_seconds. Masks' pictures count by content.
         """
         plain = _result_only(self._plain(True))
-        for view in plain["views"].values():
+        for view in _every(plain["views"]):
             for block in view["view"]:
                 if block.get("image") and Path(block["image"]).is_file():
                     block["image"] = hashlib.sha256(Path(block["image"]).read_bytes()).hexdigest()
@@ -218,8 +240,10 @@ class Recipe(Block):
             del plain["training"]["warmup"]
         if absolute:
             blocks = [plain["full"], plain["test"], plain["oracle"], (plain["simulate"] or {}).get("pool")]
-            for view in plain["views"].values():
+            for view in _every(plain["views"]):
                 blocks.append(view["data"])
+                if view.get("pretrained"):
+                    view["pretrained"] = str(self.locate(view["pretrained"]))
                 for block in view["view"]:
                     if block.get("image"):
                         block["image"] = str(self.locate(block["image"]))
@@ -246,9 +270,19 @@ def _result_only(plain: dict[str, Any]) -> dict[str, Any]:
     def strip(training: dict[str, Any]) -> dict[str, Any]:
         return {k: strip(v) if isinstance(v, dict) else v for k, v in training.items() if k not in _PLACE}
 
+    def every(views: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: {**view, "training": strip(view["training"])} for name, view in views.items()}
+        return {
+            name: view | ({"views": every(view["views"])} if "views" in view else {}) for name, view in kept.items()
+        }
+
     kept = {key: value for key, value in plain.items() if key not in _PLACE}
-    views = {name: {**view, "training": strip(view["training"])} for name, view in plain["views"].items()}
-    return {**kept, "training": strip(plain["training"]), "views": views}
+    return {**kept, "training": strip(plain["training"]), "views": every(plain["views"])}
+
+
+def _every(views: dict[str, Any]) -> list[dict[str, Any]]:
+    """All views' plain blocks, those inside others too."""
+    return [block for view in views.values() for block in (view, *_every(view.get("views", {})))]
 
 
 def _attention_problems(loc: tuple[str | int, ...], backbone: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -1,4 +1,4 @@
-"""The blocks a recipe is made of: data, one view, backbones, training, regularization, sampling, evaluation.
+"""The blocks a recipe is made of: data, one view, training, regularization, sampling, evaluation.
 
 Plain validated data. Every field's description is what `bootdiff recipe` and the error messages print. Noise levels and
 deviations are in stored coordinates, pixels in [-1, 1].
@@ -6,29 +6,26 @@ deviations are in stored coordinates, pixels in [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, field_serializer, model_validator
+from pydantic import Field, PlainValidator, field_serializer, model_serializer, model_validator
 
 from .errors import BootdiffError
+from .recipe_backbones import Backbone
 from .recipe_help import Block, fail
-from .recipe_views import Corruption, Views, short, whole
+from .recipe_views import Corruption, Views, whole
 
 __all__ = [
-    "Backbone",
     "Data",
     "Evaluation",
     "Full",
     "Gains",
-    "LocalSpec",
     "Noise",
     "Residual",
     "Sampling",
     "Simulate",
     "Training",
     "TrainingBlock",
-    "UNetSpec",
     "ViewSpec",
 ]
 
@@ -43,22 +40,6 @@ def _text_or_flag(value: Any) -> bool | str:
     if isinstance(value, bool) or (isinstance(value, str) and value):
         return value
     raise ValueError(f"must be true, false or the name of an array, got {value!r}")
-
-
-def _attention(value: Any) -> bool | list[int]:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, list) and all(whole(v) and v >= 0 for v in value):
-        return value
-    raise ValueError(f"must be true, false or a list of levels (0 is the finest), got {value!r}")
-
-
-def _channels(value: Any) -> str | list[int]:
-    if value == "auto":
-        return "auto"
-    if isinstance(value, list) and value and all(whole(v) and v > 0 for v in value):
-        return value
-    raise ValueError(f"must be auto or a list of widths such as [24, 48, 48], got {value!r}")
 
 
 Holdout = Annotated[int | float, PlainValidator(_holdout)]
@@ -118,51 +99,6 @@ class Full(Data):
         return _held_out("full", self.holdout, n, None)
 
 
-class UNetSpec(Block):
-    """A diffusers UNet2DModel: sees the whole picture."""
-
-    kind: Literal["unet"]
-    channels: Annotated[Literal["auto"] | list[int], PlainValidator(_channels)] = Field(
-        "auto", description="width of each level, the finest first; auto: by the size of the samples"
-    )
-    layers: int = Field(1, ge=1, description="residual blocks per level")
-    attention: Annotated[bool | list[int], PlainValidator(_attention)] = Field(
-        True, description="levels with self-attention (0 is the finest); true: the coarsest, false: none"
-    )
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values dropped in training")
-    patch: int = Field(
-        1, ge=1, description="pixels per side folded into channels first: 2 quarters the compute; fewer for thumbnails"
-    )
-
-    def options(self, auto: Sequence[int] = (24, 48, 48)) -> dict[str, Any]:
-        """Keyword arguments of `nets.UNet`; `auto` are the channels where the recipe leaves them open.
-
-        >>> UNetSpec(kind="unet").options((16, 32))["attention"]
-        [1]
-        """
-        channels = list(auto) if isinstance(self.channels, str) else self.channels
-        levels = self.attention
-        if isinstance(levels, bool):
-            levels = [len(channels) - 1] if levels else []
-        return {**self.model_dump(exclude={"kind"}), "channels": channels, "attention": levels}
-
-
-class LocalSpec(Block):
-    """A stack of 3x3 convolutions: sees a neighbourhood, cannot memorize whole pictures."""
-
-    kind: Literal["local"]
-    width: int = Field(64, ge=1, description="hidden channels")
-    depth: int = Field(5, ge=3, description="convolutions; the neighbourhood is 2 depth + 1 pixels wide")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of hidden values dropped in training")
-
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of `nets.LocalNet`."""
-        return self.model_dump(exclude={"kind"})
-
-
-Backbone = Annotated[UNetSpec | LocalSpec, Field(discriminator="kind"), BeforeValidator(short)]
-
-
 class Noise(Block):
     """Log-normal noise levels in training: ln sigma ~ N(mean, std^2) (Karras et al. 2022, table 1: -1.2, 1.2)."""
 
@@ -219,13 +155,30 @@ class ViewSpec(Block):
     holdout: Holdout = Field(0.1, description="number or share held out for stopping; a share gives at most 256")
     corruption: Corruption | None = Field(None, description="damage done to simulated identity views")
     backbone: Backbone | None = Field(
-        None, description="its one network: unet, local, or a block; null: all of `backbones`, stacked"
+        None, description="its one network: unet, local, mlp, linear, or a block; null: all of `backbones`, stacked"
     )
     training: Training = Field(default_factory=Training, description="overrides of training for this view")
+    pretrained: str | None = Field(
+        None,
+        min_length=1,
+        description="a trained model of such files in place of training: a diffusers folder, a run, or one of its arms",
+    )
+    views: dict[Name, ViewSpec] | None = Field(
+        None, min_length=1, description="partial data of this view's own samples, as stills are of short clips"
+    )
+    same_as: str | None = Field(
+        None, min_length=1, description="another view (clips.stills: the one inside clips) whose denoiser serves here"
+    )
 
     @field_serializer("training")
     def _only_given(self, block: Training) -> dict[str, Any]:
         return block.model_dump(exclude_unset=True)
+
+    @model_serializer(mode="wrap")
+    def _only_used(self, handler: Any) -> dict[str, Any]:
+        # Recipes of earlier runs are written without these keys, and must read the same.
+        late = ("pretrained", "views", "same_as")
+        return {key: value for key, value in handler(self).items() if value is not None or key not in late}
 
     def held_out(self, n: int, name: str = "view") -> int:
         """How many of n files are held out, in 1 .. n - 1; BootdiffError if none is left to train on."""

@@ -48,7 +48,9 @@ def test_processes_of_different_speed_meet_at_the_same_barriers(tmp_path, slow):
 
         try:
             with Run.open(tmp_path / "run", RECIPE, main=first) as run:
-                boot = Bootstrap(load_recipe_text(RECIPE), None, run, accelerator, say=lambda _: None)
+                boot = Bootstrap(
+                    load_recipe_text(RECIPE), SimpleNamespace(shape=(1, 8, 8)), run, accelerator, say=lambda _: None
+                )
                 got = [boot._weights("gains", ["thumbnails"], solve, []).tolist()]
                 stage = boot._stage("full-local", "key")
                 got.append(boot._shelf.once(stage, "scale.json", lambda: [value]))

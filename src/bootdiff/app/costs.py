@@ -177,7 +177,7 @@ class _Planner:
 
     def _expert(self, name: str, bench: Bench, composite: Composite, on: str, net: Any) -> Any:
         boot = self.boot
-        return boot._build(name, bench, composite, on, boot._sized(net, bench), [1.0] * len(boot.levels))
+        return boot._build(name, bench, composite, on, net.sized(bench.base.shape, boot.materials.shape), [1.0] * len(boot.levels))
 
     def _measure(self, name: str, bench: Bench, composite: Composite, on: str, net: Any, training: Any) -> Cost:
         boot = self.boot

@@ -88,6 +88,7 @@ class Bootstrap:
     _made: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.recipe = self.recipe.suited(self.materials.shape)
         self._shelf = Shelf(self.run, self.accelerator, self.reuse, self.say)
 
     # -- the algorithm -------------------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ class Bootstrap:
         Other methods differ in `objective` and `batches` (None: the residual's, on `bench.train`) and in the complete
         stage whose last weights they `start` from; what these depend on beside the bench must be among the `parents`.
         """
-        net = self._sized(net, bench)
+        net = net.sized(bench.base.shape, self.materials.shape)
         residual = self.recipe.residual
         if not penalized:
             residual = residual.model_copy(update={"energy": 0.0, "subspace": 0.0, "project": False})
@@ -400,19 +401,13 @@ class Bootstrap:
         project: bool = False,
     ) -> Expert:
         sees = on == "views" and self.recipe.residual.sees_views
-        channels = bench.base.shape[0] + (composite.seen if sees else 0) + (bench.samples.mask is not None)
+        channels = bench.base.shape[0] + (composite.seen if sees else 0)
+        channels += 0 if bench.samples.mask is None else bench.samples.mask.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(name))
             built = build_net(net.kind, channels, bench.base.shape, bench.classes, **net.options())
         null = composite.views if on == "views" and project else None
         return Expert(built, bench.base, self.levels, scale, sees, on, null).to(self.device)
-
-    def _sized(self, net: Any, bench: Bench) -> Any:
-        """The backbone as these samples need it: thumbnails have no detail to fold into channels."""
-        small, large = max(bench.base.shape[1:]), max(self.materials.shape[1:])
-        if getattr(net, "patch", 1) == 1 or small == large:
-            return net
-        return net.model_copy(update={"patch": max(1, net.patch * small // large)})
 
     def _last(self, stage: StageDir, expert: Snapshots) -> Expert:
         last: Any = copy.deepcopy(expert.members[0])
