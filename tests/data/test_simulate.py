@@ -6,9 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from bootdiff.data import CORRUPTIONS, Arrays, Batches, Simulated, Subset
+from bootdiff.data import CORRUPTIONS, Arrays, Batches, Sample, Simulated, Source, Subset
 from bootdiff.errors import BootdiffError
-from bootdiff.views import ChannelMix, Crop, Downsample, Identity, Mask, Observed, RandomMask, View, compose
+from bootdiff.views import (
+    ChannelMix,
+    Crop,
+    Downsample,
+    FrameStride,
+    FrameWindow,
+    Identity,
+    Mask,
+    Observed,
+    Pick,
+    RandomMask,
+    Stills,
+    View,
+    Window,
+    compose,
+)
 
 VIEWS: list[View] = [
     Identity(),
@@ -116,6 +131,66 @@ def test_quantize_and_jpeg_and_noise():
     assert CORRUPTIONS["jpeg"](smooth[:1], torch.Generator()).shape == (1, 16, 16)
     noisy = CORRUPTIONS["noise"](torch.zeros(1, 99, 99), torch.Generator().manual_seed(0), std=0.2)
     assert noisy.std().item() == pytest.approx(0.2, rel=0.05)
+
+
+OTHER = [
+    (FrameWindow(2), (2, 6, 4, 4)),
+    (Stills(), (2, 6, 4, 4)),
+    (FrameStride(2), (2, 6, 4, 4)),
+    (compose(FrameWindow(4), Downsample(2)), (2, 6, 4, 4)),
+    (RandomMask(hide="moving"), (2, 6, 4, 4)),
+    (Window(5), (2, 12)),
+    (RandomMask(hide="gap"), (2, 12)),
+    (RandomMask(hide="channels"), (4, 12)),
+    (Pick((1,)), (3,)),
+    (RandomMask(hide="channels"), (4,)),
+]
+
+
+class Noise(Source):
+    """Eight samples of white noise of any shape."""
+
+    problems = ()
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        return Sample(torch.randn(self.shape, generator=generator))
+
+    def name(self, index):
+        return str(index)
+
+    def fingerprint(self):
+        return "noise"
+
+
+@pytest.mark.parametrize(("view", "full"), OTHER, ids=str)
+def test_views_of_signals_videos_and_vectors_are_cut_out(view, full):
+    source = Simulated(Noise(full), view, seed=1)
+    batch = Batches(source, view.scale, batch_size=8, shape=view.shape(full)).at(0)
+    for y, i in zip(batch["x"], batch["index"].tolist(), strict=True):
+        x0, mask = Noise(full)[i].x[None], source[i].mask
+        if isinstance(view, RandomMask):
+            assert 0 < mask.mean() < 1
+            assert torch.equal(y, x0[0] * mask)
+        else:
+            assert mask is None
+            assert any(torch.allclose(y, p(x0)[0], atol=1e-6) for p in view.placements(full))
+
+
+@pytest.mark.parametrize("kind", ["blur", "jpeg"])
+def test_videos_are_corrupted_frame_by_frame(kind):
+    video = torch.stack([pool()[i].x for i in range(3)], 1)
+    damaged = CORRUPTIONS[kind](video, torch.Generator())
+    for t in range(3):
+        torch.testing.assert_close(damaged[:, t], CORRUPTIONS[kind](video[:, t], torch.Generator()))
+    with pytest.raises(BootdiffError, match="pictures or videos"):
+        Simulated(Noise((3, 12)), Identity(), corruption={"kind": kind})
 
 
 def test_corruptions_are_fixed_and_fingerprinted():

@@ -47,6 +47,20 @@ class Estimates(NamedTuple):
     """Lifted view estimates less the mean, (B, views * C, ...), 0 where a view has no say; None without views."""
 
 
+class _Places(NamedTuple):
+    """The placements of one view."""
+
+    views: tuple[View, ...]
+    coverage: Tensor
+    """How many of them see each coordinate, at least 1, (*shape)."""
+    contexts: Tensor | None
+    """What the denoiser sees of each beside its sample, (placements, c, *space of the view); None if nothing."""
+
+
+# Values of view samples that a denoiser is given at once.
+_AT_ONCE = 2**22
+
+
 class Composite(Denoiser):
     """V: the views' denoisers, lifted and summed over the white base.
 
@@ -84,7 +98,7 @@ class Composite(Denoiser):
         values = values.reshape(len(levels), len(self.views))
         self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
         self.register_buffer("gains", values.double(), persistent=False)
-        self._places: dict[str, tuple[tuple[View, ...], Tensor]] = {}
+        self._places: dict[tuple[str, torch.device], _Places] = {}
         self.denoisers.requires_grad_(False)
         self.train(False)
 
@@ -140,11 +154,16 @@ class Composite(Denoiser):
     def _evidence(
         self, name: str, x: Tensor, sigma: Tensor, label: Tensor | None, against: Tensor
     ) -> tuple[Tensor, Tensor]:
-        denoiser, places, coverage = self.denoisers[name], *self._placed(name)
+        denoiser, (places, coverage, contexts) = self.denoisers[name], self._placed(name, x.device)
         y = torch.cat([p(x) for p in places])
-        context = _contexts(places, self.shape, x)
         k = len(places)
-        d = denoiser(y, sigma.repeat(k), None if label is None else label.repeat(k), context).chunk(k)
+        sees_where = None if contexts is None else contexts.to(x.dtype).repeat_interleave(len(x), 0)
+        given = [None if v is None else v.repeat(k) for v in (sigma, label)] + [sees_where]
+        # All placements at once, as far as memory allows: a long video has many stills.
+        size = max(1, _AT_ONCE // y[0].numel())
+        parts = [y[i : i + size] for i in range(0, len(y), size)]
+        more = [[None if v is None else v[i : i + size] for v in given] for i in range(0, len(y), size)]
+        d = torch.cat([denoiser(part, *rest) for part, rest in zip(parts, more, strict=True)]).chunk(k)
         mean = self.base.mean.to(x.dtype).expand_as(x)
         zero = torch.zeros_like(x)
         says, sees = zero, zero
@@ -153,12 +172,15 @@ class Composite(Denoiser):
             sees = sees + place.lift(estimate - place(mean), self.shape)
         return says / coverage.to(x), sees / coverage.to(x)
 
-    def _placed(self, name: str) -> tuple[tuple[View, ...], Tensor]:
-        """A view's placements and their coverage: always the same, and costly for random masks."""
-        if name not in self._places:
-            view = self.views[name]
-            self._places[name] = view.placements(self.shape), view.coverage(self.shape)
-        return self._places[name]
+    def _placed(self, name: str, device: torch.device) -> _Places:
+        """A view's placements: always the same, and costly for random masks."""
+        if (name, device) not in self._places:
+            with torch.inference_mode(False):  # kept for later, when a backward pass may need it
+                places = self.views[name].placements(self.shape)
+                told = [c.to(device) for p in places if (c := p.context(self.shape)) is not None]
+                coverage = self.views[name].coverage(self.shape).to(device)
+                self._places[name, device] = _Places(places, coverage, torch.stack(told) if told else None)
+        return self._places[name, device]
 
     def estimate(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Estimates:
         """Base, composite and lifted view estimates of a batch x (B, *shape) at sigma (B,)."""
@@ -180,13 +202,6 @@ class Composite(Denoiser):
 
 def _views(given: Mapping[str, View | dict[str, Any]]) -> dict[str, View]:
     return {n: view_kinds.from_config(v) if isinstance(v, dict) else v for n, v in given.items()}
-
-
-def _contexts(places: Sequence[View], full: tuple[int, ...], x: Tensor) -> Tensor | None:
-    masks = [p.mask(full) for p in places]
-    if any(m is None for m in masks):
-        return None
-    return torch.cat([m.to(x).expand(len(x), *m.shape) for m in masks if m is not None])
 
 
 def project_null(r: Tensor, views: Mapping[str, View], cycles: int = 64) -> Tensor:

@@ -18,26 +18,15 @@ from typing import Any
 
 import torch
 
+from bootdiff.boot.loading import fingerprint
 from bootdiff.boot.objective import Samples
-from bootdiff.data import Reclassed, Simulated, Source, Subset, common_classes, open_source, report_problems, split
+from bootdiff.boot.partial import ViewMaterial, every_view, gather_views, load_models, open_data, takers
+from bootdiff.data import Reclassed, Source, Subset, common_classes, report_problems, split
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe import Recipe
-from bootdiff.recipe_blocks import Data
-from bootdiff.views import Observed, View, compose, from_config
+from bootdiff.views import Compose, Crop, Observed, View
 
 __all__ = ["Materials", "ViewMaterial", "gather", "in_memory", "mirrors"]
-
-# At most so many samples of a plentiful view are held out: enough for a choice among snapshots.
-VIEW_HOLDOUT = 128
-
-
-@dataclass
-class ViewMaterial:
-    """One kind of partial data: the view, its training and held-out files."""
-
-    view: View
-    train: Source
-    held_out: Source
 
 
 @dataclass
@@ -64,9 +53,21 @@ class Materials:
         """Every source by a name for reports."""
         named: dict[str, Source | None] = {"full": self.full, "full (held out)": self.held_out, "test": self.test}
         named["oracle"] = self.oracle
-        for name, v in self.views.items():
-            named |= {f"view {name}": v.train, f"view {name} (held out)": v.held_out}
+        for path, v in self.every_view().items():
+            if v.owner is None:
+                named |= {f"view {path}": v.train, f"view {path} (held out)": v.held_out}
         return {name: source for name, source in named.items() if source is not None}
+
+    def every_view(self) -> dict[str, ViewMaterial]:
+        """Every view by its path, those inside others too."""
+        return dict(every_view(self.views))
+
+    def inner(self, name: str) -> Materials:
+        """The materials of a view's own problem, in which its samples are the full ones."""
+        v = self.views[name]
+        assert v.train is not None
+        assert v.held_out is not None
+        return Materials(v.train, v.held_out, None, None, v.views)
 
     def problems(self) -> list[dict[str, str]]:
         """Files that were left out, and why."""
@@ -75,6 +76,9 @@ class Materials:
     def fingerprint(self) -> str:
         """Hexadecimal digits that change whenever any of the data does."""
         said = {name: source.fingerprint() for name, source in self.sources().items()}
+        for path, v in self.every_view().items():
+            if v.pretrained is not None and v.owner is None:
+                said[f"view {path} (pretrained)"] = fingerprint(v.pretrained)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -90,17 +94,6 @@ def in_memory(
     return Samples(x if mask is None else x * mask, label, mask)
 
 
-def _open(recipe: Recipe, block: Data) -> Source:
-    path: Any = "digits" if block.is_digits else recipe.locate(block.path)
-    return open_source(path, **block.model_dump(exclude={"path", "holdout"}))
-
-
-def _view(recipe: Recipe, name: str) -> View:
-    view = compose(*(from_config(c) for c in recipe.view_configs(name)))
-    std = recipe.views[name].std
-    return Observed(view, std) if std else view
-
-
 def gather(recipe: Recipe) -> Materials:
     """Open and divide everything the recipe names.
 
@@ -108,100 +101,85 @@ def gather(recipe: Recipe) -> Materials:
         BootdiffError: missing, empty or unreadable data; sizes or classes that do not fit; nothing left to train on.
     """
     full_ids: list[int]
-    views: dict[str, ViewMaterial] = {}
+    shares: dict[str, list[int]] = {}
     simulated = recipe.simulate
     if simulated is None:
-        pool = _open(recipe, recipe.full)
+        pool = open_data(recipe, recipe.full)
         full_ids = list(range(len(pool)))
-        test = None if recipe.test is None else _open(recipe, recipe.test)
-        shares: dict[str, list[int]] = {}
+        test = None if recipe.test is None else open_data(recipe, recipe.test)
     else:
-        pool = _open(recipe, simulated.pool)
+        pool = open_data(recipe, simulated.pool)
         wanted = simulated.full + (simulated.test or 0)
-        takers = [name for name, spec in recipe.views.items() if spec.data is None]
-        if wanted + len(takers) * 2 > len(pool):
+        cut = takers(recipe)
+        if wanted + len(cut) * 2 > len(pool):
             raise BootdiffError(
                 f"simulate: full ({simulated.full}) and test ({simulated.test or 0}) leave {len(pool) - wanted} of the "
-                f"pool's {len(pool)} samples for {len(takers)} view(s); ask for fewer, or bring a larger pool"
+                f"pool's {len(pool)} samples for {len(cut)} view(s); ask for fewer, or bring a larger pool"
             )
         full_ids, test_ids, rest = split(len(pool), [simulated.full, simulated.test or 0, None], recipe.seed)
         if simulated.test:
             test = Subset(pool, test_ids)
         else:
-            test = None if recipe.test is None else _open(recipe, recipe.test)
+            test = None if recipe.test is None else open_data(recipe, recipe.test)
         order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
         shares = {
             name: sorted(
-                rest[i] for i in (order if simulated.share == "all" else order[k :: len(takers)])[: simulated.limit]
+                rest[i] for i in (order if simulated.share == "all" else order[k :: len(cut)])[: simulated.limit]
             )
-            for k, name in enumerate(takers)
+            for k, name in enumerate(cut)
         }
     full = Subset(pool, full_ids)
     count = recipe.full.held_out(len(full))
     held, train = split(len(full), [count, None], recipe.seed + 1)
     shape = tuple(full.shape)
 
-    for k, (name, spec) in enumerate(recipe.views.items()):
-        view = _view(recipe, name)
-        try:
-            wanted_shape = view.shape(shape)
-        except ValueError as error:
-            raise BootdiffError(f"views.{name}: {error}") from None
-        if spec.data is None:
-            corruption = None if spec.corruption is None else spec.corruption.model_dump()
-            source: Source = Simulated(
-                Subset(pool, shares[name]), view, seed=recipe.seed * 1009 + k, corruption=corruption
-            )
-        else:
-            source = _open(recipe, spec.data)
-        if tuple(source.shape) != tuple(wanted_shape):
-            raise BootdiffError(
-                f"views.{name}: its files are {_by(source.shape)} (channels x height x width), but full samples of "
-                f"{_by(shape)} seen through this view are {_by(wanted_shape)}; correct the view's settings or the "
-                f"files in {source.where}"
-            )
-        if view.masked and not view.single and not source.masked:
-            raise BootdiffError(
-                f"views.{name}: a random mask is known only from masks beside the files: set views.{name}.data.masks "
-                f"to true and put NAME.mask.png beside NAME.png"
-            )
-        count = min(spec.held_out(len(source), name), VIEW_HOLDOUT)
-        view_held, view_train = split(len(source), [count, None], recipe.seed + 2)
-        views[name] = ViewMaterial(view, Subset(source, view_train), Subset(source, view_held))
-
+    views = gather_views(recipe, shape, pool, shares)
     oracle: Source | None = None
     if simulated is not None:
         own = {full_ids[i] for i in held} | set(test_ids)
         oracle = Subset(pool, [i for i in range(len(pool)) if i not in own])
     elif recipe.oracle is not None:
-        oracle = _open(recipe, recipe.oracle)
+        oracle = open_data(recipe, recipe.oracle)
     for what, source_ in (("test", test), ("oracle", oracle)):
         if source_ is not None and tuple(source_.shape) != shape:
             raise BootdiffError(
                 f"{what}: samples are {_by(source_.shape)}, the full ones {_by(shape)}; they must be alike"
             )
-    return _agreed(Materials(Subset(full, train), Subset(full, held), test, oracle, views))
+    materials = _agreed(Materials(Subset(full, train), Subset(full, held), test, oracle, views))
+    load_models(recipe, materials.views, shape, materials.classes)
+    return materials
 
 
 def _agreed(m: Materials) -> Materials:
     """The same materials with one list of classes; sources without labels stay so."""
     classes = common_classes(m.sources())
 
-    def same(source: Source) -> Source:
-        return source if classes is None or source.classes in (None, classes) else Reclassed(source, classes)
+    def same(source: Source | None) -> Source | None:
+        fits = classes is None or source is None or source.classes in (None, classes)
+        return source if fits else Reclassed(source, classes)  # type: ignore[arg-type]
 
-    views = {name: ViewMaterial(v.view, same(v.train), same(v.held_out)) for name, v in m.views.items()}
-    test, oracle = (None if s is None else same(s) for s in (m.test, m.oracle))
-    return Materials(same(m.full), same(m.held_out), test, oracle, views)
+    for v in m.every_view().values():
+        v.train, v.held_out = same(v.train), same(v.held_out)
+    full, held_out = same(m.full), same(m.held_out)
+    assert full is not None
+    assert held_out is not None
+    return Materials(full, held_out, same(m.test), same(m.oracle), m.views)
 
 
 def mirrors(view: View, full: tuple[int, ...]) -> bool:
     """Whether the view of a mirrored sample is the mirrored view, so that its files may be flipped in training.
 
-    Windows cut anywhere and masks drawn anew mirror in law; a fixed window or mask is tried out.
+    Only pictures and videos are mirrored, along their width, never in time. Windows cut anywhere and masks drawn anew
+    mirror in law; a fixed window or mask is tried out. Told how far to the left it looks, a view does not mirror.
     """
-    if not view.single:
-        return True
+    if len(full) < 3:
+        return False
+    if isinstance(view, Compose | Observed):
+        inner, outer = view.inner, view.outer
+        if not view.single:
+            return mirrors(inner, full) and mirrors(outer, inner.shape(full))
+    elif not view.single:
+        return not (view.told and isinstance(view, Crop))
     x = torch.randn(1, *full, generator=torch.Generator().manual_seed(0))
     return torch.allclose(view(x.flip(-1)), view(x).flip(-1), atol=1e-6)
 

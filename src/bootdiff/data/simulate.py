@@ -5,8 +5,8 @@ From a pool of full samples x0 the stored file of a view A is
     m = A x0 / scale  (+ std n,  n ~ N(0, I), for Observed),
 
 with whatever is random (which crop, which mask, the noise) fixed by (seed, index): the same on every pass, in every
-process and after a resume, as if the files lay on disk. Whole pictures (the identity view) may be corrupted in ways
-that no linear map describes: m = K(x0) with K one of the functions in CORRUPTIONS.
+process and after a resume, as if the files lay on disk. Whole pictures and videos (the identity view) may be corrupted
+in ways that no linear map describes: m = K(x0) with K one of the functions in CORRUPTIONS, frame by frame.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Simulated(Source):
         self.source, self.view, self.seed = source, view, int(seed)
         self.corruption = None if corruption is None else _checked(corruption, self.shape)
         self.classes, self.problems, self.where = source.classes, source.problems, source.where
-        self.masked = view.masked
+        self.masked, self.unlabelled = view.masked, source.unlabelled
         self._memory = memory
         self._kept: dict[int, Sample] = {}
 
@@ -100,18 +100,25 @@ class Simulated(Source):
 
 
 def blur(x: Tensor, rng: torch.Generator, sigma: float = 1.0) -> Tensor:
-    """Gaussian blur of ``sigma`` pixels along the last two axes, edges repeated. x: (C, H, W)."""
+    """Gaussian blur of ``sigma`` pixels along the last two axes, edges repeated. x: (C, H, W) or (C, T, H, W)."""
+    pictures, shape = x.reshape(-1, *x.shape[-2:]), x.shape
     radius = math.ceil(3 * sigma)
     taps = torch.arange(-radius, radius + 1, dtype=x.dtype)
     kernel = torch.exp(-taps.square() / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
     for _ in range(2):
-        x = F.conv2d(F.pad(x[:, None], (radius, radius, 0, 0), mode="replicate"), kernel)[:, 0].transpose(-1, -2)
-    return x
+        padded = F.pad(pictures[:, None], (radius, radius, 0, 0), mode="replicate")
+        pictures = F.conv2d(padded, kernel)[:, 0].transpose(-1, -2)
+    return pictures.reshape(shape)
 
 
 def jpeg(x: Tensor, rng: torch.Generator, quality: int = 20) -> Tensor:
-    """Through Pillow's JPEG coder at ``quality`` 1..95, by way of 8 bits. x: (C, H, W) with C = 1 or 3."""
+    """Through Pillow's JPEG coder at ``quality`` 1..95, by way of 8 bits, each frame of a video on its own.
+
+    x: (C, H, W) or (C, T, H, W) with C = 1 or 3.
+    """
+    if x.ndim == 4:
+        return torch.stack([jpeg(frame, rng, quality) for frame in x.unbind(1)], 1)
     pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(0, -1).numpy()
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if x.shape[0] == 1 else pixels).save(file, "JPEG", quality=quality)
@@ -154,8 +161,12 @@ def _checked(corruption: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str,
             what = "a whole number" if kind_of is int else "a number"
             raise ValueError(f"corruption {kind}: {name} must be {what} in [{least:g}, {most:g}], got {value!r}")
         settings[name] = kind_of(value)
-    if len(shape) != 3 or (kind == "jpeg" and shape[0] not in (1, 3)):
-        raise ValueError(f"corruption {kind}: needs gray or RGB pictures, the samples have shape {shape}")
+    if len(shape) not in (3, 4) or (kind == "jpeg" and shape[0] not in (1, 3)):
+        what = "gray or RGB pictures" if kind == "jpeg" else "pictures"
+        raise BootdiffError(
+            f"corruption {kind}: needs {what} or videos of them, the samples have shape {shape}; leave it out, or "
+            "use a view's `std` for white noise"
+        )
     return settings
 
 
