@@ -40,6 +40,7 @@ from .recipe_blocks import (
     TrainingBlock,
     ViewSpec,
 )
+from .recipe_data import partial_only
 from .recipe_help import Block
 from .yaml_lines import parse_yaml
 
@@ -116,6 +117,10 @@ class Recipe(Block):
         for path, view in nesting.walk(self.views):
             yield from _attention_problems(nesting.location(path, "backbone", "attention"), view.backbone)
         yield from nesting.problems(self.views)
+        blocks: dict[tuple[str | int, ...], Data | None] = {("full",): self.full, ("test",): self.test}
+        blocks |= {("oracle",): self.oracle, ("simulate", "pool"): self.simulate and self.simulate.pool}
+        for place, block in blocks.items():
+            yield from (((*place, key), text) for key, text in (() if block is None else partial_only(block)))
 
     def _simulate_problems(self, simulate: Simulate) -> Iterator[tuple[tuple[str | int, ...], str]]:
         if self.full.path:

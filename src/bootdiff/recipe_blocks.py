@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, field_serializer, model_serializer, model_validator
+from pydantic import Field, field_serializer, model_serializer, model_validator
 
-from .errors import BootdiffError
 from .recipe_backbones import Backbone
+from .recipe_data import Data, Full, Holdout, held_out
 from .recipe_help import Block, fail
-from .recipe_views import Corruption, Views, whole
+from .recipe_views import Corruption, Views
 
 __all__ = [
     "Data",
@@ -30,73 +30,7 @@ __all__ = [
 ]
 
 
-def _holdout(value: Any) -> int | float:
-    if (whole(value) and value >= 1) or (isinstance(value, float) and 0 < value < 1):
-        return value
-    raise ValueError(f"must be a count of at least 1 or a share between 0 and 1 (as 0.2), got {value!r}")
-
-
-def _text_or_flag(value: Any) -> bool | str:
-    if isinstance(value, bool) or (isinstance(value, str) and value):
-        return value
-    raise ValueError(f"must be true, false or the name of an array, got {value!r}")
-
-
-Holdout = Annotated[int | float, PlainValidator(_holdout)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-
-
-def _held_out(where: str, holdout: int | float, n: int, most: int | None) -> int:
-    count = holdout if isinstance(holdout, int) else max(1, min(round(holdout * n), n if most is None else most))
-    if count >= n:
-        raise BootdiffError(
-            f"{where}.holdout: {n} sample(s) with {count} held out leave none to train on; "
-            f"bring more samples or lower {where}.holdout"
-        )
-    return count
-
-
-class Data(Block):
-    """Where samples come from."""
-
-    path: str = Field(min_length=1, description="folder of pictures, .npy or .npz file, or 'digits' (scikit-learn's)")
-    key: str | None = Field(None, description="name of the array in an .npz file")
-    labels: Annotated[bool | str, PlainValidator(_text_or_flag)] = Field(
-        False, description="true: sub-folders are classes; or the name of the array of labels in the .npz file"
-    )
-    on_error: Literal["refuse", "skip"] = Field("refuse", description="what to do with files that cannot be used")
-    channels: Literal[1, 3] | None = Field(None, description="1 gray, 3 colour; null: as in the first file")
-    alpha: Literal["refuse", "white", "black", "drop"] = Field("refuse", description="what to do with transparency")
-    masks: bool = Field(False, description="each picture has a mask beside it, name.mask.png (white = observed)")
-    column: str | None = Field(None, description="column of pictures in a Hugging Face dataset saved to disk")
-    limit: int | None = Field(None, ge=1, description="use at most so many samples, evenly spaced over all there are")
-    range: list[float] | None = Field(
-        None, min_length=2, max_length=2, description="[low, high] of float arrays; null: measured, [0, 1] or [-1, 1]"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Data:
-        if self.range is not None and self.range[0] >= self.range[1]:
-            fail([(("range",), f"must be [low, high] with low < high, got {self.range}")])
-        return self
-
-    @property
-    def is_digits(self) -> bool:
-        """Whether the data are scikit-learn's digits rather than a path."""
-        return self.path == "digits"
-
-
-class Full(Data):
-    """The few full samples; without a path they come from `simulate`."""
-
-    path: str = Field("", description="as in any data block; left out with `simulate`")
-    holdout: Holdout = Field(
-        0.2, description="number or share of full samples held out for stopping, gains and stacking; at least 1"
-    )
-
-    def held_out(self, n: int) -> int:
-        """How many of n full samples are held out, in 1 .. n - 1; BootdiffError if none is left to train on."""
-        return _held_out("full", self.holdout, n, None)
 
 
 class Noise(Block):
@@ -182,7 +116,7 @@ class ViewSpec(Block):
 
     def held_out(self, n: int, name: str = "view") -> int:
         """How many of n files are held out, in 1 .. n - 1; BootdiffError if none is left to train on."""
-        return _held_out(f"views.{name}", self.holdout, n, 256)
+        return held_out(f"views.{name}", self.holdout, n, 256)
 
 
 class Simulate(Block):

@@ -220,9 +220,11 @@ def _entries(model: type[BaseModel], prefix: str, homes: dict[type[BaseModel], s
         for place, block in inner:
             if homes.get(block) != place:
                 continue
-            if place.endswith("]"):
+            tagged = place.endswith("]")  # its kind is said in its name
+            if tagged:
                 yield Entry(place, "block", "", (block.__doc__ or "").split("\n")[0])
-            yield from (entry for entry in _entries(block, f"{place}.", homes) if entry.key != f"{place}.kind")
+            kind_key = f"{place}.kind" if tagged else None
+            yield from (entry for entry in _entries(block, f"{place}.", homes) if entry.key != kind_key)
 
 
 def _homes(model: type[BaseModel]) -> dict[type[BaseModel], str]:

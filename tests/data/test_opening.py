@@ -50,7 +50,7 @@ def test_picks_the_reader(folder):
         ("a.pt", "foreign code"),
         ("a.pkl", "foreign code"),
         ("a.zip", "unpack it"),
-        ("a.mp4", "is a video"),
+        ("a.mp4", "damaged, cut short or no video"),
         ("a.PNG", "is one picture; give the folder"),
         ("a.xyz", "unknown suffix '.xyz'; data are read from"),
         ("a", "without a suffix"),

@@ -11,8 +11,11 @@ from bootdiff.data.images import Images
 from bootdiff.data.kinds import KINDS, axes_of, kind_of
 from bootdiff.data.measuring import measure, report_problems
 from bootdiff.data.opening import open_source
+from bootdiff.data.recordings import Recordings, Windowed
+from bootdiff.data.signals import Signals
 from bootdiff.data.simulate import CORRUPTIONS, Simulated
 from bootdiff.data.units import Units
+from bootdiff.data.videos import Videos
 
 __all__ = [
     "CORRUPTIONS",
@@ -24,12 +27,16 @@ __all__ = [
     "Images",
     "Problem",
     "Reclassed",
+    "Recordings",
     "Sample",
+    "Signals",
     "Simulated",
     "Source",
     "Span",
     "Subset",
     "Units",
+    "Videos",
+    "Windowed",
     "axes_of",
     "common_classes",
     "divide",

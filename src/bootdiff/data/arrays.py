@@ -47,8 +47,8 @@ class Arrays(Source):
     (signals and vectors). units: those of other data of the same standardized quantity, instead of measuring. missing:
     "mask" takes NaN for "not observed" and gives every sample a mask, "refuse" takes it for damage. unlabelled: "keep"
     allows samples without a label. channels_first: the array is N x C x space. channels: what the samples must have;
-    gray is repeated to 3, nothing else is converted. on_error: "refuse" raises at the first sample with NaN, infinite or
-    out-of-range values, "skip" leaves it out and lists it in ``problems``. classes: fixes the meaning of text labels
+    gray is repeated to 3, nothing else is converted. on_error: "refuse" raises at the first sample with NaN, infinite
+    or out-of-range values, "skip" leaves it out and lists it in ``problems``. classes: fixes the meaning of text labels
     across several files. columns: names of the channels. row: what a sample is called.
 
     Raises BootdiffError for anything wrong with the data, ValueError for wrong arguments.

@@ -43,8 +43,8 @@ class Batches:
     scale: view coordinates per stored unit (``view.scale``). shape: the view's shape, checked if given. flip: None,
     "none" or "horizontal": mirrors each sample (and its mask) along its last axis with probability 1/2; only for
     pictures and videos, and for views that a mirror image leaves alone (not for, say, the left half). workers: loader
-    processes of ``stream``. rank, world: which slice of each global batch is handed out. mask: one (1 or C, *space) mask
-    for all samples of a source without masks of its own (files of a fixed mask view, say all with the same logo).
+    processes of ``stream``. rank, world: which slice of each global batch is handed out. mask: one (1 or C, *space)
+    mask for all samples of a source without masks of its own (files of a fixed mask view, say all with the same logo).
 
     Raises ValueError for wrong arguments and BootdiffError for an empty source or one whose shape is not the view's.
     """

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bootdiff.data.base import Sample, Source
+from bootdiff.data.base import Sample, Source, Span
 from bootdiff.errors import BootdiffError
 
 __all__ = ["Reclassed", "common_classes"]
@@ -49,8 +49,9 @@ class Reclassed(Source):
 
     def __init__(self, source: Source, classes: Sequence[str]) -> None:
         assert source.classes is not None
-        self.source, self.classes = source, list(classes)
-        self.shape, self.masked, self.where, self.problems = source.shape, source.masked, source.where, source.problems
+        self.source, self.shape = source, source.shape
+        self._like(source)
+        self.classes = list(classes)
         self._number = torch.tensor([self.classes.index(c) for c in source.classes], dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -62,10 +63,13 @@ class Reclassed(Source):
 
     def gather(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         x, labels, masks = self.source.gather(indices)
-        return x, None if labels is None else self._number[labels], masks
+        return x, None if labels is None else torch.where(labels < 0, labels, self._number[labels]), masks
 
     def name(self, index: int) -> str:
         return self.source.name(index)
+
+    def span(self, index: int) -> Span | None:
+        return self.source.span(index)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.source.fingerprint()} {self.classes!r}".encode()).hexdigest()

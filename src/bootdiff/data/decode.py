@@ -12,11 +12,12 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["Undecodable", "decode", "from_pillow", "glance", "to_channels"]
+__all__ = ["Undecodable", "decode", "decode_mask", "from_pillow", "glance", "to_channels"]
 
 _GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
 
@@ -108,6 +109,23 @@ def to_channels(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, str | No
         return pixels[..., :1], None
     luma = (pixels.astype(np.int64) @ np.array([19595, 38470, 7471]) + 32768) >> 16
     return luma.astype(pixels.dtype)[..., None], "colour to gray"
+
+
+def decode_mask(data: bytes, size: Sequence[int], of: str = "pictures", all_hidden: bool = False) -> np.ndarray:
+    """A picture of a mask -> (H, W) bool, True = observed. size: (height, width) of the `of` it belongs to.
+
+    Raises Undecodable for a damaged mask, one of another size, and, unless `all_hidden`, one that hides everything.
+    """
+    pixels, _ = to_channels(decode(data, "drop")[0], 1)
+    if pixels.shape[:2] != tuple(size):
+        found = f"{pixels.shape[0]} x {pixels.shape[1]}"
+        raise Undecodable(f"is {found} pixels (height x width), the {of} are {size[0]} x {size[1]}")
+    # Masks of zeros and ones look black to people but are common; else the middle of the range divides.
+    high = int(pixels.max())
+    mask = pixels[..., 0] > (0 if high == 1 else np.iinfo(pixels.dtype).max // 2)
+    if not (all_hidden or mask.any()):
+        raise Undecodable("hides every pixel; white means observed")
+    return mask
 
 
 def _flatten(pixels: np.ndarray, alpha: str) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from bootdiff.data.base import Problem, Sample, Source, evenly
 from bootdiff.data.decode import Undecodable, decode, from_pillow, to_channels
 from bootdiff.data.images import to_tensor
+from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
 __all__ = ["HFDataset"]
@@ -113,6 +114,7 @@ class HFDataset(Source):
             )
         self._channels = channels or shape[2]
         self.shape = (self._channels, *shape[:2])
+        self.units = Units.of_range(0, 255)
         self._labels = labels
         if self._label:
             names = getattr(self._data.features[self._label], "names", None)

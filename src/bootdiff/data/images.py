@@ -7,7 +7,6 @@ and nothing is converted silently: gray in a colour folder is repeated (exact), 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +16,15 @@ import torch
 from torch import Tensor
 
 from bootdiff.data.base import Problem, Sample, Source, evenly
-from bootdiff.data.decode import Undecodable, decode, glance, to_channels
+from bootdiff.data.decode import Undecodable, decode, decode_mask, glance, to_channels
+from bootdiff.data.listing import classes_by_folder, nothing_found, refuse, walk
+from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
-__all__ = ["SUFFIXES", "Images", "to_tensor"]
+__all__ = ["SIDECAR", "SUFFIXES", "Images", "hashed", "to_tensor"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_SIDECAR = ".mask.png"
+SIDECAR = ".mask.png"
 _HASHED = 1 << 20  # files up to this many bytes are hashed whole, longer ones by their ends and length
 
 
@@ -36,7 +37,8 @@ class Images(Source):
     have. channels: 1 or 3, else what most have. alpha: for transparent pixels, "refuse", "white", "black" or "drop".
     limit: use at most so many files, evenly spaced. classes: fixes the class numbers across several folders. memory:
     bytes of decoded pictures that are kept; while they fit, every file is decoded on opening, beyond them only its
-    header and end are looked at (verify=True decodes all the same). Attribute ``converted``: counts of inexact
+    header and end are looked at (verify=True decodes all the same). unlabelled: "keep" allows pictures in no sub-folder
+    beside the classes' own. Attribute ``converted``: counts of inexact
     conversions.
 
     Raises BootdiffError for anything wrong with the files, ValueError for wrong arguments.
@@ -56,17 +58,21 @@ class Images(Source):
         classes: Sequence[str] | None = None,
         memory: int = 512 << 20,
         verify: bool = False,
+        unlabelled: str = "refuse",
     ) -> None:
         if on_error not in ("refuse", "skip"):
             raise ValueError(f'Images: on_error must be "refuse" or "skip", got {on_error!r}')
         if alpha not in ("refuse", "white", "black", "drop"):
             raise ValueError(f'Images: alpha must be "refuse", "white", "black" or "drop", got {alpha!r}')
+        if unlabelled not in ("refuse", "keep"):
+            raise ValueError(f'Images: unlabelled must be "refuse" or "keep", got {unlabelled!r}')
         if channels not in (None, 1, 3):
             raise ValueError(f"Images: channels must be 1 or 3, got {channels}")
         self.folder, self.where, self.masked, self._alpha = Path(folder), str(folder), masks, alpha
         found = _listed(self.folder)
         files = [found[i] for i in evenly(len(found), limit)]
         self.problems = []
+        self.units = Units.of_range(0, 255)
         self._hash = hashlib.sha256(repr((labels, masks, size, channels, alpha)).encode())
         self._budget, self._verify = memory, verify
         self._pixels: dict[str, np.ndarray] = {}
@@ -83,7 +89,10 @@ class Images(Source):
             if (height, width) != self._size:
                 want = f"{self._size[0]} x {self._size[1]}"
                 self._object(name, f"is {height} x {width} pixels (height x width), not {want} {said}")
-        self._label(looks, labels, classes)
+        self._labels: dict[str, int] = {}
+        if labels:
+            self._labels, self.classes = classes_by_folder(looks, classes, unlabelled, self._object)
+            self.unlabelled = unlabelled == "keep"
         if masks:
             self._check_masks(list(looks))
         self._close(files, looks, on_error)
@@ -104,8 +113,7 @@ class Images(Source):
         """Height, width, channels and lossy conversion of a file; None and a problem where it cannot be used."""
         try:
             data = self._bytes(name)
-            part = data if len(data) <= _HASHED else data[: _HASHED // 2] + data[-_HASHED // 2 :]
-            self._hash.update(repr((name, len(data), hashlib.sha256(part).hexdigest())).encode())
+            self._hash.update(hashed(name, data))
             if self._budget <= 0 and not self._verify:
                 return (*glance(data), None)
             pixels, lost = decode(data, self._alpha)
@@ -117,26 +125,12 @@ class Images(Source):
             self._pixels[name] = pixels
         return (*pixels.shape, lost)
 
-    def _label(self, looks: dict, labels: bool, classes: Sequence[str] | None) -> None:
-        self._labels: dict[str, int] = {}
-        if not labels:
-            return
-        top = {name: name.split("/")[0] if "/" in name else None for name in looks}
-        self.classes = sorted({c for c in top.values() if c is not None}) if classes is None else list(classes)
-        for name, found in top.items():
-            if found is None:
-                self._object(name, "has no label: it lies in no sub-folder; one sub-folder per class is needed")
-            elif found not in self.classes:
-                self._object(name, f"lies in {found!r}, which is none of the classes {', '.join(self.classes)}")
-            else:
-                self._labels[name] = self.classes.index(found)
-
     def _check_masks(self, names: list[str]) -> None:
         for name in names:
             try:
                 data = self._bytes(_sidecar(name))
                 self._hash.update(hashlib.sha256(data).digest())
-                mask = self._decoded_mask(data)
+                mask = decode_mask(data, self._size)
             except Undecodable as error:
                 here = (self.folder / _sidecar(name)).exists()
                 self._object(name, f"its mask {_sidecar(name)} {error}" if here else f"has no mask {_sidecar(name)}")
@@ -145,30 +139,12 @@ class Images(Source):
             if self._budget > 0:
                 self._kept_masks[name] = mask
 
-    def _decoded_mask(self, data: bytes) -> np.ndarray:
-        """(H, W) bool, True = observed."""
-        pixels, _ = to_channels(decode(data, "drop")[0], 1)
-        if pixels.shape[:2] != self._size:
-            found = f"{pixels.shape[0]} x {pixels.shape[1]}"
-            raise Undecodable(f"is {found} pixels (height x width), the pictures are {self._size[0]} x {self._size[1]}")
-        # Masks of zeros and ones look black to people but are common; else the middle of the range divides.
-        high = int(pixels.max())
-        mask = pixels[..., 0] > (0 if high == 1 else np.iinfo(pixels.dtype).max // 2)
-        if not mask.any():
-            raise Undecodable("hides every pixel; white means observed")
-        return mask
-
     def _close(self, files: list[str], looks: dict, on_error: str) -> None:
         """Settles which files are used, and raises where none is or one is not that should be."""
         wrong = {problem.file for problem in self.problems}
         self.names = [name for name in files if name not in wrong]
         if self.problems and (on_error == "refuse" or not self.names):
-            lines = [f"  {problem.file}: {problem.reason}" for problem in self.problems[:10]]
-            if len(self.problems) > 10:
-                lines.append(f"  ... and {len(self.problems) - 10} more")
-            hint = "Mend or remove them" + (", or leave them out with on_error: skip." if self.names else ".")
-            head = f"{self.where}: {len(self.problems)} of {len(files)} files cannot be used:"
-            raise BootdiffError("\n".join([head, *lines, hint]))
+            raise refuse(self.where, self.problems, len(files), len(self.names))
         self.converted: Counter[str] = Counter()
         for name in self.names:
             lost = looks[name][3]
@@ -206,7 +182,7 @@ class Images(Source):
             mask = None
             if self.masked:
                 kept = self._kept_masks.get(name)
-                seen = self._decoded_mask(self._bytes(_sidecar(name))) if kept is None else kept
+                seen = decode_mask(self._bytes(_sidecar(name)), self._size) if kept is None else kept
                 mask = torch.from_numpy(seen.astype(np.float32))[None]
         except Undecodable as error:
             raise BootdiffError(
@@ -222,39 +198,21 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     return x.mul_(2 / np.iinfo(pixels.dtype).max).sub_(1).contiguous()
 
 
+def hashed(name: str, data: bytes) -> bytes:
+    """What stands for a file in a fingerprint: its name, length, and the hash of all of it, or of its ends if long."""
+    part = data if len(data) <= _HASHED else data[: _HASHED // 2] + data[-_HASHED // 2 :]
+    return repr((name, len(data), hashlib.sha256(part).hexdigest())).encode()
+
+
 def _sidecar(name: str) -> str:
-    return name[: name.rindex(".")] + _SIDECAR
+    return name[: name.rindex(".")] + SIDECAR
 
 
 def _listed(folder: Path) -> list[str]:
-    """Sorted paths, with forward slashes, of the pictures below a folder; hidden files and masks are left out."""
-    if not folder.exists():
-        raise BootdiffError(f"{folder}: no such folder; check the path (a recipe's paths start at its folder)")
-    if not folder.is_dir():
-        raise BootdiffError(f"{folder}: is a file, not a folder of pictures; give the folder")
-    names, others, visited = [], Counter[str](), set()
-    for parent, below, files in os.walk(folder, followlinks=True):
-        # Links may lead in circles.
-        here = os.path.realpath(parent)
-        if here in visited:
-            below.clear()
-            continue
-        visited.add(here)
-        below[:] = [b for b in below if not b.startswith(".")]
-        for file in files:
-            # macOS leaves ._name.jpg beside name.jpg, which is no picture.
-            if file.startswith(".") or file.lower().endswith(_SIDECAR):
-                continue
-            if file.lower().endswith(SUFFIXES):
-                names.append((Path(parent) / file).relative_to(folder).as_posix())
-            else:
-                others[Path(file).suffix.lower() or "no suffix"] += 1
-    if names:
-        return sorted(names)
-    if not others:
-        raise BootdiffError(
-            f"{folder}: the folder holds no pictures, it is empty; put {', '.join(SUFFIXES)} files there"
-        )
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-    hint = "Give the array's own path." if {".npy", ".npz"} & others.keys() else f"Need {', '.join(SUFFIXES)}."
-    raise BootdiffError(f"{folder}: none of its {others.total()} files is a picture (found {kinds}). {hint}")
+    """Sorted paths, with forward slashes, of the pictures below a folder; masks are left out."""
+    names = walk(folder, "pictures")
+    found = [n for n in names if n.lower().endswith(SUFFIXES) and not n.lower().endswith(SIDECAR)]
+    if not found:
+        rest = [n for n in names if not n.lower().endswith(SIDECAR)]
+        raise nothing_found(folder, rest, "pictures", "a picture", SUFFIXES)
+    return found

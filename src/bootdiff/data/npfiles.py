@@ -1,7 +1,7 @@
 """Arrays in .npy and .npz files, and JPEG mosaics inside .npz. Nothing is ever unpickled.
 
-A mosaic ``<key>_jpeg`` is one JPEG of all tiles in reading order, ``<key>_shape`` says N x ... x H x W x C: pictures, or
-the frames of videos.
+A mosaic ``<key>_jpeg`` is one JPEG of all tiles in reading order, ``<key>_shape`` says N x ... x H x W x C: pictures,
+or the frames of videos.
 """
 
 from __future__ import annotations

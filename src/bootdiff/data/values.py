@@ -22,8 +22,8 @@ __all__ = ["Checked", "check_values", "declared_range", "measured_units"]
 
 @dataclass
 class Checked:
-    """range: the one in force, None where units are used. bad: unusable samples, and why. shared: whether missing values
-    are missing in all channels at once."""
+    """range: the one in force, None where units are used. bad: unusable samples, and why. shared: whether missing
+    values are missing in all channels at once."""
 
     range: tuple[float, float] | None
     bad: dict[int, str] = field(default_factory=dict)
@@ -68,8 +68,8 @@ def check_values(
 ) -> Checked:
     """The range in force and the unusable samples of an (N, *space, C) array.
 
-    bounds: the declared range; None: that of floats, [0, 1] or [-1, 1], is found. holes: NaN means missing, not damaged.
-    by_range: False where units are used and any finite value will do.
+    bounds: the declared range; None: that of floats, [0, 1] or [-1, 1], is found. holes: NaN means missing, not
+    damaged. by_range: False where units are used and any finite value will do.
     """
     lows, highs = np.empty(len(array)), np.empty(len(array))
     whole = np.ones(len(array), bool)
@@ -113,9 +113,10 @@ def _found(lows: np.ndarray, highs: np.ndarray, where: str, array: np.ndarray) -
         raise BootdiffError(f"{where}: every sample holds NaN or infinite values")
     least, most = lows.min(), highs.max()
     if most > 1 + 1e-4 or least < -1 - 1e-4:
+        otherwise = _or_standardize({2: "vector", 3: "signal"}.get(array.ndim, ""))
         raise BootdiffError(
             f"{where}: float values run from {least:.6g} to {most:.6g}, outside [-1, 1]. Declare what they mean: "
-            f"range: [low, high], for example [0, 255]{_or_standardize({2: 'vector', 3: 'signal'}.get(array.ndim, ''))}."
+            f"range: [low, high], for example [0, 255]{otherwise}."
         )
     return (0.0, 1.0) if least >= 0 else (-1.0, 1.0)
 
