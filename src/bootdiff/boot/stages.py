@@ -8,7 +8,8 @@
                     (`unregularized`: the same without energy, subspace and projection, where the recipe sets them)
     5. stack        kappa_k(sigma) >= 0: regress x0 - V on D_k - V, on held-out full samples
 
-and for comparison `oracle`: denoisers trained on all data in full.  A view's denoiser is itself a stack without views.
+and for comparison `oracle`: denoisers trained on all data in full.  A view's denoiser is itself a stack without views;
+that of a view with views of its own is what stages 1 to 5 make of them, its samples being the full ones (`inner`).
 Every stage writes into its own folder of the run and is skipped when it is complete: killed at any moment, the same
 command goes on to the same result.
 """
@@ -26,13 +27,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bootdiff.boot import regressions
+from bootdiff.boot.bench import Bench, classes_in, full_bench, on_device, view_bench
 from bootdiff.boot.composite import Composite, Expert, Snapshots, Stack
-from bootdiff.boot.gains import Weights, fit_weights
-from bootdiff.boot.materials import Materials, ViewMaterial, in_memory, mirrors
-from bootdiff.boot.objective import UNLABELLED, HeldOut, ResidualObjective, Samples, Trainee, residual_energy
+from bootdiff.boot.gains import Weights
+from bootdiff.boot.loading import fingerprint, forward_cost
+from bootdiff.boot.materials import Materials, in_memory
+from bootdiff.boot.objective import UNLABELLED, HeldOut, ResidualObjective, Trainee, residual_energy
+from bootdiff.boot.partial import nets_of
 from bootdiff.boot.saving import save_denoiser
 from bootdiff.boot.shelf import Shelf, digest
-from bootdiff.data import Batches, Source, measure
+from bootdiff.data import Batches, Subset, evenly
 from bootdiff.denoise import Denoiser, White
 from bootdiff.nets import build_net
 from bootdiff.noise import LogNormal
@@ -44,22 +49,11 @@ from bootdiff.train import Progress, fit, load_weights, snapshot_path
 
 __all__ = ["ARMS", "Bench", "Bootstrap"]
 
+# Samples of a view with views of its own that their gains are fitted on, beside the held-out ones.
+_GAINS_AT_MOST = 512
+
 ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "oracle")
 """What can be trained from one recipe; every arm is made of the same parts."""
-
-
-@dataclass
-class Bench:
-    """What one kind of data is worked on with: its batches and its ruler."""
-
-    train: Source
-    samples: Samples
-    scale: float
-    base: White
-    flip: str = "none"
-    tau: float = 0.0
-    mask: Tensor | None = None
-    classes: int | None = None
 
 
 @dataclass
@@ -74,6 +68,8 @@ class Bootstrap:
         progress: told a few times a second how a training stands.
         say: told one line per finished stage.
         reuse: other run directories; a stage that was trained there on the same data with the same settings is copied.
+        ledger: cost of each stage.
+        outer: the stages around these, where they train the denoiser of its view `name`.
     """
 
     recipe: Recipe
@@ -84,6 +80,8 @@ class Bootstrap:
     say: Callable[[str], None] = print
     reuse: Sequence[str | Path] = ()
     ledger: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outer: Bootstrap | None = None
+    name: str = ""
     _keys: dict[str, str] = field(default_factory=dict)
     _made: dict[str, Any] = field(default_factory=dict)
 
@@ -108,17 +106,18 @@ class Bootstrap:
         if self.recipe.gains.mode == "unit":
             return composite
         parents = [*self._view_keys(), *self._full_keys()]
-        news = self._weights("news", list(views), lambda: self._news(composite), parents)
+        news = self._weights(f"{self.prefix}news", list(views), lambda: self._news(composite), parents)
         composite = composite.with_gains(news).to(self.device)
         if not composite.views:
             return composite
-        weights = self._weights("gains", list(composite.views), lambda: self._gains(composite), self._view_keys())
+        solve = partial(self._gains, composite)
+        weights = self._weights(f"{self.prefix}gains", list(composite.views), solve, self._view_keys())
         return composite.with_gains(weights).to(self.device)
 
     def _full_only(self) -> Stack:
         """Stage 2."""
         bench = self.full_bench()
-        return self.stack("full", bench, self.no_views(bench.base), self.full_experts())
+        return self.stack(f"{self.prefix}full", bench, self.no_views(bench.base), self.full_experts())
 
     def _bootdiff(self) -> Denoiser:
         """Stages 1 to 5."""
@@ -128,7 +127,7 @@ class Bootstrap:
         if self.recipe.residual.full_experts or not composite.views:
             # Without a view that has something to say, bootdiff *is* full-only training.
             experts = {**experts, **self.full_experts()}
-        return self.stack("residual", self.full_bench(), composite, experts)
+        return self.stack(f"{self.prefix}residual", self.full_bench(), composite, experts)
 
     def _unregularized(self) -> Denoiser:
         """The residual as it comes: last weights of each expert, weight 1, nothing held out."""
@@ -148,7 +147,7 @@ class Bootstrap:
         assert self.materials.oracle is not None
         bench = self.full_bench()
         oracle = self.materials.oracle
-        bench = Bench(**{**vars(bench), "train": oracle, "classes": _classes(oracle)})
+        bench = Bench(**{**vars(bench), "train": oracle, "classes": classes_in(oracle)})
         training = self.recipe.training_for("oracle")
         experts = {
             f"oracle-{name}": self.expert(f"oracle-{name}", bench, self.no_views(bench.base), "base", net, training)
@@ -158,21 +157,61 @@ class Bootstrap:
 
     # -- its parts -----------------------------------------------------------------------------------------------------
 
-    def view(self, name: str) -> Stack:
+    def view(self, name: str) -> Denoiser:
         """Stage 1 for one view: a denoiser of that view's samples."""
         return self._once(f"view-{name}", lambda: self._view(name))
 
-    def _view(self, name: str) -> Stack:
+    def _view(self, name: str) -> Denoiser:
+        own, material = f"{self.prefix}view-{name}", self.materials.views[name]
+        if material.owner is not None:
+            there, its = self.root.at(material.owner)
+            denoiser = copy.deepcopy(there.view(its))
+            self._keys[f"{own}-stack"] = there._keys[f"{there.prefix}view-{its}-stack"]
+            return denoiser
+        if material.pretrained is not None:
+            return self._pretrained(own, material.pretrained)
+        if material.views:
+            inner = self.inner(name)
+            denoiser = inner.denoiser("bootdiff")
+            last = inner._keys.get(f"{inner.prefix}residual-stack") or digest(sorted(inner._keys.values()))
+            self._keys[f"{own}-stack"] = last
+            return denoiser
         bench = self.view_bench(name)
         composite = self.no_views(bench.base)
         training = self.recipe.training_for("views", name)
-        own = self.recipe.views[name].backbone
-        nets = self.recipe.backbones if own is None else {own.kind: own}
         experts = {
-            f"view-{name}-{kind}": self.expert(f"view-{name}-{kind}", bench, composite, "base", net, training)
-            for kind, net in nets.items()
+            f"{own}-{kind}": self.expert(f"{own}-{kind}", bench, composite, "base", net, training)
+            for kind, net in nets_of(self.recipe, name).items()
         }
-        return self.stack(f"view-{name}", bench, composite, experts)
+        return self.stack(own, bench, composite, experts)
+
+    def _pretrained(self, own: str, denoiser: Denoiser) -> Denoiser:
+        """A denoiser that is there already: it costs no training, but an evaluation whenever it is asked."""
+        self._keys[f"{own}-stack"] = fingerprint(denoiser)
+        denoiser = denoiser.to(self.device)
+        self.ledger[f"{own}-pretrained"] = forward_cost(denoiser)
+        return denoiser
+
+    def inner(self, name: str) -> Bootstrap:
+        """The same stages for a view that has views of its own: there its samples are the full ones."""
+        recipe, materials = self.recipe.inner(name), self.materials.inner(name)
+        args = (recipe, materials, self.run, self.accelerator, self.progress, self.say, self.reuse, self.ledger)
+        return self._once(f"inner {name}", lambda: Bootstrap(*args, outer=self, name=name))
+
+    def at(self, path: str) -> tuple[Bootstrap, str]:
+        """The stages around a view, by its path from here, and the view's own name."""
+        head, _, rest = path.partition(".")
+        return self.inner(head).at(rest) if rest else (self, head)
+
+    @property
+    def root(self) -> Bootstrap:
+        """The outermost stages, those of the full samples."""
+        return self if self.outer is None else self.outer.root
+
+    @property
+    def prefix(self) -> str:
+        """What the names of these stages begin with: "view-clips." inside the view `clips`."""
+        return "" if self.outer is None else f"{self.outer.prefix}view-{self.name}."
 
     def full_experts(self) -> dict[str, Snapshots]:
         """Stage 2: denoisers of the full samples, one per backbone."""
@@ -185,9 +224,10 @@ class Bootstrap:
     def _experts(self, what: str, composite: Composite, on: str) -> dict[str, Snapshots]:
         training = self.recipe.training_for("residual" if what == "unregularized" else what)
         parents = [*self._view_keys(), composite.gains.tolist()] if on == "views" else []
+        bench, own = self.full_bench(), f"{self.prefix}{what}"
         return {
-            f"{what}-{name}": self.expert(
-                f"{what}-{name}", self.full_bench(), composite, on, net, training, parents, what != "unregularized"
+            f"{own}-{name}": self.expert(
+                f"{own}-{name}", bench, composite, on, net, training, parents, what != "unregularized"
             )
             for name, net in self.recipe.backbones.items()
         }
@@ -211,7 +251,7 @@ class Bootstrap:
         Other methods differ in `objective` and `batches` (None: the residual's, on `bench.train`) and in the complete
         stage whose last weights they `start` from; what these depend on beside the bench must be among the `parents`.
         """
-        net = net.sized(bench.base.shape, self.materials.shape)
+        net = net.sized(bench.base.shape, self.root.materials.shape)
         residual = self.recipe.residual
         if not penalized:
             residual = residual.model_copy(update={"energy": 0.0, "subspace": 0.0, "project": False})
@@ -269,7 +309,8 @@ class Bootstrap:
             weights = None
         else:
             # A view's stack is an input of the residual's training: what it gives matters there, its speed does not.
-            prune = 0.0 if bench.samples is not self.full_bench().samples else self.recipe.residual.prune
+            last = self.outer is None and bench.samples is self.full_bench().samples
+            prune = self.recipe.residual.prune if last else 0.0
             keys += [f"prune {prune:g}"] if prune else []
             solve = partial(self._kappa, bench, composite, chosen, prune)
             values = self._weights(f"{name}-stack", list(experts), solve, keys)
@@ -279,40 +320,21 @@ class Bootstrap:
     # -- regressions ---------------------------------------------------------------------------------------------------
 
     def _news(self, composite: Composite) -> Weights:
-        """Weights of the views' evidence beside the full-only denoiser, on held-out samples.
-
-        Against the white base even an unrelated view has something to say (that pictures are smooth, say).  A view that
-        adds nothing, at no noise level, to what the full samples alone teach is left out.
-        """
-        held_out = HeldOut(self.full_bench().samples, composite, self.levels, 4, seed=self._seed("news"))
-        moments = held_out.evidence_moments(self.denoiser("full_only"))
-        gains = self.recipe.gains
-        return fit_weights(moments, self.levels, gains.folds, self._widths(), nonnegative=True, prune=gains.prune)
+        full_only = self.denoiser("full_only")
+        bench = self.full_bench()
+        return regressions.news(composite, full_only, bench.samples, self.recipe, self._seed("news"), bench.tau)
 
     def _gains(self, composite: Composite) -> Weights:
-        gains = self.recipe.gains
-        both = [in_memory(self.materials.full), self.full_bench().samples]
-        label = None if both[0].label is None else torch.cat([s.label for s in both])  # type: ignore[misc]
-        everything = Samples(torch.cat([s.x.to(self.device) for s in both]), label)
-        held_out = HeldOut(everything, composite, self.levels, gains.draws, seed=self._seed("gains"))
-        return fit_weights(held_out.evidence_moments(), self.levels, gains.folds, self._widths(), prune=gains.prune)
+        bench = self.full_bench()
+        # A view's own samples are many; so many say enough.
+        train = bench.train if self.outer is None else Subset(bench.train, evenly(len(bench.train), _GAINS_AT_MOST))
+        both = [on_device(in_memory(train, bench.scale), self.device), bench.samples]
+        return regressions.gains(composite, both, self.recipe, self._seed("gains"), bench.tau)
 
     def _kappa(self, bench: Bench, composite: Composite, experts: list[Snapshots], prune: float) -> Weights:
         # Other noise than the snapshots were chosen with, and more of it.
         held_out = HeldOut(bench.samples, composite, self.levels, 4, seed=self._seed("stack"), tau=bench.tau)
-        moments = held_out.residual_moments(experts)
-        if self.recipe.residual.kappa == "single":
-            total = type(moments)(
-                moments.gram.sum((-1, -2))[..., None, None], moments.cross.sum(-1)[..., None], moments.power
-            )
-            w = fit_weights(total, self.levels, smooth=self._widths(), nonnegative=True, prune=0.0)
-            w.values = w.values.expand(-1, len(experts)).contiguous()
-            return w
-        return fit_weights(moments, self.levels, smooth=self._widths(), nonnegative=True, prune=prune)
-
-    def _widths(self) -> tuple[float, ...]:
-        smooth = self.recipe.gains.smooth
-        return (0.0, smooth, 2 * smooth) if smooth else (0.0,)
+        return regressions.kappa(held_out, experts, self.recipe, prune)
 
     def _weights(self, name: str, names: list[str], solve: Callable[[], Weights], parents: list[str]) -> Tensor:
         settings = [self.recipe.gains.model_dump(), self.recipe.residual.kappa]
@@ -337,20 +359,7 @@ class Bootstrap:
             load_weights(Trainee(trial), snapshot_path(stage, step))
             loss = held_out.expert(trial).mean(1)
             table.append(torch.where(loss.isnan(), 0.0, loss))
-        losses = torch.stack(table)
-        kept = list(range(len(steps)))
-        while len(kept) > self.recipe.residual.snapshots:
-            # Give up the snapshot that is missed least.
-            costs = [losses[[k for k in kept if k != gone]].amin(0).sum() for gone in kept]
-            kept.remove(kept[int(torch.stack(costs).argmin())])
-        least, choice = losses[kept].min(0)
-        used = sorted(set(choice.tolist()))
-        return {
-            "steps": [steps[kept[k]] for k in used],
-            "choice": [used.index(k) for k in choice.tolist()],
-            "loss": float(least.mean()),
-            "per_level": least.tolist(),
-        }
+        return regressions.choose(torch.stack(table), steps, self.recipe.residual.snapshots)
 
     # -- benches and nets ----------------------------------------------------------------------------------------------
 
@@ -366,22 +375,13 @@ class Bootstrap:
         return self._once("bench", self._full_bench)
 
     def _full_bench(self) -> Bench:
-        m = self.materials
-        base = self._base(m.shape, measure(m.full))
-        samples = self._on_device(in_memory(m.held_out))
-        return Bench(m.full, samples, 1.0, base, self.recipe.flip, classes=_classes(m.full))
+        if self.outer is not None:
+            return self.outer.view_bench(self.name)
+        return full_bench(self.materials, self.recipe.flip, self.device)
 
     def view_bench(self, name: str) -> Bench:
-        v: ViewMaterial = self.materials.views[name]
-        full = self.materials.shape
-        base = self._base(tuple(v.train.shape), measure(v.train, v.view.scale, limit=20_000))
-        samples = self._on_device(in_memory(v.held_out, v.view.scale, v.view, full))
-        mask = v.view.mask(full) if v.view.single else None
-        flip = self.recipe.flip if mirrors(v.view, full) else "none"
-        return Bench(v.train, samples, v.view.scale, base, flip, v.view.tau, mask, _classes(v.train))
-
-    def _base(self, shape: tuple[int, ...], found: dict[str, Any]) -> White:
-        return White(shape, found["mean"], found["sigma_data"]).to(self.device)
+        flip = self.recipe.flip if self.outer is None else self.full_bench().flip
+        return view_bench(self.materials.views[name], self.materials.shape, flip, self.device)
 
     def no_views(self, base: White) -> Composite:
         return Composite(base, {}, {}, self.levels).to(self.device)
@@ -402,7 +402,8 @@ class Bootstrap:
     ) -> Expert:
         sees = on == "views" and self.recipe.residual.sees_views
         channels = bench.base.shape[0] + (composite.seen if sees else 0)
-        channels += 0 if bench.samples.mask is None else bench.samples.mask.shape[1]
+        beside = bench.samples.context
+        channels += 0 if beside is None else beside.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(name))
             built = build_net(net.kind, channels, bench.base.shape, bench.classes, **net.options())
@@ -413,9 +414,6 @@ class Bootstrap:
         last: Any = copy.deepcopy(expert.members[0])
         load_weights(Trainee(last), stage / "final.safetensors")
         return last
-
-    def _on_device(self, s: Samples) -> Samples:
-        return Samples(*(None if v is None else v.to(self.device) for v in (s.x, s.label, s.mask)))  # type: ignore[arg-type]
 
     # -- stages on disk ------------------------------------------------------------------------------------------------
 
@@ -440,10 +438,11 @@ class Bootstrap:
 
     def _full_keys(self) -> list[str]:
         self.denoiser("full_only")
-        return [self._keys["full-stack"]]
+        return [self._keys[f"{self.prefix}full-stack"]]
 
     def _view_keys(self) -> list[str]:
-        return [self._keys[f"view-{name}-stack"] for name in self.recipe.views if f"view-{name}-stack" in self._keys]
+        names = [f"{self.prefix}view-{name}-stack" for name in self.recipe.views]
+        return [self._keys[name] for name in names if name in self._keys]
 
     def _key(self, name: str, bench: Bench, net: Any, training: Training, *more: Any) -> str:
         """Digest of all that a stage's result depends on."""
@@ -454,7 +453,3 @@ class Bootstrap:
     def _stage(self, name: str, key: str) -> StageDir:
         self._keys[name] = key
         return self._shelf.stage(name, key)
-
-
-def _classes(source: Source) -> int | None:
-    return None if source.classes is None else len(source.classes)

@@ -1,0 +1,284 @@
+"""A recipe's partial data: the files of each view, trained models in their place, and views of views.
+
+A view's stored files are m = A x0 / scale.  A view inside another has files of that view's samples, m' = A' m / scale',
+so that of the full samples it is A' A with scale scale' scale, and of the outer view's samples, in *their* coordinates
+scale m, it is A' again.  Noise of deviation std in the inner files is scale' scale std there.
+
+A view that is the same as another takes that one's denoiser: where the recipe says so (`same_as`), and where a view
+inside another has the same files in the same scale, trained with the same settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bootdiff.boot.loading import as_view, open_pretrained
+from bootdiff.data import Simulated, Source, Subset, open_source, split
+from bootdiff.denoise import Denoiser
+from bootdiff.errors import BootdiffError
+from bootdiff.recipe import Recipe
+from bootdiff.recipe_blocks import Data, ViewSpec
+from bootdiff.recipe_nesting import location, walk
+from bootdiff.views import Observed, View, compose, from_config
+
+__all__ = [
+    "ViewMaterial", "every_view", "gather_views", "level_of", "load_models", "nets_of", "open_data", "owners", "takers",
+    "where",
+]  # fmt: skip
+
+# At most so many samples of a plentiful view are held out: enough for a choice among snapshots.
+VIEW_HOLDOUT = 128
+
+
+@dataclass
+class ViewMaterial:
+    """One kind of partial data.
+
+    view: of the samples around it: the full ones, or those of the view that it stands in, in their view coordinates.
+    through: of the full samples; its scale and tau are those of the files.
+    train, held_out: its files; None for a pretrained model without any.
+    pretrained: a denoiser in view coordinates, in place of training.
+    views: partial data of this view's own samples.
+    owner: path of the view whose denoiser it takes, and whose files these are.
+    """
+
+    view: View
+    through: View
+    train: Source | None
+    held_out: Source | None
+    pretrained: Denoiser | None = None
+    views: dict[str, ViewMaterial] = field(default_factory=dict)
+    owner: str | None = None
+
+
+def where(path: str) -> str:
+    """A view as the recipe names it: views.clips.views.stills."""
+    return ".".join(map(str, location(path)))
+
+
+def level_of(recipe: Recipe, path: str) -> tuple[Recipe, str]:
+    """The recipe around a view, and the view's own name in it."""
+    *outer, name = path.split(".")
+    for step in outer:
+        recipe = recipe.inner(step)
+    return recipe, name
+
+
+def nets_of(recipe: Recipe, view: str) -> dict[str, Any]:
+    """The networks that a view's denoiser is made of, by name."""
+    own = recipe.views[view].backbone
+    return dict(recipe.backbones) if own is None else {own.kind: own}
+
+
+def takers(recipe: Recipe) -> list[str]:
+    """Paths of the views that are cut out of the pool."""
+    return [p for p, spec in walk(recipe.views) if (spec.data or spec.pretrained or spec.same_as) is None]
+
+
+def owners(recipe: Recipe) -> dict[str, str]:
+    """Path -> path of the view whose denoiser serves there; only views that take another's."""
+    specs = dict(walk(recipe.views))
+    found = {path: spec.same_as for path, spec in specs.items() if spec.same_as is not None}
+    seen: dict[str, str] = {}
+    for path, spec in specs.items():
+        if spec.data is None or spec.views is not None:
+            continue
+        known = seen.setdefault(_identity(recipe, path), path)
+        # Views of the full samples are each trained for themselves, as they always were.
+        if known != path and "." in path:
+            found[path] = known
+    return {path: _last(found, path) for path in found}
+
+
+def _last(found: Mapping[str, str], path: str) -> str:
+    while path in found:
+        path = found[path]
+    return path
+
+
+def _identity(recipe: Recipe, path: str) -> str:
+    """All of the recipe that a view's denoiser depends on, as text."""
+    level, name = level_of(recipe, path)
+    spec = level.views[name]
+    assert spec.data is not None
+    chain = _chain(recipe, path)
+    fixed = [c for view in chain for c in view if c["kind"] in ("crop", "mask", "random_mask")]
+    nets = [net.model_dump() for net in nets_of(level, name).values()]
+    training = level.training_for("views", name).model_dump()
+    scale = compose(*(from_config(c) for view in chain for c in view)).scale
+    data = spec.data.model_dump() | {"path": str(level.locate(spec.data.path))}
+    return json.dumps([data, spec.holdout, spec.std, fixed, nets, training, scale], default=str)
+
+
+def _chain(recipe: Recipe, path: str) -> list[list[dict[str, Any]]]:
+    """The views' configs from the full samples to a view inside others."""
+    names = path.split(".")
+    levels = [level_of(recipe, ".".join(names[: i + 1])) for i in range(len(names))]
+    return [level.view_configs(name) for level, name in levels]
+
+
+def open_data(recipe: Recipe, block: Data) -> Source:
+    """The data that a block of the recipe names."""
+    path: Any = "digits" if block.is_digits else recipe.locate(block.path)
+    return open_source(path, **block.model_dump(exclude={"path", "holdout"}))
+
+
+def gather_views(
+    recipe: Recipe,
+    shape: Sequence[int],
+    pool: Source | None = None,
+    shares: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, ViewMaterial]:
+    """Open the files of all views; pretrained models are opened by `load_models`.
+
+    Args:
+        recipe: the whole recipe.
+        shape: of a full sample.
+        pool, shares: where views are simulated: full samples, and which of them become a view's files, by path.
+
+    Raises:
+        BootdiffError: missing, empty or unreadable files; sizes that do not fit; nothing left to train on.
+    """
+    every: dict[str, ViewMaterial] = {}
+    taken = owners(recipe)
+    for number, (path, spec) in enumerate(walk(recipe.views)):
+        level, name = level_of(recipe, path)
+        outer = every.get(path.rpartition(".")[0])
+        material = _views(level, name, spec, outer, tuple(shape), path)
+        every[path] = material
+        if outer is not None:
+            outer.views[name] = material
+        if path in taken:
+            material.owner = taken[path]
+            continue
+        source: Source | None = None
+        if spec.data is not None:
+            source = open_data(recipe, spec.data)
+        elif spec.pretrained is None:
+            corruption = None if spec.corruption is None else spec.corruption.model_dump()
+            assert pool is not None
+            assert shares is not None
+            cut, seed = Subset(pool, shares[path]), recipe.seed * 1009 + number
+            source = Simulated(cut, material.through, seed=seed, corruption=corruption)
+        if source is not None:
+            _check(material.through, source, outer, tuple(shape), path)
+            held = min(spec.held_out(len(source), path), VIEW_HOLDOUT)
+            held_out, train = split(len(source), [held, None], recipe.seed + 2)
+            material.train, material.held_out = Subset(source, train), Subset(source, held_out)
+    for path, material in every.items():
+        if material.owner is not None:
+            _take(material, every[material.owner], tuple(shape), path)
+    return {name: every[name] for name in recipe.views}
+
+
+def _views(
+    recipe: Recipe, name: str, spec: ViewSpec, outer: ViewMaterial | None, shape: tuple[int, ...], path: str
+) -> ViewMaterial:
+    """A view without its files."""
+    clean = compose(*(from_config(c) for c in recipe.view_configs(name)))
+    around = None if outer is None else _clean(outer.through)
+    through = clean if around is None else compose(around, clean)
+    try:
+        through.shape(shape)
+    except ValueError as error:
+        raise BootdiffError(f"{where(path)}: {error}") from None
+    if not spec.std:
+        return ViewMaterial(clean, through, None, None)
+    unit = 1.0 if around is None else around.scale
+    return ViewMaterial(Observed(clean, spec.std * unit), Observed(through, spec.std), None, None)
+
+
+def _clean(view: View) -> View:
+    """A view without the noise of its files."""
+    return view.view if isinstance(view, Observed) else view
+
+
+def _check(through: View, source: Source, outer: ViewMaterial | None, shape: tuple[int, ...], path: str) -> None:
+    wanted = tuple(through.shape(shape))
+    if tuple(source.shape) != wanted:
+        of = f"full samples of {_by(shape)}"
+        if outer is not None:
+            of = f"samples of {where(path).rpartition('.views.')[0]}, {_by(outer.through.shape(shape))},"
+        raise BootdiffError(
+            f"{where(path)}: its files are {_by(source.shape)} (channels x height x width), but {of} seen through this "
+            f"view are {_by(wanted)}; correct the view's settings or the files in {source.where}"
+        )
+    if through.masked and not through.single and not source.masked:
+        raise BootdiffError(
+            f"{where(path)}: a random mask is known only from masks beside the files: set {where(path)}.data.masks "
+            f"to true and put NAME.mask.png beside NAME.png"
+        )
+
+
+def _take(mine: ViewMaterial, other: ViewMaterial, shape: tuple[int, ...], path: str) -> None:
+    """Let a view stand on another's files and denoiser. Raises BootdiffError where these are of other samples."""
+    a, b = (tuple(v.through.shape(shape)) for v in (mine, other))
+    problem = None
+    if a != b:
+        problem = f"its samples are {_by(a)}, those of {mine.owner} {_by(b)}"
+    elif abs(mine.through.scale / other.through.scale - 1) > 1e-6:
+        problem = (
+            f"of one full sample it shows {mine.through.scale:g} times the stored values, {mine.owner} "
+            f"{other.through.scale:g} times, so that their noise would not be the same"
+        )
+    elif not _masked_alike(mine.through, other.through, shape):
+        problem = f"it does not hide what {mine.owner} hides"
+    if problem is not None:
+        raise BootdiffError(f"{where(path)}.same_as: {problem}; give this view data of its own")
+    if tau := other.through.tau:
+        clean = _clean(mine.view)
+        mine.view, mine.through = Observed(clean, tau / clean.scale), Observed(mine.through, tau / mine.through.scale)
+    mine.train, mine.held_out, mine.pretrained = other.train, other.held_out, other.pretrained
+
+
+def _masked_alike(a: View, b: View, shape: tuple[int, ...]) -> bool:
+    if not (a.masked and b.masked and a.single and b.single):
+        return a.masked == b.masked and (not a.masked or a.single == b.single)
+    return torch.equal(a.mask(shape), b.mask(shape))  # type: ignore[arg-type]
+
+
+def load_models(
+    recipe: Recipe, views: Mapping[str, ViewMaterial], shape: Sequence[int], classes: Sequence[str] | None, at: str = ""
+) -> None:
+    """Open the models of pretrained views, those inside others too.
+
+    Raises:
+        BootdiffError: no model, or one that does not fit the view or the run's classes.
+    """
+    specs = dict(walk(recipe.views))
+    every = dict(every_view(views))
+    for path, material in every.items():
+        folder = specs[path].pretrained
+        if folder is None:
+            continue
+        key = f"{where(path)}.pretrained"
+        if material.through.masked or material.through.told:
+            what = "what is hidden" if material.through.masked else "where its sample lies"
+            raise BootdiffError(f"{key}: a pretrained model is not told {what}; train this view on its own data")
+        located = recipe.locate(folder)
+        try:
+            denoiser = open_pretrained(located)
+        except BootdiffError as error:
+            raise BootdiffError(f"{key}: {error}") from None
+        size = material.through.shape(tuple(shape))
+        material.pretrained = as_view(denoiser, size, material.through.scale, classes, key, located)
+    for material in every.values():
+        if material.owner is not None:
+            material.pretrained = every[material.owner].pretrained
+
+
+def every_view(views: Mapping[str, ViewMaterial]) -> list[tuple[str, ViewMaterial]]:
+    """Every view with its path, the outer ones before the inner ones."""
+    queue = list(views.items())
+    for path, material in queue:  # grows: breadth first
+        queue += [(f"{path}.{name}", inner) for name, inner in material.views.items()]
+    return queue
+
+
+def _by(shape: Any) -> str:
+    return " x ".join(str(s) for s in shape)

@@ -1,0 +1,91 @@
+"""What is chosen on held-out samples: which views know anything new, their gains, the stack's weights, snapshots.
+
+Each is the regression of `gains.py`, of another target on other candidates:
+
+    news        x0 - D_full on A_i^T (d_i - A_i D_full),    weights >= 0; a view with weight 0 everywhere is left out
+    gains       x0 - b on A_i^T (d_i - A_i b)
+    kappa       x0 - V on D_k - V,                          weights >= 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bootdiff.boot.composite import Composite, Snapshots
+from bootdiff.boot.gains import Weights, fit_weights
+from bootdiff.boot.objective import HeldOut, Samples
+from bootdiff.denoise import Denoiser
+from bootdiff.recipe import Recipe
+
+__all__ = ["choose", "gains", "kappa", "news"]
+
+
+def news(
+    composite: Composite, full_only: Denoiser, samples: Samples, recipe: Recipe, seed: int, tau: float = 0.0
+) -> Weights:
+    """Weights of the views' evidence beside the full-only denoiser, on held-out samples.
+
+    Against the white base even an unrelated view has something to say (that pictures are smooth, say).  A view that
+    adds nothing, at no noise level, to what the full samples alone teach is left out.
+    """
+    held_out = HeldOut(samples, composite, recipe.levels, 4, seed=seed, tau=tau)
+    moments, how = held_out.evidence_moments(full_only), recipe.gains
+    return fit_weights(moments, recipe.levels, how.folds, _widths(recipe), nonnegative=True, prune=how.prune)
+
+
+def gains(composite: Composite, samples: Sequence[Samples], recipe: Recipe, seed: int, tau: float = 0.0) -> Weights:
+    """lambda_i, on all samples together that no view was trained on."""
+    labels = [s.label for s in samples]
+    label = None if any(v is None for v in labels) else torch.cat(labels)  # type: ignore[arg-type]
+    everything, how = Samples(torch.cat([s.x for s in samples]), label), recipe.gains
+    held_out = HeldOut(everything, composite, recipe.levels, how.draws, seed=seed, tau=tau)
+    return fit_weights(held_out.evidence_moments(), recipe.levels, how.folds, _widths(recipe), prune=how.prune)
+
+
+def kappa(held_out: HeldOut, experts: Sequence[Snapshots], recipe: Recipe, prune: float) -> Weights:
+    """kappa_k of the experts; one for all of them where the recipe says so."""
+    moments = held_out.residual_moments(experts)
+    if recipe.residual.kappa == "single":
+        total = type(moments)(
+            moments.gram.sum((-1, -2))[..., None, None], moments.cross.sum(-1)[..., None], moments.power
+        )
+        w = fit_weights(total, recipe.levels, smooth=_widths(recipe), nonnegative=True, prune=0.0)
+        w.values = w.values.expand(-1, len(experts)).contiguous()
+        return w
+    return fit_weights(moments, recipe.levels, smooth=_widths(recipe), nonnegative=True, prune=prune)
+
+
+def _widths(recipe: Recipe) -> tuple[float, ...]:
+    smooth = recipe.gains.smooth
+    return (0.0, smooth, 2 * smooth) if smooth else (0.0,)
+
+
+def choose(losses: Tensor, steps: Sequence[int], most: int) -> dict[str, Any]:
+    """At most so many snapshots of an expert, and which of them each noise level uses.
+
+    Args:
+        losses: held-out loss of each snapshot at each level, (snapshots, levels).
+        steps: after which each was taken.
+        most: how many may stay.
+
+    Returns:
+        {"steps": those that stay, "choice": an index into them for each level, "loss": mean of the least losses,
+        "per_level": these}.
+    """
+    kept = list(range(len(steps)))
+    while len(kept) > most:
+        # Give up the snapshot that is missed least.
+        costs = [losses[[k for k in kept if k != gone]].amin(0).sum() for gone in kept]
+        kept.remove(kept[int(torch.stack(costs).argmin())])
+    least, choice = losses[kept].min(0)
+    used = sorted(set(choice.tolist()))
+    return {
+        "steps": [steps[kept[k]] for k in used],
+        "choice": [used.index(k) for k in choice.tolist()],
+        "loss": float(least.mean()),
+        "per_level": least.tolist(),
+    }
