@@ -124,6 +124,8 @@ class BootdiffPipeline(DiffusionPipeline):
         num_images: int | None = None,
         *,
         class_labels: int | Sequence[int] | Tensor | None = None,
+        guidance: float = 1.0,
+        guidance_interval: Sequence[float] | None = None,
         seed: int = 0,
         num_inference_steps: int = 40,
         scheduler: str | Any | None = None,
@@ -136,6 +138,8 @@ class BootdiffPipeline(DiffusionPipeline):
         Args:
             num_images: how many; default: one for each class label, or one.
             class_labels: the class of all pictures, or of each, for a denoiser trained with classes.
+            guidance: weight of classifier-free guidance toward the class, 1 for none.
+            guidance_interval: [lowest, highest] noise level with guidance; None: all.
             seed: picture i is the same for every num_images and batch_size.
             num_inference_steps: noise levels, at least 2; `heun` takes two evaluations for each, the others one.
             scheduler: for this call in place of the pipeline's own: a name in `bootdiff.sample.SOLVERS` (on the noise
@@ -168,6 +172,8 @@ class BootdiffPipeline(DiffusionPipeline):
                 sigma_min=config.sigma_min,
                 sigma_max=config.sigma_max,
                 label=class_labels,
+                guidance=guidance,
+                guidance_interval=guidance_interval,
                 batch_size=batch_size,
                 progress=lambda done, total: bar.update(1),
             )

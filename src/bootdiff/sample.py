@@ -35,6 +35,7 @@ from torch import Generator, Tensor, nn
 from bootdiff.data.base import generator
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
+from bootdiff.guidance import Guided
 from bootdiff.nets import NETS
 from bootdiff.noise import karras_levels, precondition
 from bootdiff.pretrained import FrozenDenoiser
@@ -55,6 +56,8 @@ def sample(
     sigma_min: float = 0.02,
     sigma_max: float = 80.0,
     label: int | Sequence[int] | Tensor | None = None,
+    guidance: float = 1.0,
+    guidance_interval: Sequence[float] | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -70,6 +73,9 @@ def sample(
         sigma_min: the lowest of them, in the units of the data: below it, detail is no longer drawn but averaged.
         sigma_max: the highest; much larger than the standard deviation of the data.
         label: the class of all samples, or of each, (n,); None for no class.
+        guidance: weight w of classifier-free guidance toward the class (`guidance.Guided`), >= 0; 1 for none. Other
+            weights than 0 and 1 ask the denoiser twice.
+        guidance_interval: [lowest, highest] noise level with guidance; None: all.
         batch_size: samples per evaluation: bounds the memory.
         progress: called as progress(done, total), in steps, after every step of every batch.
 
@@ -83,6 +89,7 @@ def sample(
             f"steps={steps}, seed={seed}"
         )
     labels = checked_labels(label, n, denoiser)
+    denoiser = guided(denoiser, label, guidance, guidance_interval)
     solve = solver(scheduler, steps, sigma_min, sigma_max)
     device = next((t.device for group in (denoiser.parameters(), denoiser.buffers()) for t in group), None)
     device = device or torch.device("cpu")
@@ -245,6 +252,20 @@ def checked_labels(label: int | Sequence[int] | Tensor | None, n: int, denoiser:
             f"{int(labels.min())} to {int(labels.max())}"
         )
     return labels.expand(n) if labels.ndim == 0 else labels
+
+
+def guided(denoiser: Denoiser, label: Any, weight: float, interval: Sequence[float] | None) -> Denoiser:
+    """The denoiser with guidance where it changes anything.
+
+    Raises:
+        ValueError: guidance without a label; as `Guided`.
+    """
+    wrapped = Guided(denoiser, weight, interval)
+    if weight == 1:
+        return denoiser
+    if label is None:
+        raise ValueError(f"guidance {weight:g} was asked for without a label to guide to; give a label")
+    return wrapped
 
 
 class _Callable(ModuleType):

@@ -12,6 +12,7 @@ from bootdiff.boot.composite import Composite, Expert, Snapshots, Stack
 from bootdiff.boot.saving import CLASSES, load_denoiser, save_denoiser
 from bootdiff.denoise import Denoiser, Scaled, White
 from bootdiff.errors import BootdiffError
+from bootdiff.guidance import Guided
 from bootdiff.nets import MLP, LocalNet, UNet
 from bootdiff.pretrained import FrozenDenoiser
 from bootdiff.spec import decode, encode
@@ -84,6 +85,7 @@ CASES = {
     "observed": lambda: viewed(noisy=Observed(Downsample(2), 0.2)),
     "composed": lambda: viewed(both=compose(ChannelMix.gray(), Downsample(2))),
     "pretrained": frozen,
+    "guided": lambda: Guided(alone(classes=4), 2.0, (0.1, 5.0)),
     "everything": everything,
 }
 
@@ -108,7 +110,7 @@ def answers(denoiser, label=None):
 @pytest.mark.parametrize("name", CASES)
 def test_round_trip_gives_the_same_bits(name, tmp_path):
     denoiser = scrambled(CASES[name]())
-    label = torch.tensor([0, 1, 2, 3, 0, 1]) if name == "classes" else None
+    label = torch.tensor([0, 1, 2, 3, 0, 1]) if name in ("classes", "guided") else None
     save_denoiser(denoiser, tmp_path / "new" / "folder")
     again = load_denoiser(tmp_path / "new" / "folder")
     assert type(again) is type(denoiser)

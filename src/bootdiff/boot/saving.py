@@ -12,6 +12,7 @@ from bootdiff import __version__
 from bootdiff.boot.composite import Composite, Expert, Snapshots, Stack
 from bootdiff.denoise import Denoiser, Scaled, White
 from bootdiff.errors import BootdiffError
+from bootdiff.guidance import Guided
 from bootdiff.nets import NETS
 from bootdiff.pretrained import FrozenDenoiser
 from bootdiff.runs import atomic_write_json, load_tensors, save_tensors
@@ -19,7 +20,7 @@ from bootdiff.spec import decode, encode
 
 __all__ = ["CLASSES", "load_denoiser", "save_denoiser"]
 
-_PARTS = (White, Scaled, FrozenDenoiser, Composite, Expert, Snapshots, Stack)
+_PARTS = (White, Scaled, Guided, FrozenDenoiser, Composite, Expert, Snapshots, Stack)
 
 CLASSES: dict[str, Any] = {c.__name__: c for c in (*_PARTS, *NETS.values())}
 """What a `model.json` may ask for."""
