@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from bootdiff.boot import composite as module
-from bootdiff.boot.composite import Composite
+from bootdiff.boot.composite import Composite, Expert
 from bootdiff.boot.materials import mirrors
+from bootdiff.boot.objective import HeldOut, ResidualObjective, Samples, Trainee
 from bootdiff.denoise import Denoiser, White, expand
+from bootdiff.noise import LogNormal
 from bootdiff.theory.exact import Gaussian
 from bootdiff.views import (
     ChannelMix,
@@ -177,6 +179,31 @@ def test_denoisers_are_told_masks_and_places():
     seen = frames[:, None, None].expand(2, 1, 6, 4, 4).clone()
     seen[..., :2, :2] = 0
     torch.testing.assert_close(estimates.seen, seen)
+
+
+def test_what_training_and_held_out_losses_tell():
+    """The place stands beside x as a further channel, after the mask, in training, held-out losses and stacking."""
+    seen = []
+
+    class Net(torch.nn.Module):
+        def forward(self, x, c_noise, label=None):
+            seen.append(x[:, 1:])
+            return torch.zeros_like(x[:, :1])
+
+    base = White((1, 2, 2), [0.0], 1.0)
+    none, expert = Composite(base, {}, {}, LEVELS), Expert(Net(), base, LEVELS, [1.0] * 3, False, "base")
+    x, mask = torch.ones(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
+    place = torch.tensor([-0.5, 0.0, 0.5]).reshape(3, 1, 1, 1).expand(3, 1, 2, 2)
+    samples = Samples(x, None, mask, place).to("cpu")
+    held_out = HeldOut(samples, none, LEVELS)
+    held_out.expert(expert)
+    held_out.residual_moments([expert])
+    objective = ResidualObjective(none, LogNormal())
+    objective(Trainee(expert), {"x": x, "mask": mask, "place": place}, torch.Generator())
+    assert len(seen) == 7
+    assert all(torch.equal(s, torch.cat([mask, place], 1)) for s in seen)
+    objective(Trainee(expert), {"x": x}, torch.Generator())
+    assert seen[-1].shape[1] == 0
 
 
 class ByPlace(Denoiser):

@@ -42,11 +42,13 @@ UNLABELLED = 0.1
 
 @dataclass
 class Samples:
-    """Clean samples in memory: x (n, *shape) in view coordinates, label (n,) or None, mask (n, 1, ...) or None."""
+    """Clean samples in memory: x (n, *shape) in view coordinates; label (n,), mask (n, 1 or C, *space) and place
+    (n, axes, *space), or None."""
 
     x: Tensor
     label: Tensor | None = None
     mask: Tensor | None = None
+    place: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -54,6 +56,20 @@ class Samples:
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         label, mask = (None if v is None else v[index] for v in (self.label, self.mask))
         return self.x[index], label, mask
+
+    @property
+    def context(self) -> Tensor | None:
+        """What a denoiser sees of them beside x, (n, c, *space), as `View.context`."""
+        return _beside(self.mask, self.place)
+
+    def to(self, device: torch.device | str) -> Samples:
+        """The same samples there."""
+        return Samples(*(None if v is None else v.to(device) for v in (self.x, self.label, self.mask, self.place)))  # type: ignore[arg-type]
+
+
+def _beside(mask: Tensor | None, place: Tensor | None) -> Tensor | None:
+    given = [v for v in (mask, place) if v is not None]
+    return torch.cat(given, 1) if given else None
 
 
 @dataclass
@@ -68,6 +84,7 @@ class Probe:
     sigma: Tensor
     label: Tensor | None
     mask: Tensor | None
+    context: Tensor | None
 
 
 def probe(
@@ -75,6 +92,7 @@ def probe(
 ) -> Iterator[Probe]:
     """Every sample at every noise level (above tau), `draws` times, with noise that depends on nothing but the seed,
     level, draw and sample: the same for every denoiser that is compared."""
+    context = samples.context
     for level, value in enumerate(levels):
         if value <= tau * 1.01:
             continue
@@ -86,9 +104,9 @@ def probe(
                 x0, label, mask = samples.rows(index)
                 n = noise[index].to(x0)
                 x = x0 + added * (n if mask is None else n * mask.to(x0))
-                yield Probe(
-                    level, draw, index, x0, x, torch.full((len(index),), float(value), device=x0.device), label, mask
-                )
+                sigma = torch.full((len(index),), float(value), device=x0.device)
+                beside = None if context is None else context[index]
+                yield Probe(level, draw, index, x0, x, sigma, label, mask, beside)
 
 
 class HeldOut:
@@ -151,7 +169,7 @@ class HeldOut:
         def errors() -> Iterator[tuple[Probe, Tensor]]:
             for p, e in self.points():
                 on = e.mean if expert.on == "views" else e.base
-                yield p, self._error(p, on + expert(p.x, p.sigma, e.seen, p.label, p.mask))
+                yield p, self._error(p, on + expert(p.x, p.sigma, e.seen, p.label, p.context))
 
         return self._gather(errors())
 
@@ -159,7 +177,7 @@ class HeldOut:
     def denoiser(self, denoiser: Denoiser) -> Tensor:
         """Loss of any denoiser, (levels, n)."""
         probes = probe(self.samples, self.levels, self.draws, self.seed, self.tau)
-        return self._gather((p, self._error(p, denoiser(p.x, p.sigma, p.label, p.mask))) for p in probes)
+        return self._gather((p, self._error(p, denoiser(p.x, p.sigma, p.label, p.context))) for p in probes)
 
     @torch.no_grad()
     def residual_moments(self, experts: Sequence[torch.nn.Module]) -> Moments:
@@ -168,7 +186,7 @@ class HeldOut:
         for p, e in self.points():
             rest = []
             for expert in experts:
-                r = expert(p.x, p.sigma, e.seen, p.label, p.mask)
+                r = expert(p.x, p.sigma, e.seen, p.label, p.context)
                 rest.append(r if expert.on == "views" else r + e.base - e.mean)
             a = 1 - (self.tau / p.sigma) ** 2
             seen = [expand(a, p.x) * r for r in rest]
@@ -187,14 +205,16 @@ class HeldOut:
         """
         names = list(self.composite.views)
         moments = Moments.empty(len(self.levels), len(self.samples), len(names))
-        for p in probe(self.samples, self.levels, self.draws, self.seed):
+        for p in probe(self.samples, self.levels, self.draws, self.seed, self.tau):
             known = (against or self.composite.base)(p.x, p.sigma, p.label)
+            a = 1 - (self.tau / p.sigma) ** 2
             says = []
             for name in names:
                 asked = self.composite.has_say(name, p.sigma, p.label)
-                says.append(self.composite.evidence(name, p.x, p.sigma, p.label, known, asked)[0])
+                says.append(expand(a, p.x) * self.composite.evidence(name, p.x, p.sigma, p.label, known, asked)[0])
             scale = 1 / precondition(p.sigma, self.composite.base.sigma_data).c_out
-            moments.add(p.level, p.index, p.x0 - known, says, scale)
+            target = p.x0 - expand(1 - a, p.x) * p.x - expand(a, p.x) * known
+            moments.add(p.level, p.index, target, says, scale)
         return moments
 
 
@@ -232,7 +252,8 @@ class ResidualObjective:
         if label is not None:
             dropped = global_draw(lambda n: torch.rand(n, generator=generator, device=generator.device), len(x0))
             label = torch.where(dropped.to(x0) < UNLABELLED, -1, label)
-        return model(self, x0, x, sigma, label, mask)
+        told = {"place": batch["place"]} if "place" in batch else {}
+        return model(self, x0, x, sigma, label, mask, **told)
 
     def loss(
         self,
@@ -245,13 +266,14 @@ class ResidualObjective:
         at: Estimates | None = None,
         tau: float | Tensor | None = None,
         counts: Tensor | None = None,
+        place: Tensor | None = None,
     ) -> Tensor:
         """Losses (b,) of the expert at noisy samples: the part that runs inside the model's forward pass.
 
         Args:
             x0, x: stored samples and noisier copies, (b, *shape).
             sigma: noise level of x, (b,).
-            label, mask: what the network is told beside x.
+            label, mask, place: what the network is told beside x.
             at: what the views say of x; None: ask the composite.
             tau: noise of each stored sample, (b,), or of all; None: the objective's own.
             counts: coordinates that the loss is the mean over, broadcastable to x; None: those of the mask.
@@ -261,7 +283,7 @@ class ResidualObjective:
             with torch.no_grad():
                 at = self.composite.estimate(x, sigma, label)
         tau, counts = self.tau if tau is None else tau, mask if counts is None else counts
-        unit = expert.unit(x, sigma, at.seen, label, mask).float()
+        unit = expert.unit(x, sigma, at.seen, label, _beside(mask, place)).float()
         a = 1 - (tau / sigma) ** 2
         on = at.mean if expert.on == "views" else at.base
         target = (x0 - expand(1 - a, x) * x) / expand(expert.c_r(sigma), x) - expand(a / expert.c_r(sigma), x) * on

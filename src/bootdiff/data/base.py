@@ -74,14 +74,16 @@ class Source(ABC):
     """n samples of one shape.
 
     Attributes: ``shape`` (C, *space); ``classes``, the names of the class numbers, or None without labels; ``masked``,
-    whether samples carry masks; ``unlabelled``, whether samples of a source with classes may lack a label; ``units``,
-    what stored coordinates mean; ``rate``, frames or values per second where known; ``columns``, names of the channels
-    where they have any; ``problems``, what was left out on opening; ``where``, the path or name for messages.
+    whether samples carry masks; ``told``, whether it is known where in the full sample each lies (``places``);
+    ``unlabelled``, whether samples of a source with classes may lack a label; ``units``, what stored coordinates mean;
+    ``rate``, frames or values per second where known; ``columns``, names of the channels where they have any;
+    ``problems``, what was left out on opening; ``where``, the path or name for messages.
     """
 
     shape: tuple[int, ...]
     classes: list[str] | None = None
     masked: bool = False
+    told: bool = False
     unlabelled: bool = False
     units: Units = Units()
     rate: float | None = None
@@ -116,6 +118,11 @@ class Source(ABC):
         """The part of a longer recording that a sample is; None where each sample stands for itself."""
         return None
 
+    def places(self, indices: Sequence[int]) -> Tensor | None:
+        """Where in the full sample each lies, as its denoiser is told: (b, axes, *space), see ``View.place``; None
+        where the source is not ``told``."""
+        return None
+
     def restore(self, x: Tensor) -> Tensor:
         """Stored coordinates -> original units, float64. x: (C, *space) or (b, C, *space), as samples are."""
         if x.ndim not in (len(self.shape), len(self.shape) + 1):
@@ -125,6 +132,7 @@ class Source(ABC):
     def _like(self, other: Source) -> None:
         """Take over what another source says of its samples, all but their shape."""
         self.classes, self.masked, self.unlabelled = other.classes, other.masked, other.unlabelled
+        self.told = other.told
         self.units, self.rate, self.columns = other.units, other.rate, other.columns
         self.where, self.problems = other.where, other.problems
 
@@ -184,6 +192,9 @@ class Subset(Source):
 
     def span(self, index: int) -> Span | None:
         return self.source.span(self.indices[self._check_index(index)])
+
+    def places(self, indices: Sequence[int]) -> Tensor | None:
+        return self.source.places([self.indices[self._check_index(i)] for i in indices])
 
     def gather(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         return self.source.gather([self.indices[self._check_index(i)] for i in indices])

@@ -123,7 +123,7 @@ class Batches:
         """This rank's slice of global batch ``step``, on the device.
 
         x (b, C, *space) in view coordinates, index (b,) int64, and where the source has them label (b,) int64, -1 = not
-        known, and mask (b, 1 or C, *space).
+        known, mask (b, 1 or C, *space), and place (b, axes, *space).
         """
         return _to(self._cpu(step), self.device)
 
@@ -148,6 +148,8 @@ class Batches:
             # What lies under a subtitle or a logo must not reach the denoiser: A x is 0 there.
             batch["mask"] = masks
             batch["x"] = batch["x"] * masks
+        if self.source.told:
+            batch["place"] = self.source.places(indices)  # type: ignore[assignment]
         return batch
 
     def stream(self, start: int = 0) -> Iterator[dict[str, Tensor]]:

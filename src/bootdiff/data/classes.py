@@ -65,6 +65,9 @@ class Reclassed(Source):
         x, labels, masks = self.source.gather(indices)
         return x, None if labels is None else torch.where(labels < 0, labels, self._number[labels]), masks
 
+    def places(self, indices: Sequence[int]) -> Tensor | None:
+        return self.source.places(indices)
+
     def name(self, index: int) -> str:
         return self.source.name(index)
 

@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from bootdiff.data.base import SIMULATE, Sample, Source, generator
+from bootdiff.data.base import SIMULATE, Sample, Source, Span, generator
 from bootdiff.errors import BootdiffError
 from bootdiff.views import Identity, View, to_config
 
@@ -59,8 +59,10 @@ class Simulated(Source):
             raise BootdiffError(f"{source.where}: {error}") from None
         self.source, self.view, self.seed = source, view, int(seed)
         self.corruption = None if corruption is None else _checked(corruption, self.shape)
-        self.classes, self.problems, self.where = source.classes, source.problems, source.where
-        self.masked, self.unlabelled = view.masked, source.unlabelled
+        self._like(source)
+        self.masked, self.told = view.masked, view.told
+        if source.units.standardized:
+            self.units = source.units.through(view, source.shape, source.where)
         self._memory = memory
         self._kept: dict[int, Sample] = {}
 
@@ -88,11 +90,20 @@ class Simulated(Source):
             self._kept[index] = sample
         return sample
 
+    def places(self, indices: Sequence[int]) -> Tensor | None:
+        if not self.told:
+            return None
+        full, drawn = self.source.shape, (generator(self.seed, SIMULATE, self._check_index(i)) for i in indices)
+        return torch.stack([p for rng in drawn if (p := self.view.draw(full, rng).place(full)) is not None])
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": {}}
 
     def name(self, index: int) -> str:
         return self.source.name(index)
+
+    def span(self, index: int) -> Span | None:
+        return self.source.span(index)
 
     def fingerprint(self) -> str:
         said = json.dumps([to_config(self.view), self.seed, self.corruption], sort_keys=True)

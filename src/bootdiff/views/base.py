@@ -82,6 +82,20 @@ class View(ABC):
         parts = [p for p in (self.mask(full), self.place(full)) if p is not None]
         return torch.cat(parts) if parts else None
 
+    @property
+    def free(self) -> int:
+        """How many whole numbers say where a file lies, of what the denoiser is told: the arguments of `at`."""
+        return 0
+
+    def at(self, *offset: int) -> View:
+        """This view at the place that its `free` offsets say. Raises ValueError for more or fewer numbers."""
+        if len(offset) != self.free:
+            raise ValueError(f"{self}: {self.free} number(s) say where a file lies, got {offset}")
+        return self._moved(offset)
+
+    def _moved(self, offset: Sequence[int]) -> View:
+        return self
+
     def coverage(self, full: Shape) -> Tensor:
         """(*full) float32: how many placements see each coordinate, and 1 where none does (it is a divisor)."""
         return self._count(full).clamp(min=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -53,6 +54,14 @@ class _Chain(View):
     def draw(self, full: Shape, generator: Generator) -> View:
         inner = self.inner.draw(full, generator)
         return self._chain(self.outer.draw(inner.shape(full), generator), inner)._fit(full)
+
+    @property
+    def free(self) -> int:
+        return self.inner.free + self.outer.free
+
+    def _moved(self, offset: Sequence[int]) -> View:
+        n = self.inner.free
+        return self._chain(self.outer._moved(offset[n:]), self.inner._moved(offset[:n]))
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.outer._forward(self.inner._forward(x))

@@ -47,6 +47,13 @@ class _Placed(View):
     def _at(self, offset: Ints) -> View:
         """The placement at this offset."""
 
+    @property
+    def free(self) -> int:
+        return len(self._axes) if self.told and not self.single else 0
+
+    def _moved(self, offset: Sequence[int]) -> View:
+        return self._at(tuple(map(int, offset))) if offset else self
+
     def placements(self, full: Shape) -> tuple[View, ...]:
         self.shape(full)
         return (self,) if self.single else tuple(map(self._at, product(*self._offsets(full))))
