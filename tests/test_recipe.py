@@ -345,7 +345,7 @@ def test_short_forms():
     assert local.options() == {"width": 64, "depth": 5, "dropout": 0.0}
     assert recipe.view_configs("thumbs") == [
         {"kind": "channel_mix", "weights": [0.299, 0.587, 0.114]},
-        {"kind": "crop", "size": [8, 8], "told": False},
+        {"kind": "crop", "size": [8, 8]},
     ]
     options = recipe.backbones["big"].sized((3, 8, 8), (3, 8, 8)).options()
     assert options == {"channels": [8, 16], "layers": 1, "attention": [1], "dropout": 0.0, "patch": 1}

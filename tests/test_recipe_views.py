@@ -59,6 +59,22 @@ def mistakes(text: str) -> list[str]:
         ("view: {kind: pick, indices: [1, 1]}", "line 4: views.v.view.indices: must be different, got [1, 1]"),
         ("view: {kind: pick, indices: []}", "line 4: views.v.view.indices: must have at least 1 item(s), got 0"),
         ("view: {kind: random_mask, hide: gaps}", "line 4: views.v.view.hide: must be one of the known"),
+        (
+            "view: {kind: stills, told: true}",
+            "line 3: views.v.offsets: missing, but required with `told: true`: where each file lies",
+        ),
+        (
+            "view: gray\n    offsets: o.npy",
+            "line 5: views.v.offsets: only for a view with `told: true`",
+        ),
+        (
+            "view: [gray, {kind: crop, size: 2, told: true}]\n    pretrained: x",
+            "line 4: views.v.view[1].told: only for a view that is trained on its own files",
+        ),
+        (
+            "view: {kind: stills, told: true}\n    data: {path: s}\n    views: {w: {view: gray, data: {path: small}}}",
+            "line 4: views.v.view.told: only for views of the full samples",
+        ),
         ("view: still", "line 4: views.v.view: unknown kind, got 'still'; known: identity"),
         ("view: {kind: mask, band: [left, 2]}", "line 4: views.v.view.band: must be [bottom, rows] or [top, rows]"),
         ("view: {kind: mask, box: [0, 0, 0, 4]}", "line 4: views.v.view.box: must hide at least 1 pixel"),
@@ -123,7 +139,7 @@ VIEWS = [
 
 VIDEO_VIEWS = [
     "stills", "{kind: stills, every: 2}", "{kind: stills, frame: 3, told: true}", "{kind: frame_window, length: 2}",
-    "{kind: frame_window, length: 2, offset: 1}", "{kind: frame_window, length: 2, stride: 2, told: true}",
+    "{kind: frame_window, length: 2, offset: 1}", "{kind: frame_window, length: 2, offset: 2, told: true}",
     "{kind: frame_stride, every: 2}", "{kind: frame_stride, every: 2, offset: 1}", "{kind: crop, size: [2, 4, 4]}",
     "{kind: crop, size: [2, 4, 4], stride: 2}", "{kind: downsample, factor: 2, axes: [-3]}", "{kind: crop, size: 4}",
     "[{kind: frame_window, length: 2}, {kind: downsample, factor: 2}]", "{kind: mask, box: [1, 0, 0, 2, 4, 8]}",

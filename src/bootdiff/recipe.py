@@ -247,8 +247,9 @@ class Recipe(Block):
             blocks = [plain["full"], plain["test"], plain["oracle"], (plain["simulate"] or {}).get("pool")]
             for view in _every(plain["views"]):
                 blocks.append(view["data"])
-                if view.get("pretrained"):
-                    view["pretrained"] = str(self.locate(view["pretrained"]))
+                for key in ("pretrained", "offsets"):
+                    if view.get(key):
+                        view[key] = str(self.locate(view[key]))
                 for block in view["view"]:
                     if block.get("image"):
                         block["image"] = str(self.locate(block["image"]))

@@ -103,6 +103,12 @@ class ViewSpec(Block):
     same_as: str | None = Field(
         None, min_length=1, description="another view (clips.stills: the one inside clips) whose denoiser serves here"
     )
+    offsets: str | None = Field(
+        None,
+        min_length=1,
+        description="where each file lies, for a view that is told: an .npy array or a text file, a row of whole "
+        "numbers for each file, in their order",
+    )
 
     @field_serializer("training")
     def _only_given(self, block: Training) -> dict[str, Any]:
@@ -111,7 +117,7 @@ class ViewSpec(Block):
     @model_serializer(mode="wrap")
     def _only_used(self, handler: Any) -> dict[str, Any]:
         # Recipes of earlier runs are written without these keys, and must read the same.
-        late = ("pretrained", "views", "same_as")
+        late = ("pretrained", "views", "same_as", "offsets")
         return {key: value for key, value in handler(self).items() if value is not None or key not in late}
 
     def held_out(self, n: int, name: str = "view") -> int:

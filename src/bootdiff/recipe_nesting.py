@@ -40,6 +40,7 @@ def problems(views: Mapping[str, ViewSpec]) -> Iterator[Problem]:
     there = dict(walk(views))
     for path, spec in there.items():
         yield from _alone(path, spec)
+        yield from _told(path, spec)
         other = spec.same_as
         if other is not None and other not in there:
             known = ", ".join(name for name in there if name != path)
@@ -70,6 +71,25 @@ def _alone(path: str, spec: ViewSpec) -> Iterator[Problem]:
         yield location(path, "views"), f"a view that hides a part cannot have views of its own; {hint}"
     if "." in path and spec.corruption is not None:
         yield location(path, "corruption"), "only for views of the full samples: leave it out"
+
+
+def _told(path: str, spec: ViewSpec) -> Iterator[Problem]:
+    """What must be known, and what cannot be, where a view's network is told where its files lie."""
+    told = [i for i, block in enumerate(spec.view) if getattr(block, "told", False)]
+    if not told:
+        if spec.offsets is not None:
+            yield location(path, "offsets"), "only for a view with `told: true`; leave it out, or tell its network"
+        return
+    key = location(path, "view", told[0], "told")
+    if "." in path or spec.views is not None:
+        yield key, "only for views of the full samples that have no views of their own: leave it out"
+    elif spec.same_as is not None or spec.pretrained is not None:
+        yield key, "only for a view that is trained on its own files: leave it out"
+    elif spec.offsets is not None and spec.data is None:
+        yield location(path, "offsets"), "simulated files are known to lie where they were cut: leave it out"
+    elif spec.offsets is None and spec.data is not None and any(block.told_of for block in spec.view):
+        what = "an .npy array or a text file, a row of whole numbers for each file"
+        yield location(path, "offsets"), f"missing, but required with `told: true`: where each file lies, {what}"
 
 
 def _circle(there: Mapping[str, ViewSpec], start: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationInfo, model_serializer, model_validator
 
 from .recipe_help import Block, fail
 
@@ -54,16 +54,33 @@ def _view_list(value: Any) -> Any:
 Size = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=3), BeforeValidator(_pair)]
 Strides = Annotated[list[Annotated[int, Field(ge=1)]] | None, BeforeValidator(_for_each_axis)]
 Offsets = Annotated[list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_for_each_axis)]
-TOLD = "tell its network where in the full sample each file lies (the files must say so; simulated ones do)"
+TOLD = (
+    "tell its network where in the full sample each file lies; files say so by the view's `offsets`, simulated ones do"
+)
 
 
-class Identity(Block):
+class _View(Block):
+    """One step of a view."""
+
+    @model_serializer(mode="wrap")
+    def _only_used(self, handler: Any) -> dict[str, Any]:
+        # Recipes of earlier runs are written without these keys, and must read the same.
+        late = ("told", "start", "stop")
+        return {key: value for key, value in handler(self).items() if key not in late or value not in (None, False)}
+
+    @property
+    def told_of(self) -> int:
+        """How many whole numbers say where a file lies, of what its network is told."""
+        return 0
+
+
+class Identity(_View):
     """The whole sample (useful with noise or a corruption)."""
 
     kind: Literal["identity"]
 
 
-class Downsample(Block):
+class Downsample(_View):
     """Block averages: thumbnails; coarser in time."""
 
     kind: Literal["downsample"]
@@ -80,7 +97,7 @@ def _offset_or_stride(block: Any) -> list[tuple[tuple[str | int, ...], str]]:
     return [(("stride",), "give an offset (one window) or a stride (a grid of windows), not both")]
 
 
-class Crop(Block):
+class Crop(_View):
     """A window of the picture, of all frames of a video, or a box of a video."""
 
     kind: Literal["crop"]
@@ -98,8 +115,12 @@ class Crop(Block):
                 fail([((name,), f"must have as many numbers as size ({len(self.size)}), got {value}")])
         return self
 
+    @property
+    def told_of(self) -> int:
+        return len(self.size) if self.told and self.offset is None else 0
 
-class FrameWindow(Block):
+
+class FrameWindow(_View):
     """Some consecutive frames: short clips of long videos."""
 
     kind: Literal["frame_window"]
@@ -115,8 +136,12 @@ class FrameWindow(Block):
         fail(_offset_or_stride(self))
         return self
 
+    @property
+    def told_of(self) -> int:
+        return int(self.told and self.offset is None)
 
-class Window(Block):
+
+class Window(_View):
     """A piece of a signal."""
 
     kind: Literal["window"]
@@ -132,8 +157,12 @@ class Window(Block):
         fail(_offset_or_stride(self))
         return self
 
+    @property
+    def told_of(self) -> int:
+        return int(self.told and self.offset is None)
 
-class Stills(Block):
+
+class Stills(_View):
     """Single frames of a video, as pictures."""
 
     kind: Literal["stills"]
@@ -147,8 +176,12 @@ class Stills(Block):
             fail([(("every",), "give a frame (this one) or every (one of these), not both")])
         return self
 
+    @property
+    def told_of(self) -> int:
+        return int(self.told and self.frame is None)
 
-class FrameStride(Block):
+
+class FrameStride(_View):
     """Every so many-th frame of a video: low frame rates."""
 
     kind: Literal["frame_stride"]
@@ -162,7 +195,7 @@ class FrameStride(Block):
         return self
 
 
-class Mask(Block):
+class Mask(_View):
     """One part hidden in every sample: a subtitle, a watermark, a logo, a gap."""
 
     kind: Literal["mask"]
@@ -201,7 +234,7 @@ class Mask(Block):
         return self
 
 
-class RandomMask(Block):
+class RandomMask(_View):
     """Another part hidden in every sample."""
 
     kind: Literal["random_mask"]
@@ -214,7 +247,7 @@ class RandomMask(Block):
     seed: int = Field(0, ge=0, description="draws these masks")
 
 
-class ChannelMix(Block):
+class ChannelMix(_View):
     """Mixed or picked channels; `view: gray` for the usual gray."""
 
     kind: Literal["channel_mix"]
@@ -228,7 +261,7 @@ class ChannelMix(Block):
         return self
 
 
-class Pick(Block):
+class Pick(_View):
     """Some of the channels, or columns of a vector."""
 
     kind: Literal["pick"]
