@@ -44,14 +44,14 @@ def attempt(path, reuse=()):
     """The command, without its loss curves, which take the most time and are written like any other file."""
     import torch
 
-    from bootdiff.app import pictures
+    from bootdiff.app import curves
     from bootdiff.app.bars import Screen
     from bootdiff.app.compare import compare
     from bootdiff.app.session import open_session
     from bootdiff.recipe import load_recipe_text
 
     torch.set_num_threads(1)
-    pictures.loss_curves = pictures.level_curves = lambda *_: None
+    curves.loss_curves = curves.level_curves = lambda *_: None
     with open_session(load_recipe_text(RECIPE), path, Screen(quiet=True), reuse=reuse) as session:
         compare(session)
 

@@ -133,6 +133,10 @@ Reuse = Annotated[
     typer.Option(help="Another run: what was trained there on the same data with the same settings is copied."),
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write logs for TensorBoard into the run.")]
+Guidance = Annotated[float, typer.Option(min=0, help="Weight of guidance toward the class; 1: none, 2: sharper.")]
+GuidanceInterval = Annotated[
+    tuple[float, float] | None, typer.Option(metavar="LOW HIGH", help="Guide at these noise levels only.")
+]
 SampleCount = Annotated[
     int | None, typer.Option(min=0, help="Samples drawn for FID and KID; 0: none. Default: the recipe's.")
 ]
@@ -185,6 +189,7 @@ def check(
     screen = Screen()
     accelerator = accelerate(loaded)
     materials = gather(loaded)
+    loaded = loaded.suited(materials.shape)
     folder.mkdir(parents=True, exist_ok=True)
     report_unusable(folder, materials, screen)
     data = costs.describe(materials)
@@ -225,7 +230,7 @@ def fit(
         from bootdiff.app.processes import spread
 
         raise typer.Exit(spread(sys.argv[1:], processes))
-    from bootdiff.app import pictures
+    from bootdiff.app import curves
     from bootdiff.app.bars import Screen
     from bootdiff.app.session import arms_of, open_session, trainings
 
@@ -233,11 +238,11 @@ def fit(
     screen = Screen()
     with open_session(loaded, folder, screen, reuse=reuse or (), tensorboard=tensorboard) as session:
         arms = arms_of(session.materials, arm or ["bootdiff"])
-        screen.expect(trainings(loaded, arms))
+        screen.expect(trainings(session.recipe, arms))
         for name in arms:
             session.train(name)
         if session.main:
-            pictures.loss_curves(session.run.metrics(), session.run.path / "losses.png")
+            curves.loss_curves(session.run.metrics(), session.run.path / "losses.png")
         screen.say(f"trained: {', '.join(arms)}. Loss curves: {folder / 'losses.png'}")
         screen.say(f"Next: bootdiff sample {folder}    or: bootdiff evaluate {folder}", "bold")
 
@@ -251,6 +256,8 @@ def sample(
     steps: Annotated[int | None, typer.Option(min=2, help="Noise levels visited. Default: the recipe's.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="dpm, heun or euler. Default: the recipe's.")] = None,
     label: Annotated[str | None, typer.Option(help="Class, by name or number, where classes were trained.")] = None,
+    guidance: Guidance = 1.0,
+    guidance_interval: GuidanceInterval = None,
     out: Annotated[
         Path | None,
         typer.Option(help="A .png gets a grid, a .npy the array, a folder each image. Default: in RUN/samples."),
@@ -260,12 +267,14 @@ def sample(
 
     bootdiff sample runs/mine
     bootdiff sample runs/mine -n 100 --seed 7 --out pictures/
-    bootdiff sample runs/mine --label 3 --scheduler heun --steps 60 --out threes.png
+    bootdiff sample runs/mine --label 3 --guidance 2 --scheduler heun --out threes.png
     """
     from bootdiff.app.bars import Screen
     from bootdiff.app.drawing import draw_from_run
 
-    where = draw_from_run(run, arm, count, seed, steps, scheduler, label, out, screen := Screen())
+    screen = Screen()
+    guided = (guidance, guidance_interval)
+    where = draw_from_run(run, arm, count, seed, steps, scheduler, label, out, screen, *guided)
     screen.say(f"{count} image(s): {where}", "bold")
 
 

@@ -1,11 +1,11 @@
-"""Arms beside each other: train, measure on images that no arm has seen, draw, and write it all down.
+"""Arms beside each other: train, measure on samples that no arm has seen, draw, and write it all down.
 
 A run gets
     metrics.json            everything that is printed, and more (`bench.evaluate.write_metrics`)
     table.md                the table of losses
     losses.png levels.png   loss curves; loss per noise level against full-only training
-    samples.png             samples of the arms beside real images; samples/<arm>.png one by one
-    samples/<arm>.safetensors   the samples themselves, 8 bits, so that an interrupted command need not draw them again
+    samples.png             samples of the arms beside real ones; samples/<arm>.png (and .gif of videos) one by one
+    samples/<arm>.safetensors   the samples themselves (pictures in 8 bits), so that they need not be drawn again
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from bootdiff.app import pictures, tables
+from bootdiff.app import curves, pictures, tables
 from bootdiff.app.bars import Screen
+from bootdiff.app.meaning import Meaning
 from bootdiff.app.session import (
     Session,
     accelerate,
@@ -38,7 +39,7 @@ from bootdiff.bench import evaluate, ledger
 from bootdiff.bench.features import Features, load_features
 from bootdiff.boot.materials import Materials, gather, in_memory
 from bootdiff.boot.objective import Samples
-from bootdiff.data import Source, measure
+from bootdiff.data import Source, kind_of, measure
 from bootdiff.denoise import Denoiser, White
 from bootdiff.errors import BootdiffError
 from bootdiff.files import atomic_write_json, atomic_write_text, load_tensors, read_json, save_tensors
@@ -84,7 +85,7 @@ def compare(session: Session, arms: Sequence[str] = (), samples: int | None = No
     costs = session.write_ledger()
     if not session.main:
         return {}
-    pictures.loss_curves(session.run.metrics(), session.run.path / "losses.png")
+    curves.loss_curves(session.run.metrics(), session.run.path / "losses.png")
     a = Assessment(
         session.recipe, session.materials, session.run.path, denoisers, costs, session.screen,
         session.accelerator.device, samples,
@@ -114,7 +115,7 @@ def assess(a: Assessment) -> dict[str, Any]:
     a.screen.show(tables.costs(cost), tables.stages(a.costs))
     atomic_write_text(a.folder / "table.md", evaluate.markdown_table(losses) + "\n")
     if len(losses) > 1:
-        pictures.level_curves(losses, a.folder / "levels.png")
+        curves.level_curves(losses, a.folder / "levels.png")
     count = a.recipe.evaluate.samples if a.samples is None else a.samples
     drawn = {arm: draw(a, arm, max(count, a.recipe.sampling.count)) for arm in a.denoisers}
     sheets(a, drawn)
@@ -139,13 +140,16 @@ def _there(a: Assessment, source: Source) -> Samples:
 
 
 def draw(a: Assessment, arm: str, count: int) -> Tensor:
-    """The first `count` samples of an arm, (count, C, H, W) in [-1, 1] and of 8 bits, as files would hold them."""
+    """The first `count` samples of an arm, (count, C, *space) in stored coordinates.
+
+    Images and videos are in [-1, 1] and of 8 bits, as files would hold them.
+    """
     path = a.folder / "samples" / f"{arm}.safetensors"
     how = a.recipe.sampling.model_dump(exclude={"count"}) | {"seed": _DRAW, "weights": _hash(a.folder / arm)}
     if path.is_file():
         tensors, meta = load_tensors(path)
         if meta == how and len(tensors["x"]) >= count:
-            return tensors["x"][:count].float() / 127.5 - 1
+            return _as_drawn(tensors["x"][:count])
     # As many of each class as of the others, where the arm knows any.
     classes = classes_of(a.denoisers[arm])
     labels = [i % classes for i in range(count)] if classes else None
@@ -154,10 +158,16 @@ def draw(a: Assessment, arm: str, count: int) -> Tensor:
             a.denoisers[arm], count, seed=_DRAW, label=labels, scheduler=how["scheduler"], steps=how["steps"],
             sigma_min=how["sigma_min"], sigma_max=how["sigma_max"], progress=done,
         )  # fmt: skip
-    pixels = ((x.clamp(-1, 1).cpu() + 1) * 127.5).round().to(torch.uint8)
+    x = x.cpu()
+    if kind_of(a.materials.shape) in ("image", "video"):
+        x = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, {"x": pixels}, how)
-    return pixels.float() / 127.5 - 1
+    save_tensors(path, {"x": x}, how)
+    return _as_drawn(x)
+
+
+def _as_drawn(x: Tensor) -> Tensor:
+    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
 
 
 def _hash(folder: Path) -> str:
@@ -168,14 +178,16 @@ def _hash(folder: Path) -> str:
 
 
 def sheets(a: Assessment, drawn: Mapping[str, Tensor]) -> None:
-    """samples/<arm>.png, samples/real.png, and samples.png with the main ones beside each other."""
-    n = a.recipe.sampling.count
-    real = [a.reference[i].x for i in range(min(n, len(a.reference)))]
-    sheet = {arm: pictures.grid([pictures.to_pil(s) for s in x[:n]]) for arm, x in drawn.items()}
-    sheet["real"] = pictures.grid([pictures.to_pil(s) for s in real])
+    """samples/<arm>.png, samples/real.png, and samples.png with the main ones beside each other; videos also as GIF."""
+    n, meaning = a.recipe.sampling.count, Meaning.of(a.materials.full)
+    real = torch.stack([a.reference[i].x for i in range(min(n, len(a.reference)))])
+    shown = {arm: x[:n] for arm, x in drawn.items()} | {"real": real}
+    sheet = {name: pictures.sheet(x, meaning) for name, x in shown.items()}
     for name, picture in sheet.items():
-        title = "real images, not trained on" if name == "real" else f"samples of {name.replace('_', ' ')}"
+        title = "real, not trained on" if name == "real" else f"samples of {name.replace('_', ' ')}"
         pictures.save_png(pictures.panels({title: picture}), a.folder / "samples" / f"{name}.png")
+        if kind_of(a.materials.shape) == "video":
+            pictures.save_gif(shown[name][:16], a.folder / "samples" / f"{name}.gif", meaning.rate)
     beside = {name.replace("_", " "): sheet[name] for name in ("full_only", "bootdiff", "real") if name in sheet}
     pictures.save_png(pictures.panels(beside, a.recipe.name), a.folder / "samples.png")
 
@@ -238,7 +250,7 @@ def compare_seeds(
     measured_on = f"{count} images per seed, {results[0]['evaluated_on']}"
     screen.show(*tables.losses(losses, measured_on, both["gap_closed"]), tables.levels(losses))
     if len(losses) > 1:
-        pictures.level_curves(losses, folder / "levels.png")
+        curves.level_curves(losses, folder / "levels.png")
     atomic_write_text(folder / "table.md", evaluate.markdown_table(losses) + "\n")
     shutil.copyfile(folder / f"seed-{seeds[0]}" / "samples.png", folder / "samples.png")
     shared = {key: results[0][key] for key in ("recipe", "evaluated_on", "count", "levels", "versions", "command")}

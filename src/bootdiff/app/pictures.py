@@ -1,10 +1,12 @@
-"""Pictures as PNG: grids of samples, views beside full samples, loss curves.
+"""Samples of any kind as pictures: sheets of samples, views beside full samples, animations of videos.
 
-Small images are enlarged by whole factors with the nearest neighbour, so that every pixel is seen as it is.
+Images stand in a grid; of a video its frames stand in a row; signals and vectors are plotted (`plots`).  Small pictures
+are enlarged by whole factors with the nearest neighbour, so that every pixel is seen as it is.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +16,17 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from bootdiff.app import plots
+from bootdiff.app.meaning import Meaning
 from bootdiff.boot.materials import Materials
+from bootdiff.data import evenly, kind_of
 from bootdiff.views import View
 
-__all__ = ["grid", "level_curves", "loss_curves", "panels", "save_png", "to_pil", "view_rows"]
+__all__ = ["animation", "grid", "panels", "save_gif", "save_png", "sheet", "to_pil", "view_rows"]
 
 _INK, _SOFT, _PAPER = (25, 28, 33), (105, 112, 122), (255, 255, 255)
 _HIDDEN = (226, 138, 160)
+_FRAMES = 16  # of a video in a row
 
 
 def _font(size: int) -> Any:
@@ -30,21 +36,25 @@ def _font(size: int) -> Any:
 def to_pil(x: Tensor, mask: Tensor | None = None) -> Image.Image:
     """One sample (C, H, W) in [-1, 1] as an 8-bit picture: gray or RGB; of other channel counts the first.
 
-    mask: (1, H, W); hidden pixels (0) are drawn in pink.
+    mask: (1 or C, H, W); pixels of which any channel is hidden (0) are drawn in pink.
     """
     pixels = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     pixels = pixels if pixels.shape[0] in (1, 3) else pixels[:1]
     picture = Image.fromarray(pixels.movedim(0, -1).squeeze(-1).contiguous().numpy()).convert("RGB")
     if mask is not None:
-        hidden = ((1 - mask[0].float()) * 255).to(torch.uint8).contiguous().numpy()
+        hidden = ((1 - mask.float().amin(0)) * 255).to(torch.uint8).contiguous().numpy()
         picture.paste(_HIDDEN, mask=Image.fromarray(hidden))
     return picture
 
 
+def _frames(x: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
+    """Frames of one video (C, T, H, W), evenly spaced where there are many."""
+    at = evenly(x.shape[1], _FRAMES)
+    return [to_pil(x[:, t], None if mask is None else mask[:, t]) for t in at]
+
+
 def save_png(picture: Image.Image, path: str | Path) -> Path:
     """Write a picture (atomically); the folder is made."""
-    import io
-
     from bootdiff.runs import atomic_write_bytes
 
     path = Path(path)
@@ -53,6 +63,26 @@ def save_png(picture: Image.Image, path: str | Path) -> Path:
     picture.save(file, "PNG", optimize=True)
     atomic_write_bytes(path, file.getvalue())
     return path
+
+
+def save_gif(x: Tensor, path: str | Path, rate: float | None = None, side: int = 96) -> Path:
+    """Videos (n, C, T, H, W) in [-1, 1] side by side as one endless animation, at 8 frames a second if not told."""
+    from bootdiff.runs import atomic_write_bytes
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = animation(x, side)
+    file = io.BytesIO()
+    # Viewers slow down what is faster than 50 frames a second.
+    pause = max(20, round(1000 / (rate or 8.0)))
+    first.save(file, "GIF", save_all=True, append_images=rest, duration=pause, loop=0)
+    atomic_write_bytes(path, file.getvalue())
+    return path
+
+
+def animation(x: Tensor, side: int = 96) -> list[Image.Image]:
+    """The pictures of a GIF: at each time, the frames of all videos (n, C, T, H, W) in a grid."""
+    return [grid([to_pil(frame) for frame in x[:, :, t]], side=side) for t in range(x.shape[2])]
 
 
 def _enlarged(picture: Image.Image, side: int) -> Image.Image:
@@ -98,156 +128,85 @@ def panels(sheets: Mapping[str, Image.Image], title: str = "", note: str = "", m
     return page
 
 
+def sheet(x: Tensor, meaning: Meaning | None = None) -> Image.Image:
+    """Samples of one kind, (n, C, *space) in stored coordinates, as one picture.
+
+    Images: a grid.  Videos: the frames of each in a row, at most 12 videos.  Signals: at most 16 plots.  Vectors: a
+    pair plot of the first columns.
+    """
+    kind = kind_of(x.shape[1:])
+    if kind == "image":
+        return grid([to_pil(s) for s in x])
+    if kind == "video":
+        frames = [_frames(s) for s in x[:12]]
+        return grid([f for row in frames for f in row], len(frames[0]), side=64)
+    if kind == "signal":
+        return plots.as_picture(plots.signals(x[:16], meaning))
+    return plots.as_picture(plots.vectors({"samples": x}, meaning))
+
+
+Shown = list[tuple[Tensor, Tensor | None]]
+"""Samples (C, *space) with their masks."""
+
+
 def view_rows(materials: Materials, rows: int = 4, least: int = 96) -> Image.Image:
     """Each view beside a full sample: the sample, what the view shows of it, and one of the view's own files.
 
     The last two should look alike: where they differ in size, brightness or place, the recipe's view is not what was
-    done to the files.
+    done to the files.  Vectors, which cannot be looked at one by one, are shown by their histograms.
     """
-    full = materials.full
-    rows = min(rows, len(full))
+    full, shape = materials.full, tuple(materials.full.shape)
+    vectors = kind_of(shape) == "vector"
+    rows = min(200 if vectors else rows, len(full))
     chosen = [full[i] for i in range(rows)]
-    longest = max(full.shape[1:])
-    side = longest * math.ceil(least / longest)
-    height = full.shape[1] * (side // longest)
-    sheets = {"full sample": grid([to_pil(s.x, s.mask) for s in chosen], 1, side)}
+    pairs: dict[str, tuple[Shown, Shown, Meaning]] = {}
     rng = torch.Generator().manual_seed(0)
-    for name, material in materials.views.items():
+    for name, material in materials.every_view().items():
         shown = []
         for sample in chosen:
-            view: View = material.view.draw(tuple(full.shape), rng)
+            view: View = material.through.draw(shape, rng)
             seen = view(sample.x[None])[0] / view.scale
-            mask = view.mask(tuple(full.shape))
             if view.tau:
                 seen = seen + torch.randn(seen.shape, generator=rng) * (view.tau / view.scale)
-            shown.append(to_pil(seen, mask))
-        files = [material.train[i] for i in range(min(rows, len(material.train)))]
-        fixed = material.view.mask(tuple(full.shape)) if material.view.single else None
-        own = [to_pil(s.x, fixed if s.mask is None else s.mask) for s in files]
-        sheets[f"its {name}"] = grid(shown, 1, side, height=height)
-        sheets[f"{name}: files"] = grid(own, 1, side, height=height)
+            shown.append((seen, view.mask(shape)))
+        train = material.train
+        if train is None:  # its denoiser comes from elsewhere
+            pairs[name] = shown, [], Meaning()
+            continue
+        files = [train[i] for i in range(min(rows, len(train)))]
+        fixed = material.through.mask(shape) if material.through.single else None
+        pairs[name] = shown, [(s.x, fixed if s.mask is None else s.mask) for s in files], Meaning.of(train)
     note = "a view of a full sample and the view's own files should look alike"
-    if any(m.view.masked for m in materials.views.values()):
+    if any(m.through.masked for m in materials.every_view().values()):
         note += "; pink is hidden"
-    return panels(sheets, "full samples and their views", note)
+    title = "full samples and their views"
+    if vectors:
+        tables = {}
+        for name, (shown, own, _) in pairs.items():
+            tables[name] = {"seen in full samples": _table(shown)} | ({"files": _table(own)} if own else {})
+        return panels({"": plots.as_picture(plots.histograms(tables))}, title, note)
+    # Pictures are enlarged alike, whatever their own size, and stand in rows as high as a full sample's.
+    longest = max(shape[-2:])
+    side = longest * math.ceil(least / longest)
+    height = shape[-2] * (side // longest) if len(shape) > 2 else 0
+    sheets = {"full sample": _column([(s.x, s.mask) for s in chosen], Meaning.of(full), side, height)}
+    for name, (shown, own, meaning) in pairs.items():
+        sheets[f"its {name}"] = _column(shown, meaning, side, height)
+        if own:
+            sheets[f"{name}: files"] = _column(own, meaning, side, height)
+    return panels(sheets, title, note)
 
 
-# --- curves ---
-
-_COLOURS = ("#1f6fb4", "#d1495b", "#2a9d62", "#b07c10", "#7a52a8", "#4a4f57", "#c05fa5", "#3aa6b9")
-
-
-def _figure(rows: int, columns: int, width: float = 4.2, height: float = 2.9) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.grid(alpha=0.25, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def _table(shown: Shown) -> Tensor:
+    return torch.stack([x for x, _ in shown])
 
 
-def _write(figure: Any, path: str | Path) -> Path:
-    import io
-
-    from bootdiff.runs import atomic_write_bytes
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130)
-    atomic_write_bytes(path, file.getvalue())
-    return path
-
-
-def loss_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path | None:
-    """Held-out loss (above) and training loss (below) against steps, a column per kind of network; None without rows.
-
-    Held-out losses are means over the noise levels, 1 for the white base; the training loss of a residual is in units
-    of what the views leave over.
-
-    Args:
-        rows: those of metrics.jsonl.
-        path: PNG to write.
-    """
-    groups: dict[str, dict[str, tuple[list[tuple[int, float]], ...]]] = {}
-    for row in rows:
-        kind = str(row["stage"]).split("-")[0]
-        held_out, training = groups.setdefault(kind, {}).setdefault(row["stage"], ([], []))
-        losses = [v for v in (row.get("heldout") or {}).values() if v is not None]
-        if losses:
-            held_out.append((row["step"], sum(losses) / len(losses)))
-        elif row.get("loss") is not None:
-            training.append((row["step"], row["loss"]))
-    order = ["view", "full", "residual", "unregularized", "oracle"]
-    kinds = sorted(groups, key=lambda kind: order.index(kind) if kind in order else len(order))
-    if not kinds:
-        return None
-    titles = {"view": "views", "full": "full samples alone", "residual": "residual"}
-    titles |= {"unregularized": "unregularized", "oracle": "oracle"}
-    figure, axes = _figure(2, len(kinds))
-    for column, kind in enumerate(kinds):
-        for line, axis in enumerate(axes[:, column]):
-            for colour, (stage, curves) in zip(_cycle(), groups[kind].items(), strict=False):
-                if curves[line]:
-                    style = {"marker": "." if line == 0 else None, "label": stage.removeprefix(f"{kind}-")}
-                    axis.plot(*zip(*curves[line], strict=True), color=colour, linewidth=1.5, **style)
-        axes[0, column].set_title(titles.get(kind, kind), fontsize=11)
-        axes[0, column].legend(frameon=False, fontsize=9)
-        axes[1, column].set_xlabel("step")
-    axes[0, 0].set_ylabel("held-out loss")
-    axes[1, 0].set_ylabel("training loss")
-    return _write(figure, path)
-
-
-_ARMS: dict[str, dict[str, Any]] = {
-    "full_only": {"color": "#4a4f57", "linestyle": "--"},
-    "views_only": {"color": "#b07c10"},
-    "unregularized": {"color": "#d1495b"},
-    "bootdiff": {"color": "#1f6fb4", "linewidth": 2.6},
-    "oracle": {"color": "#2a9d62", "linestyle": "--"},
-}
-
-
-def level_curves(table: Mapping[str, Mapping[str, Any]], path: str | Path, reference: str = "full_only") -> Path:
-    """Held-out loss of every arm per noise level, relative to that of `reference`; bars are standard errors of the
-    paired difference.
-
-    Args:
-        table: arm -> {"per_level": {"0.05": {"mean", "stderr"}, ...}, "versus": {arm: the same of the difference}}.
-        path: PNG to write.
-        reference: if it is not in the table, the losses themselves are drawn.
-    """
-    figure, axes = _figure(1, 1, 6.4, 4.2)
-    axis = axes[0, 0]
-    against = table.get(reference, {}).get("per_level")
-    for arm, entry in table.items():
-        levels = list(entry["per_level"])
-        below = [1.0 if against is None else against[s]["mean"] for s in levels]
-        means = [entry["per_level"][s]["mean"] / b for s, b in zip(levels, below, strict=True)]
-        x = [float(s) for s in levels]
-        style = {"linewidth": 1.6, "label": arm.replace("_", " "), **_ARMS.get(arm, {})}
-        paired = entry.get("versus", {}).get(reference, {}).get("per_level")
-        bars = None if paired is None else [paired[s]["stderr"] / b for s, b in zip(levels, below, strict=True)]
-        if bars is not None and any(v != v for v in bars):
-            bars = None
-        axis.errorbar(x, means, bars, marker="o", markersize=4, capsize=2, elinewidth=1, **style)
-    if against is not None:
-        # Arms far worse than the reference may leave the picture: the others are what it is about.
-        axis.set_ylim(top=min(axis.get_ylim()[1], 1.35))
-    axis.set_xscale("log")
-    axis.set_xticks(x, [f"{v:g}" for v in x])
-    axis.minorticks_off()
-    axis.set_xlabel("noise level sigma")
-    axis.set_ylabel("denoising loss" + (f" / that of {reference.replace('_', ' ')}" if against else ""))
-    axis.legend(frameon=False, fontsize=9)
-    return _write(figure, path)
-
-
-def _cycle() -> Any:
-    import itertools
-
-    return itertools.cycle(_COLOURS)
+def _column(shown: Shown, meaning: Meaning, side: int, height: int) -> Image.Image:
+    """Samples below each other."""
+    kind = kind_of(shown[0][0].shape)
+    if kind == "image":
+        return grid([to_pil(x, mask) for x, mask in shown], 1, side, height=height)
+    if kind == "video":
+        rows = [_frames(x, mask) for x, mask in shown]
+        return grid([f for row in rows for f in row], len(rows[0]), side, gap=2, height=height)
+    return plots.as_picture(plots.signals(_table(shown), meaning, [mask for _, mask in shown], columns=1), dpi=60)
