@@ -8,9 +8,10 @@ three are timed on real batches, and
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,10 @@ from bootdiff.app.tables import plain_table
 from bootdiff.boot.composite import Composite, Snapshots, Stack
 from bootdiff.boot.materials import Materials
 from bootdiff.boot.objective import ResidualObjective, Trainee
+from bootdiff.boot.partial import nets_of
 from bootdiff.boot.stages import Bench, Bootstrap
 from bootdiff.data import Batches, measure
+from bootdiff.denoise import Denoiser
 from bootdiff.noise import LogNormal
 from bootdiff.recipe import Recipe
 
@@ -55,7 +58,8 @@ def describe(materials: Materials) -> dict[str, dict[str, Any]]:
     view coordinates, as their denoisers see them."""
     rows = {}
     for name, source in materials.sources().items():
-        view = next((v.view for k, v in materials.views.items() if name.split(" (")[0] == f"view {k}"), None)
+        seen = materials.every_view().get(name.split(" (")[0].removeprefix("view "))
+        view = None if seen is None else seen.through
         mask = view.mask(materials.shape) if view is not None and view.single else None
         found = measure(source, limit=_MEASURED, mask=mask)
         rows[name] = {
@@ -93,8 +97,10 @@ def warnings_of(materials: Materials, rows: dict[str, dict[str, Any]]) -> list[s
             f"full: the values span only {full['min']:.2f} .. {full['max']:.2f} of [-1, 1]; for float arrays, give "
             "their `range`"
         )
-    for name, material in materials.views.items():
-        row, view = rows[f"view {name}"], material.view
+    for name, material in materials.every_view().items():
+        if f"view {name}" not in rows:
+            continue  # it has no files of its own
+        row, view = rows[f"view {name}"], material.through
         limit = min(len(materials.full), 200)
         rng = torch.Generator().manual_seed(0)
         seen = [view.draw(materials.shape, rng)(materials.full[i].x[None]) / view.scale for i in range(limit)]
@@ -131,19 +137,34 @@ def estimate(recipe: Recipe, materials: Materials, accelerator: Any, arms: Seque
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe, boot: Bootstrap, accelerator: Any) -> None:
-        self.recipe, self.boot, self.accelerator = recipe, boot, accelerator
+    def __init__(self, recipe: Recipe, boot: Bootstrap, accelerator: Any, root: _Planner | None = None) -> None:
+        self.recipe, self.boot, self.accelerator, self.root = recipe, boot, accelerator, root or self
         self._untrained: Composite | None = None
+        self._inner: dict[str, _Planner] = {}
 
     def one(self, name: str) -> Cost:
+        *around, last = name.split(".")
+        planner = self
+        for view in around:
+            planner = planner.inner(view.removeprefix("view-"))
+        return planner._one(name, last)
+
+    def inner(self, view: str) -> _Planner:
+        """That of a view with views of its own."""
+        if view not in self._inner:
+            boot = self.boot.inner(view)
+            self._inner[view] = _Planner(boot.recipe, boot, self.accelerator, self.root)
+        return self._inner[view]
+
+    def _one(self, whole: str, name: str) -> Cost:
         kind, _, rest = name.partition("-")
         boot, recipe = self.boot, self.recipe
         if kind == "view":
             view = next(
-                v for v in recipe.views if rest.startswith(f"{v}-") and rest.removeprefix(f"{v}-") in self._nets(v)
+                v for v in recipe.views if rest.startswith(f"{v}-") and rest.removeprefix(f"{v}-") in nets_of(recipe, v)
             )
             bench, training = boot.view_bench(view), recipe.training_for("views", view)
-            net, composite, on = self._nets(view)[rest.removeprefix(f"{view}-")], boot.no_views(bench.base), "base"
+            net, composite, on = nets_of(recipe, view)[rest.removeprefix(f"{view}-")], boot.no_views(bench.base), "base"
         else:
             bench = boot.full_bench()
             if kind == "oracle":
@@ -153,31 +174,45 @@ class _Planner:
             beyond = kind in ("residual", "unregularized")
             training, net = recipe.training_for("residual" if beyond else kind), recipe.backbones[rest]
             composite, on = (self.untrained(), "views") if beyond else (boot.no_views(bench.base), "base")
-        return self._measure(name, bench, composite, on, net, training)
-
-    def _nets(self, view: str) -> dict[str, Any]:
-        own = self.recipe.views[view].backbone
-        return dict(self.recipe.backbones) if own is None else {own.kind: own}
+        return self._measure(whole, bench, composite, on, net, training)
 
     def untrained(self) -> Composite:
         """The views' composite with new weights: it costs what the trained one does."""
         if self._untrained is None:
-            levels, boot = self.boot.levels, self.boot
-            denoisers = {}
-            for name in self.recipe.views:
-                bench = boot.view_bench(name)
-                none = boot.no_views(bench.base)
-                nets = self._nets(name).values()
-                experts = [self._expert(name, bench, none, "base", net) for net in nets]
-                members = [Snapshots([expert], levels, [0] * len(levels)) for expert in experts]
-                denoisers[name] = Stack(none, members, levels)
+            boot = self.boot
+            denoisers = {name: self.stand_in(name) for name in self.recipe.views}
             views = {name: v.view for name, v in boot.materials.views.items()}
-            self._untrained = Composite(boot.full_bench().base, views, denoisers, levels).to(boot.device)
+            self._untrained = Composite(boot.full_bench().base, views, denoisers, boot.levels).to(boot.device)
         return self._untrained
+
+    def stand_in(self, name: str) -> Denoiser:
+        """A view's denoiser with new weights."""
+        boot, material = self.boot, self.boot.materials.views[name]
+        if material.owner is not None:
+            planner = self.root
+            *around, name = material.owner.split(".")
+            for view in around:
+                planner = planner.inner(view)
+            return copy.deepcopy(planner.stand_in(name))
+        if material.pretrained is not None:
+            return material.pretrained
+        if material.views:
+            planner = self.inner(name)
+            return planner.stack(planner.untrained(), planner.recipe.backbones.values(), "views")
+        bench = boot.view_bench(name)
+        return self.stack(boot.no_views(bench.base), nets_of(self.recipe, name).values(), "base", bench)
+
+    def stack(self, composite: Composite, nets: Iterable[Any], on: str, bench: Bench | None = None) -> Stack:
+        """New experts on a composite, and on the white base beside those on views where these are stacked too."""
+        levels, bench = self.boot.levels, bench or self.boot.full_bench()
+        kinds = (on, "base") if on == "views" and self.recipe.residual.full_experts else (on,)
+        experts = [self._expert("", bench, composite, kind, net) for kind in kinds for net in nets]
+        return Stack(composite, [Snapshots([expert], levels, [0] * len(levels)) for expert in experts], levels)
 
     def _expert(self, name: str, bench: Bench, composite: Composite, on: str, net: Any) -> Any:
         boot = self.boot
-        return boot._build(name, bench, composite, on, net.sized(bench.base.shape, boot.materials.shape), [1.0] * len(boot.levels))
+        net = net.sized(bench.base.shape, boot.root.materials.shape)
+        return boot._build(name, bench, composite, on, net, [1.0] * len(boot.levels))
 
     def _measure(self, name: str, bench: Bench, composite: Composite, on: str, net: Any, training: Any) -> Cost:
         boot = self.boot

@@ -25,6 +25,7 @@ from bootdiff.app.bars import Screen
 from bootdiff.boot.materials import Materials, gather
 from bootdiff.boot.saving import load_denoiser
 from bootdiff.boot.stages import ARMS, Bootstrap
+from bootdiff.boot.trainings import trainings
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.job import Interrupted
@@ -75,26 +76,6 @@ class Session:
         if self.main:
             atomic_write_json(path, ledger)
         return ledger
-
-
-def trainings(recipe: Recipe, arms: Sequence[str]) -> list[str]:
-    """Names of the trainings that these arms need, in the order they are run."""
-    names: list[str] = []
-    nets = list(recipe.backbones)
-    for arm in arms:
-        if arm in ("views_only", "unregularized", "bootdiff"):
-            for name, spec in recipe.views.items():
-                names += [f"view-{name}-{kind}" for kind in ([spec.backbone.kind] if spec.backbone else nets)]
-        # What a view knows is measured beside what the full samples alone teach.
-        judged = recipe.gains.mode == "fit" and arm in ("views_only", "unregularized", "bootdiff")
-        if arm == "full_only" or judged or (arm == "bootdiff" and recipe.residual.full_experts):
-            names += [f"full-{net}" for net in nets]
-        if arm in ("unregularized", "bootdiff"):
-            own = arm == "unregularized" and recipe.residual.penalized
-            names += [f"{'unregularized' if own else 'residual'}-{net}" for net in nets]
-        if arm == "oracle":
-            names += [f"oracle-{net}" for net in nets]
-    return list(dict.fromkeys(names))
 
 
 def arms_of(materials: Materials, arms: Sequence[str] = ()) -> list[str]:

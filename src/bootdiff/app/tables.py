@@ -93,7 +93,8 @@ def stages(ledger: Mapping[str, Mapping[str, Any]]) -> Table:
     out = plain_table("Each network", "network", "parameters", "steps", "FLOPs / step", "ms / step", "memory")
     for name, s in ledger.items():
         out.add_row(
-            name, number(s["parameters"]), f"{s['steps']:,}", number(s["flops_per_step"]),
+            name, number(s["parameters"]), f"{s['steps']:,}",
+            number(s["flops_per_step"]) if s["steps"] else f"{number(s.get('forward_flops', 0))} / answer",
             f"{1000 * s['seconds'] / max(s['steps'], 1):.3g}", number(s["peak_memory"]) + "B",
         )  # fmt: skip
     return out
