@@ -14,6 +14,7 @@ from bootdiff.denoise import White
 from bootdiff.theory.exact import Gaussian
 from bootdiff.theory.information import affine
 from bootdiff.theory.linear import (
+    box_minimum,
     composite,
     energy_fit,
     energy_strength,
@@ -184,3 +185,19 @@ def test_wrong_arguments():
         wiener(S * math.nan, 1.0)
     with pytest.raises(ValueError, match="ridge"):
         ridge_fit(S, S, 1.0, -0.1)
+
+
+def test_box_minimum_is_the_least_over_a_grid():
+    g = torch.Generator().manual_seed(0)
+    A = torch.randn(20, 2, 3, generator=g, dtype=torch.float64)
+    G, h = A @ A.mT, torch.randn(20, 2, generator=g, dtype=torch.float64)
+    w = box_minimum(G, h)
+    assert bool(((w >= 0) & (w <= 1)).all())
+    grid = torch.cartesian_prod(*[torch.linspace(0, 1, 41, dtype=torch.float64)] * 2)
+
+    def value(w):
+        return torch.einsum("...k,bkl,...l->b...", w, G, w) - 2 * torch.einsum("...k,bk->b...", w, h)
+
+    mine = torch.einsum("bk,bkl,bl->b", w, G, w) - 2 * (w * h).sum(1)
+    assert bool((mine <= value(grid).amin(1) + 1e-9).all())
+    assert not box_minimum(torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)).any()

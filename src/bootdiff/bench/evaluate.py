@@ -223,10 +223,10 @@ def information(
     Returns:
         {"nats", "stderr" (over samples), "bits", "bits_per_dim", "dim", "confidence",
         "interval": {"nats": [low, high], "bits": [...], "bits_per_dim": [...]}, "quadrature" (nats, the estimated
-        error of the rule, part of the interval), "range": [sigma, sigma], "ends" (the integrand at both ends of the range over its
-        largest value: near 0 where nothing more is to be expected beyond), "per_level": {level: nats per unit of
-        ln sigma}, "of", "than", "truncated": True}. The interval is NaN for one sample. Of two levels the error of the
-        rule cannot be estimated and is NaN; the interval then holds the sampling error alone.
+        error of the rule, part of the interval), "range": [sigma, sigma], "ends" (the integrand at both ends of the
+        range over its largest value: near 0 where nothing more is to be expected beyond), "per_level": {level: nats
+        per unit of ln sigma}, "of", "than", "truncated": True}. The interval is NaN for one sample. Of two levels the
+        error of the rule cannot be estimated and is NaN; the interval then holds the sampling error alone.
 
     Raises:
         ValueError: an arm without losses, levels that are too few or do not ascend, a confidence that is none.

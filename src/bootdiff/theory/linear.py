@@ -28,6 +28,7 @@ from bootdiff.theory.law import tolerance
 from bootdiff.views import View
 
 __all__ = [
+    "box_minimum",
     "composite",
     "energy_fit",
     "energy_strength",
@@ -233,6 +234,23 @@ def optimal_gains(J: Tensor, S: Tensor, sigma: float, b: float) -> Tensor:
         return torch.zeros(len(J), dtype=torch.float64)
     G, h = gain_moments(J, S, sigma, b)
     return torch.linalg.pinv(G, hermitian=True, rtol=1e-10) @ h
+
+
+def box_minimum(G: Tensor, h: Tensor, sweeps: int = 200) -> Tensor:
+    """argmin over w in [0, 1]^K of w.Gw - 2 h.w, (..., K), G (..., K, K) positive semi-definite, h (..., K).
+
+    By coordinate descent (Hildreth 1957), exact for K = 1; weights without curvature get 0.
+    """
+    w = torch.zeros_like(h)
+    for _ in range(sweeps if h.shape[-1] > 1 else 1):
+        before = w.clone()
+        for k in range(h.shape[-1]):
+            curvature = G[..., k, k]
+            rest = h[..., k] - (G[..., k, :] * w).sum(-1) + curvature * w[..., k]
+            w[..., k] = torch.where(curvature > 0, rest / torch.where(curvature > 0, curvature, 1.0), 0.0).clamp(0, 1)
+        if bool((w - before).abs().amax() < 1e-12):
+            break
+    return w
 
 
 def null_projection(views: Sequence[View], shape: Sequence[int]) -> Tensor:

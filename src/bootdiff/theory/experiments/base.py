@@ -12,7 +12,19 @@ from torch import Generator, Tensor
 from bootdiff.theory.linear import composite, evidence, optimal_gains, view_moment
 from bootdiff.views import View
 
-__all__ = ["Curve", "Done", "Panel", "Result", "line_fit", "picture_cov", "silent", "slope", "views_matrix"]
+__all__ = [
+    "Curve",
+    "Done",
+    "Panel",
+    "Result",
+    "line_fit",
+    "picture_cov",
+    "seeded",
+    "silent",
+    "slope",
+    "uniform",
+    "views_matrix",
+]
 
 Done = Callable[[int, int], None]
 
@@ -98,3 +110,9 @@ def line_fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 
 def seeded(seed: int) -> Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def uniform(low: float, high: float, g: Generator, log: bool = False) -> float:
+    """One number between low and high, or uniform in its logarithm."""
+    t = float(torch.rand((), generator=g, dtype=torch.float64))
+    return math.exp(math.log(low) + t * math.log(high / low)) if log else low + t * (high - low)
