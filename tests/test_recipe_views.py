@@ -75,6 +75,7 @@ def mistakes(text: str) -> list[str]:
             "view: {kind: stills, told: true}\n    data: {path: s}\n    views: {w: {view: gray, data: {path: small}}}",
             "line 4: views.v.view.told: only for views of the full samples",
         ),
+        ("view: {kind: random_mask, hide: channels, apart: true}", "line 4: views.v.view.apart: whole channels"),
         ("view: still", "line 4: views.v.view: unknown kind, got 'still'; known: identity"),
         ("view: {kind: mask, band: [left, 2]}", "line 4: views.v.view.band: must be [bottom, rows] or [top, rows]"),
         ("view: {kind: mask, box: [0, 0, 0, 4]}", "line 4: views.v.view.box: must hide at least 1 pixel"),
@@ -148,7 +149,8 @@ VIDEO_VIEWS = [
 SIGNAL_VIEWS = [
     "{kind: window, length: 4}", "{kind: window, length: 4, offset: 3}", "{kind: window, length: 4, stride: 1}",
     "{kind: mask, start: 2, stop: 5}", "{kind: random_mask, hide: gap}", "{kind: random_mask, hide: channels}",
-    "{kind: pick, indices: [2, 0]}", "{kind: downsample, factor: 2, axes: [-1]}",
+    "{kind: random_mask, hide: gap, apart: true}", "{kind: pick, indices: [2, 0]}",
+    "{kind: downsample, factor: 2, axes: [-1]}",
 ]  # fmt: skip
 BLOCKS = [
     *[(v, (3, 8, 8)) for v in VIEWS],

@@ -65,7 +65,7 @@ class _View(Block):
     @model_serializer(mode="wrap")
     def _only_used(self, handler: Any) -> dict[str, Any]:
         # Recipes of earlier runs are written without these keys, and must read the same.
-        late = ("told", "start", "stop")
+        late = ("told", "start", "stop", "apart")
         return {key: value for key, value in handler(self).items() if key not in late or value not in (None, False)}
 
     @property
@@ -245,6 +245,13 @@ class RandomMask(_View):
     fraction: float = Field(0.25, gt=0, lt=1, description="share of the sample that is hidden")
     count: int = Field(4, ge=1, description="masks asked per new sample")
     seed: int = Field(0, ge=0, description="draws these masks")
+    apart: bool = Field(False, description="each channel has a mask of its own")
+
+    @model_validator(mode="after")
+    def _check(self) -> RandomMask:
+        if self.apart and self.hide == "channels":
+            fail([(("apart",), "whole channels are hidden: leave it out, or choose another `hide`")])
+        return self
 
 
 class ChannelMix(_View):

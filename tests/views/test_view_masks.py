@@ -117,6 +117,11 @@ def test_what_random_masks_hide():
     frames = hidden("gap", video)
     assert frames.mean((-2, -1)).unique().tolist() == [0, 1]
     assert frames.mean((-2, -1)).sum(-1).unique().tolist() == [2]
+    apart = RandomMask(hide="gap", apart=True, count=20).placements((3, 40))
+    own = 1 - torch.stack([v.mask((3, 40)) for v in apart])
+    assert own.shape == (20, 3, 40)
+    assert own.sum(-1).unique().tolist() == [10]
+    assert (own[:, 0] != own[:, 1]).any()
     channels = hidden("channels", (4, 8, 8), 0.5)
     assert channels.mean((-2, -1)).sum(1).unique().tolist() == [2]
     assert hidden("channels", (4,), 0.9).sum(1).unique().tolist() == [3]  # one is left
@@ -158,6 +163,7 @@ def test_masks_that_do_not_fit(view, full, said):
         (lambda: Mask(box=(0, 0, 1)), "height, width"),
         (lambda: Mask(image=1), "0 and 1"),
         (lambda: RandomMask(hide="circle"), "moving"),
+        (lambda: RandomMask(hide="channels", apart=True), "whole channels"),
     ],
 )
 def test_wrong_arguments(make, said):

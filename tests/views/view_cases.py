@@ -59,6 +59,7 @@ PICTURES = [
     Pick((2, 0)),
     Mask(image=torch.arange(3 * 8 * 12).reshape(3, 8, 12) % 5 > 1),
     RandomMask(hide="channels"),
+    RandomMask(apart=True),
     compose(RandomMask(hide="channels", fraction=0.5), Pick((1,))),
     compose(Crop(4, told=True), Mask(box=(1, 1, 2, 2))),
 ]
@@ -128,6 +129,8 @@ SIGNALS = [
     RandomMask(hide="gap"),
     RandomMask(hide="pixels", fraction=0.5),
     RandomMask(hide="channels"),
+    RandomMask(hide="gap", apart=True),
+    compose(RandomMask(hide="gap", apart=True), Pick((2, 0))),
     Observed(Window(4), std=0.2),
     compose(Window(6, stride=2, told=True), Downsample(2, axes=(-1,))),
     compose(Downsample(3, axes=(-1,)), Mask(start=1, stop=3)),

@@ -138,13 +138,15 @@ class RandomMask(View):
     "pixels": pixels, samples or columns, each apart (in a video others in each frame);
     "channels": whole channels, or columns of a vector.
 
-    `draw` gives the Mask of one file; the placements are `count` of them, fixed by `seed`.
+    `apart`: each channel has a mask of its own. `draw` gives the Mask of one file; the placements are `count` of them,
+    fixed by `seed`.
     """
 
     hide: str = "box"
     fraction: float = 0.25
     count: int = 4
     seed: int = 0
+    apart: bool = False
 
     masked = True
     single = False
@@ -153,6 +155,8 @@ class RandomMask(View):
         known = ("box", "pixels", "moving", "gap", "channels")
         if self.hide not in known or not 0 < self.fraction < 1 or index(self.count) < 1:
             raise ValueError(f"{self}: hide is one of {', '.join(known)}; fraction between 0 and 1, count at least 1")
+        if self.apart and self.hide == "channels":
+            raise ValueError(f"{self}: whole channels are hidden; `apart` is for parts of each")
 
     def shape(self, full: Shape) -> Shape:
         kinds = {"box": (3, 4), "moving": (4,), "gap": (2, 4)}.get(self.hide, (1, 2, 3, 4))
@@ -171,10 +175,14 @@ class RandomMask(View):
 
     def draw(self, full: Shape, generator: Generator) -> View:
         self.shape(full)
-        return getattr(self, f"_{self.hide}")(tuple(full), generator)._fit(full)
+        hide = getattr(self, f"_{self.hide}")
+        if not self.apart or len(full) == 1:
+            return hide(tuple(full), generator)._fit(full)
+        one = (1, *full[1:])
+        return Mask(image=torch.cat([hide(one, generator).mask(one) for _ in range(full[0])]))._fit(full)
 
     def _by_channel(self, full: Shape) -> bool:
-        return len(full) == 1 or self.hide == "channels"
+        return len(full) == 1 or self.hide == "channels" or (self.apart and full[0] > 1)
 
     def _box(self, full: Shape, generator: Generator) -> View:
         H, W = full[-2:]
