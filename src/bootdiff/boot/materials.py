@@ -20,8 +20,8 @@ import torch
 
 from bootdiff.boot.loading import fingerprint
 from bootdiff.boot.objective import Samples
-from bootdiff.boot.partial import ViewMaterial, every_view, gather_views, load_models, open_data, takers
-from bootdiff.data import Reclassed, Source, Subset, common_classes, report_problems, split
+from bootdiff.boot.partial import ViewMaterial, every_view, gather_views, hold_out, load_models, open_data, takers
+from bootdiff.data import Reclassed, Source, Subset, common_classes, divide, report_problems
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe import Recipe
 from bootdiff.views import Compose, Crop, Observed, View
@@ -46,7 +46,7 @@ class Materials:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a full sample, (C, H, W)."""
+        """Shape of a full sample, (C, *space)."""
         return tuple(self.full.shape)
 
     def sources(self) -> dict[str, Source]:
@@ -91,7 +91,7 @@ def in_memory(
         fixed = view.mask(full) if view.single else None
         mask = None if fixed is None else fixed.expand(len(x), *fixed.shape).clone()
     x = x * scale
-    return Samples(x if mask is None else x * mask, label, mask)
+    return Samples(x if mask is None else x * mask, label, mask, source.places(range(len(source))))
 
 
 def gather(recipe: Recipe) -> Materials:
@@ -106,7 +106,7 @@ def gather(recipe: Recipe) -> Materials:
     if simulated is None:
         pool = open_data(recipe, recipe.full)
         full_ids = list(range(len(pool)))
-        test = None if recipe.test is None else open_data(recipe, recipe.test)
+        test = None if recipe.test is None else open_data(recipe, recipe.test, "test", pool)
     else:
         pool = open_data(recipe, simulated.pool)
         wanted = simulated.full + (simulated.test or 0)
@@ -116,11 +116,11 @@ def gather(recipe: Recipe) -> Materials:
                 f"simulate: full ({simulated.full}) and test ({simulated.test or 0}) leave {len(pool) - wanted} of the "
                 f"pool's {len(pool)} samples for {len(cut)} view(s); ask for fewer, or bring a larger pool"
             )
-        full_ids, test_ids, rest = split(len(pool), [simulated.full, simulated.test or 0, None], recipe.seed)
+        full_ids, test_ids, rest = divide(pool, [simulated.full, simulated.test or 0, None], recipe.seed)
         if simulated.test:
             test = Subset(pool, test_ids)
         else:
-            test = None if recipe.test is None else open_data(recipe, recipe.test)
+            test = None if recipe.test is None else open_data(recipe, recipe.test, "test", pool)
         order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
         shares = {
             name: sorted(
@@ -130,22 +130,25 @@ def gather(recipe: Recipe) -> Materials:
         }
     full = Subset(pool, full_ids)
     count = recipe.full.held_out(len(full))
-    held, train = split(len(full), [count, None], recipe.seed + 1)
+    held, train = hold_out(full, count, recipe.seed + 1, "full")
     shape = tuple(full.shape)
+    if recipe.flip == "horizontal" and full.kind not in ("image", "video"):
+        raise BootdiffError(
+            f"flip: only pictures and videos are mirrored, the full samples are {full.kind}s: flip: none"
+        )
 
     views = gather_views(recipe, shape, pool, shares)
     oracle: Source | None = None
     if simulated is not None:
-        own = {full_ids[i] for i in held} | set(test_ids)
-        oracle = Subset(pool, [i for i in range(len(pool)) if i not in own])
+        oracle = Subset(pool, sorted([*rest, *(full_ids[i] for i in train.indices)]))
     elif recipe.oracle is not None:
-        oracle = open_data(recipe, recipe.oracle)
+        oracle = open_data(recipe, recipe.oracle, "oracle", pool)
     for what, source_ in (("test", test), ("oracle", oracle)):
         if source_ is not None and tuple(source_.shape) != shape:
             raise BootdiffError(
                 f"{what}: samples are {_by(source_.shape)}, the full ones {_by(shape)}; they must be alike"
             )
-    materials = _agreed(Materials(Subset(full, train), Subset(full, held), test, oracle, views))
+    materials = _agreed(Materials(train, held, test, oracle, views))
     load_models(recipe, materials.views, shape, materials.classes)
     return materials
 

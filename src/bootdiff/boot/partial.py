@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from bootdiff.boot.loading import as_view, open_pretrained
-from bootdiff.data import Simulated, Source, Subset, open_source, split
+from bootdiff.data import Simulated, Source, Subset, Widened, axes_of, divide, open_source
+from bootdiff.data.placed import Placed, read_offsets
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe import Recipe
@@ -27,8 +28,8 @@ from bootdiff.recipe_nesting import location, walk
 from bootdiff.views import Observed, View, compose, from_config
 
 __all__ = [
-    "ViewMaterial", "every_view", "gather_views", "level_of", "load_models", "nets_of", "open_data", "owners", "takers",
-    "where",
+    "ViewMaterial", "every_view", "gather_views", "hold_out", "level_of", "load_models", "nets_of", "open_data",
+    "owners", "takers", "where",
 ]  # fmt: skip
 
 # At most so many samples of a plentiful view are held out: enough for a choice among snapshots.
@@ -122,10 +123,52 @@ def _chain(recipe: Recipe, path: str) -> list[list[dict[str, Any]]]:
     return [level.view_configs(name) for level, name in levels]
 
 
-def open_data(recipe: Recipe, block: Data) -> Source:
-    """The data that a block of the recipe names."""
+def open_data(
+    recipe: Recipe, block: Data, at: str = "", full: Source | None = None, view: View | None = None
+) -> Source:
+    """The data that a block of the recipe names.
+
+    Args:
+        at: the block as the recipe names it.
+        full: the full samples; one quantity has one unit, so where theirs was measured, or declared for signals and
+            vectors, it is that of all others, too.
+        view: what of the full samples these files show; None for all of them.
+
+    Raises:
+        BootdiffError: data that are missing or damaged, or scaled otherwise than the full samples.
+    """
     path: Any = "digits" if block.is_digits else recipe.locate(block.path)
-    return open_source(path, **block.model_dump(exclude={"path", "holdout"}))
+    options = block.options
+    if full is not None:
+        if full.units.standardized and block.range is not None:
+            raise BootdiffError(
+                f"{at}.range: the full samples are standardized, and these are read in the same units; leave it out"
+            )
+        if block.standardize and not full.units.standardized:
+            raise BootdiffError(
+                f"{at}.standardize: the full samples are not standardized, so these would not be to scale; give both a "
+                "range, or standardize both"
+            )
+        if full.units.standardized:
+            options["units"] = full.units if view is None else full.units.through(view, full.shape, at)
+        elif full.kind in ("signal", "vector") and block.range is None:
+            options["units"] = full.units
+    return open_source(path, **options)
+
+
+def hold_out(source: Source, count: int, seed: int, at: str) -> tuple[Subset, Subset]:
+    """`count` samples to hold out, and the rest to train on; windows of one recording stay together.
+
+    Raises:
+        BootdiffError: nothing is left to train on, because windows overlap.
+    """
+    held, train = divide(source, [count, None], seed)
+    if not held or not train:
+        raise BootdiffError(
+            f"{at}: {source.where}: with {count} of {len(source)} windows held out, all others overlap with them; "
+            "bring more recordings, or a larger stride"
+        )
+    return Subset(source, held), Subset(source, train)
 
 
 def gather_views(
@@ -139,7 +182,8 @@ def gather_views(
     Args:
         recipe: the whole recipe.
         shape: of a full sample.
-        pool, shares: where views are simulated: full samples, and which of them become a view's files, by path.
+        pool: full samples, whose units views share, and which simulated views are cut from.
+        shares: which of them become a view's files, by path, where views are simulated.
 
     Raises:
         BootdiffError: missing, empty or unreadable files; sizes that do not fit; nothing left to train on.
@@ -158,7 +202,7 @@ def gather_views(
             continue
         source: Source | None = None
         if spec.data is not None:
-            source = open_data(recipe, spec.data)
+            source = open_data(recipe, spec.data, f"{where(path)}.data", pool, material.through)
         elif spec.pretrained is None:
             corruption = None if spec.corruption is None else spec.corruption.model_dump()
             assert pool is not None
@@ -167,9 +211,12 @@ def gather_views(
             source = Simulated(cut, material.through, seed=seed, corruption=corruption)
         if source is not None:
             _check(material.through, source, outer, tuple(shape), path)
+            source = _masked_as(material.through, source, tuple(shape), path)
+            if material.through.told and not source.told:
+                rows = None if spec.offsets is None else read_offsets(level.locate(spec.offsets))
+                source = Placed(source, material.through, shape, rows)
             held = min(spec.held_out(len(source), path), VIEW_HOLDOUT)
-            held_out, train = split(len(source), [held, None], recipe.seed + 2)
-            material.train, material.held_out = Subset(source, train), Subset(source, held_out)
+            material.held_out, material.train = hold_out(source, held, recipe.seed + 2, where(path))
     for path, material in every.items():
         if material.owner is not None:
             _take(material, every[material.owner], tuple(shape), path)
@@ -205,14 +252,36 @@ def _check(through: View, source: Source, outer: ViewMaterial | None, shape: tup
         if outer is not None:
             of = f"samples of {where(path).rpartition('.views.')[0]}, {_by(outer.through.shape(shape))},"
         raise BootdiffError(
-            f"{where(path)}: its files are {_by(source.shape)} (channels x height x width), but {of} seen through this "
-            f"view are {_by(wanted)}; correct the view's settings or the files in {source.where}"
+            f"{where(path)}: its files are {_by(source.shape)} ({axes_of(source.shape)}), but {of} seen through this "
+            f"view are {_by(wanted)} ({axes_of(wanted)}); correct the view's settings or the files in {source.where}"
         )
     if through.masked and not through.single and not source.masked:
         raise BootdiffError(
             f"{where(path)}: a random mask is known only from masks beside the files: set {where(path)}.data.masks "
-            f"to true and put NAME.mask.png beside NAME.png"
+            f"to true and put NAME.mask.png beside NAME.png, or, where NaN means not observed, set "
+            f"{where(path)}.data.missing to mask"
         )
+    if source.masked and not through.masked:
+        raise BootdiffError(
+            f"{where(path)}: its files have masks, but this view hides nothing: add {{kind: random_mask}} to the view, "
+            "or leave masks and missing out"
+        )
+
+
+def _masked_as(through: View, source: Source, shape: tuple[int, ...], path: str) -> Source:
+    """The source with as many channels in its masks as the view's masks have, which the denoiser sees as channels."""
+    if not source.masked:
+        return source
+    drawn = through.draw(shape, torch.Generator().manual_seed(0)).mask(shape)
+    own = source.gather([0])[2]
+    assert drawn is not None
+    assert own is not None
+    if own.shape[1] > len(drawn):
+        raise BootdiffError(
+            f"{where(path)}: in {source.where} other values are missing in each channel, but this view hides all "
+            "channels at once; say view: {kind: random_mask, hide: channels}"
+        )
+    return Widened(source) if own.shape[1] < len(drawn) else source
 
 
 def _take(mine: ViewMaterial, other: ViewMaterial, shape: tuple[int, ...], path: str) -> None:

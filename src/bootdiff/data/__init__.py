@@ -16,6 +16,7 @@ from bootdiff.data.signals import Signals
 from bootdiff.data.simulate import CORRUPTIONS, Simulated
 from bootdiff.data.units import Units
 from bootdiff.data.videos import Videos
+from bootdiff.data.widened import Widened
 
 __all__ = [
     "CORRUPTIONS",
@@ -36,6 +37,7 @@ __all__ = [
     "Subset",
     "Units",
     "Videos",
+    "Widened",
     "Windowed",
     "axes_of",
     "common_classes",

@@ -206,12 +206,11 @@ class FilmFile(Film):
         count = 0
         end: float | None = None
         try:
-            # The logs of the library say less than the error raised below.
-            with av.open(str(self.path)) as container:
+            # Without these options damage is painted over.
+            with av.open(str(self.path), options={"err_detect": "explode"}) as container:
                 if not container.streams.video:
                     raise Undecodable("holds no video")
                 stream = container.streams.video[0]
-                # Without it damage is painted over.
                 stream.codec_context.options = {"err_detect": "explode"}
                 if start is not None:
                     container.seek(start, stream=stream, backward=True)
@@ -332,12 +331,14 @@ def uneven(look: Look) -> str | None:
     if look.times is None or len(look.times) < 3:
         return None
     gaps = np.diff(look.times)
+    usual = float(np.median(gaps))
     # Time stamps in whole milliseconds jitter by one.
-    if gaps.max() - gaps.min() <= 0.5 * np.median(gaps) + 2e-3:
+    if gaps.max() - gaps.min() <= 0.5 * usual + 2e-3:
         return None
+    k = int(np.argmax(np.abs(gaps - usual)))
     return (
-        f"shows its frames for {1000 * gaps.min():.0f} to {1000 * gaps.max():.0f} ms; say fps to resample it "
-        "(nearest frame)"
+        f"shows frame {k} for {1000 * gaps[k]:.0f} ms and most others for {1000 * usual:.0f}: its stream is damaged "
+        "there and lacks frames, or it has no even rate; if so, say fps to resample it (nearest frame)"
     )
 
 

@@ -91,7 +91,7 @@ class Signals(Recordings):
         self._channels = channels[self._usable()[0]] if self._usable() else 1
         if range is not None:
             units = Units.of_range(*(float(v) for v in range))
-        self._measure(standardize, units)
+        self._measure(standardize, units, range is not None)
         self._close(len(names), stride, self._unseen(stride))
         self.shape = (self._channels, self.steps)
         for kept in (self._tables, self._holes):
@@ -139,7 +139,7 @@ class Signals(Recordings):
         found = self._tables[name] if name in self._tables else _opened(self.folder / name)[0]
         return _amplitude(found[start:stop], name)
 
-    def _measure(self, standardize: bool, units: Units | None) -> None:
+    def _measure(self, standardize: bool, units: Units | None, declared: bool) -> None:
         """Looks at every value: the units in force, holes, and files that cannot be used."""
         total = square = count = np.zeros(self._channels)
         low, high = np.inf, -np.inf
@@ -183,7 +183,7 @@ class Signals(Recordings):
                     "range: [low, high], or say standardize: true."
                 )
             units = Units()
-        elif not units.standardized:
+        elif declared:
             self._check_range(units, where)
         self.units = units
 
