@@ -95,6 +95,9 @@ def test_limits():
     assert full_only(zero, 1, 1.0).best == 0
     assert full_only(S, 1, 0.0).best == pytest.approx(float(S.trace()))
     assert full_only(S, 10, 0.0).best == 0  # n samples span everything
+    for tiny in (1e-300, 1e-100, 1e-20):
+        assert 0 <= full_only(S, 10, tiny).best <= full_only(S, 10, 0.1).best
+        assert 0 <= full_only(S, 2, tiny).bias <= float(S.trace()) ** 0.5 * (1 + 1e-12)
     assert first_order(S, 0.0) == first_order(S, math.inf) == 0
     assert worth(wiener(S, 0.5), S, 0.5).samples == math.inf
     assert worth(zero, S, 0.0).samples == worth(zero, S, math.inf).samples == 0

@@ -98,7 +98,7 @@ def full_only(S: Tensor, n: int, sigma: float) -> FullOnly:
     c, trace = lam + sigma**2, float(lam.sum())
     m = lam / c
     direct = float((lam * m).sum() + trace * m.sum()) / n
-    if sigma == 0:  # n >= r samples span everything
+    if sigma**2 == 0:  # n >= r samples span everything
         return FullOnly(direct, trace, 0.0 if n >= r else math.inf, 0.0 if n >= r else math.sqrt(trace))
     inverse, bias = _inverse(lam, n, sigma)
     return FullOnly(direct, trace, inverse, min(bias, math.sqrt(min(direct, trace, inverse))))
@@ -136,9 +136,11 @@ def _inverse(lam: Tensor, n: int, sigma: float) -> tuple[float, float]:
     candidates.append((second + factor * (fourth * most_spread * spread).sqrt()).amin(0))
     if projected[-1] == r - 1:  # orthogonal to all others, thus independent of b
         candidates.append(second[-1] * (1 + factor * spread))
-    q = torch.stack(candidates).amin(0)
+    q = torch.stack(candidates).nan_to_num(nan=math.inf).amin(0)  # 0 * inf, where sigma^-8 overflows
     lower = _moment(lam * (1 - (low.sum() - low) / n), others[:, :0], n, 0, s2, 1)
     value = s2**2 * float((c * q - 2 * lower + 1 / c).sum())
+    if not math.isfinite(value):
+        return math.inf, math.inf
     return max(value, 0.0), float((c * (high - low).clamp_min(0) ** 2).sum().sqrt())
 
 
