@@ -53,6 +53,15 @@ def test_lift_is_the_adjoint(view, full, dtype):
 
 
 @every_case
+def test_lifting_onto_a_total_adds_the_lift(view, full):
+    for p in view.placements(full):
+        total, y = noise(2, *full), noise(2, *p.shape(full), seed=1)
+        wanted = total + p.lift(y, full)
+        p.lift_onto(total, y)
+        torch.testing.assert_close(total, wanted)
+
+
+@every_case
 def test_noise_stays_white_where_observed(view, full):
     """A A^T, the covariance of A n, is the identity where observed and 0 where hidden; so A A^T A = A."""
     for p in view.placements(full):

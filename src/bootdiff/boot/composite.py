@@ -165,11 +165,10 @@ class Composite(Denoiser):
         more = [[None if v is None else v[i : i + size] for v in given] for i in range(0, len(y), size)]
         d = torch.cat([denoiser(part, *rest) for part, rest in zip(parts, more, strict=True)]).chunk(k)
         mean = self.base.mean.to(x.dtype).expand_as(x)
-        zero = torch.zeros_like(x)
-        says, sees = zero, zero
+        says, sees = torch.zeros_like(x), torch.zeros_like(x)
         for place, estimate in zip(places, d, strict=True):
-            says = says + place.lift(estimate - place(against), self.shape)
-            sees = sees + place.lift(estimate - place(mean), self.shape)
+            place.lift_onto(says, estimate - place(against))
+            place.lift_onto(sees, estimate - place(mean))
         return says / coverage.to(x), sees / coverage.to(x)
 
     def _placed(self, name: str, device: torch.device) -> _Places:

@@ -44,10 +44,16 @@ class View(ABC):
 
     def lift(self, y: Tensor, full: Shape) -> Tensor:
         """A^T y: (B, *shape(full)) -> (B, *full). Raises ValueError when sizes do not fit or A is not `single`."""
-        shape, given = self._single_shape(full), tuple(y.shape[1:])
-        if given != shape:
-            raise self._misfit(full, f"their views have shape {shape}, but lift was given {given}; pass (B, *{shape})")
+        self._check_lift(y, full)
         return self._adjoint(y, tuple(full))
+
+    def lift_onto(self, total: Tensor, y: Tensor) -> None:
+        """total + A^T y, in place: total (B, *full), y (B, *shape(full)). A window touches its own coordinates only.
+
+        Raises ValueError as `lift` does.
+        """
+        self._check_lift(y, total.shape[1:])
+        self._add(total, y)
 
     def placements(self, full: Shape) -> tuple[View, ...]:
         """The single views A_p that share this view's denoiser: (self,), a grid of crops, some masks. Compute once."""
@@ -116,6 +122,10 @@ class View(ABC):
         """A^T y, the sizes being right."""
         raise NotImplementedError(type(self).__name__)
 
+    def _add(self, total: Tensor, y: Tensor) -> None:
+        """total + A^T y, in place, the sizes being right."""
+        total += self._adjoint(y, tuple(total.shape[1:]))
+
     def _carry(self, m: Tensor) -> Tensor:
         """(1 or C, *space) -> (1 or C, *space of the view): mean of m over the coordinates that each one reads."""
         return self._forward(m[None])[0] / self.scale
@@ -154,12 +164,17 @@ class View(ABC):
             )
         return self.shape(tuple(full))
 
+    def _check_lift(self, y: Tensor, full: Sequence[int]) -> None:
+        shape, given = self._single_shape(full), tuple(y.shape[1:])
+        if given != shape:
+            raise self._misfit(full, f"their views have shape {shape}, but lift was given {given}; pass (B, *{shape})")
+
     def _fit(self, full: Shape) -> View:
         """This view, which is known to fit."""
         self.shape(full)
         return self
 
-    def _misfit(self, full: Shape, what: str) -> ValueError:
+    def _misfit(self, full: Sequence[int], what: str) -> ValueError:
         return ValueError(f"{self} does not fit samples of shape {tuple(full)}: {what}")
 
 

@@ -111,6 +111,9 @@ class _Box(_Placed):
             at[a] = slice(p, p + n)
         return x[tuple(at)]
 
+    def _add(self, total: Tensor, y: Tensor) -> None:
+        self._forward(total).add_(y)
+
     def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
         size, offset, _ = self._box
         pad = [0] * (-2 * self._axes[0])
@@ -262,6 +265,9 @@ class Stills(_Frames):
     def _forward(self, x: Tensor) -> Tensor:
         return x[..., self.frame or 0, :, :]
 
+    def _add(self, total: Tensor, y: Tensor) -> None:
+        self._forward(total).add_(y)
+
     def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
         t = self.frame or 0
         return F.pad(y.unsqueeze(-3), (0, 0, 0, 0, t, full[1] - 1 - t))
@@ -299,6 +305,9 @@ class FrameStride(_Frames):
 
     def _forward(self, x: Tensor) -> Tensor:
         return x[..., self.offset or 0 :: self.every, :, :]
+
+    def _add(self, total: Tensor, y: Tensor) -> None:
+        self._forward(total).add_(y)
 
     def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
         t = self.offset or 0
