@@ -14,6 +14,8 @@ from bootdiff.errors import BootdiffError
 
 __all__ = ["measure", "report_problems"]
 
+_VALUES = 1 << 22  # values looked at in one go
+
 
 def measure(
     source: Source, scale: float = 1.0, limit: int | None = None, mask: Tensor | None = None, batch_size: int = 256
@@ -30,16 +32,23 @@ def measure(
     channels = source.shape[0]
     total, square, weight = (torch.zeros(channels, dtype=torch.float64) for _ in range(3))
     low, high = math.inf, -math.inf
-    for start in range(0, len(chosen), batch_size):
-        x, _, masks = source.gather(chosen[start : start + batch_size])
+    step = max(1, min(batch_size, _VALUES // math.prod(source.shape)))
+    for start in range(0, len(chosen), step):
+        x, _, masks = source.gather(chosen[start : start + step])
         x = x.double().mul_(scale)
         masks = mask if masks is None else masks
-        seen = torch.ones_like(x) if masks is None else masks.double().expand_as(x)
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        total += (x * seen).sum(axes)
-        square += (x.square() * seen).sum(axes)
-        weight += seen.sum(axes)
-        observed = x[seen > 0]
+        observed = x
+        if masks is None:
+            total += x.sum(axes)
+            square += x.square().sum(axes)
+            weight += x.numel() // channels
+        else:
+            seen = masks.double().expand_as(x)
+            total += (x * seen).sum(axes)
+            square += (x.square() * seen).sum(axes)
+            weight += seen.sum(axes)
+            observed = x[seen > 0]
         if observed.numel():
             low, high = min(low, observed.min().item()), max(high, observed.max().item())
     if weight.max() == 0:
