@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bootdiff.app.verb_plan import plan
 from bootdiff.errors import BootdiffError
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ _TOP = """
     bootdiff demo                   see it work on handwritten digits
     bootdiff recipe --example       a recipe to start from
     bootdiff check mine.yaml        is it right? how long will it take?
+    bootdiff plan mine.yaml         what is each view worth?
     bootdiff fit mine.yaml          train
     bootdiff sample runs/mine       draw images
     bootdiff arms mine.yaml         is it better than the full images alone?
@@ -389,6 +391,9 @@ def theory(
     screen.say(f"Look at {out / 'index.html'}", "bold")
     if not holds:
         raise typer.Exit(1)
+
+
+_verb(plan)
 
 
 # --- details ---

@@ -2,14 +2,14 @@
 
 The law is estimated from the full samples alone (`shrinkage`) and with the views imposed on it (`imposing`), and
 
-    what views improve          is measured on held-out full samples (`heldout`),
-    what they know, and leave   is computed in closed form on the estimate of everything (`shares`),
-    what full samples they replace   is how many more the full-only estimate would need to be as good, if the
-                                estimate of everything were the truth (`heldout.Curve`).
+    what views improve               is measured on held-out full samples (`heldout`),
+    what they know and leave over    is computed in closed form on the estimate of everything (`shares`),
+    what full samples they replace   is how many more the full-only estimate would need to be as good, if the estimate
+                                     of everything were the truth (`heldout.Curve`).
 
-Kept are the views without which the others are worse, at some noise level, by two standard errors; the least needed is
-dropped first. This is what training asks of held-out samples too (`news` in `boot.stages`): a view whose law is
-not that of A x0 makes the estimate worse, and one that the full samples or other views imply does not make it better.
+Kept are the views without which the others are worse at some noise level, beyond chance; the least needed is dropped
+first. Training asks the same of held-out samples (`news` in `boot.stages`): a view whose law is not that of A x0 makes
+the estimate worse, and one that the full samples or other views imply does not make it better.
 
 A Gaussian knows second moments only: of edges, classes and modes, which networks learn, nothing.
 """
@@ -20,6 +20,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ def forecast(
     levels: Sequence[float],
     *,
     size: int = 1024,
-    folds: int = 5,
+    folds: int | Sequence[Sequence[int]] = 5,
     seed: int = 0,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Forecast:
@@ -112,7 +113,7 @@ def forecast(
         measure: gives what each view's files say, by the view's name, in these coordinates (`Seen.of`).
         levels: noise levels, ascending.
         size: dimension of the dense part of the law, at most. The time grows with its cube.
-        folds: of the cross-validation.
+        folds: of the cross-validation: how many, or the samples of each (where samples overlap, as windows may).
         progress: told the share of the work that is done.
 
     Raises:
@@ -136,7 +137,7 @@ def forecast(
 
     start = shrunk(coordinates, Sampled.of(coordinates, c), [trials.alpha(kept)])[0]
     law = impose(start, [views[v] for v in kept])
-    trained = max(1, round(len(c) * (1 - 1 / trials.folds)))
+    trained = max(1, round(len(trials.c) * (1 - 1 / trials.folds)))
     curve = Curve(law, coordinates, levels, trained, lambda done: progress(0.7 + 0.15 * done))
     found = shares(law, views, kept, coordinates, levels)
     out = {}
@@ -167,14 +168,16 @@ def _others(kept: Sequence[str], name: str) -> list[str]:
 def _choose(trials: Trials, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The views to keep, and why the others are not: backward elimination."""
     kept, dropped = list(names), {}
+    # that nothing but chance is the best of so many levels is as improbable as two standard errors at one (Bonferroni)
+    least = NormalDist().inv_cdf(1 - 0.0455 / 2 / len(trials.levels))
     while kept:
         scores = {}
         for name in kept:
             gain = trials.gain(kept, _others(kept, name))
-            sure = [r / max(s, 1e-300) for r, s, on in zip(gain.raw, gain.stderr, gain.helps, strict=True) if on]
+            sure = [z for z, on in zip(trials.z(kept, _others(kept, name)), gain.helps, strict=True) if on]
             scores[name] = (max(sure, default=0.0), sum(gain.raw))
         worst = min(kept, key=scores.__getitem__)
-        if scores[worst][0] > 0:
+        if scores[worst][0] > least:
             break
         known = len(kept) > 1 and any(trials.gain([worst]).helps)
         dropped[worst] = "redundant" if known else "nothing"

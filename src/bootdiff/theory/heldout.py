@@ -93,22 +93,28 @@ class Trials:
         c: `coordinates.analyze` of all n >= 2 full samples, (n, d).
         views: what each view's files say.
         levels: noise levels.
-        folds: at most n.
+        folds: their number, at most n; or the samples of each, disjoint, at least two (some samples may be in none).
         seed: of the division into folds.
         progress: called with the number of sets done.
     """
 
-    def __init__(self, coordinates: Coordinates, c: Tensor, views: dict[str, Seen], levels: list[float], folds: int,
-                 seed: int, progress: Callable[[int], None]) -> None:  # fmt: skip
+    def __init__(self, coordinates: Coordinates, c: Tensor, views: dict[str, Seen], levels: list[float],
+                 folds: int | Sequence[Sequence[int]], seed: int, progress: Callable[[int], None]) -> None:  # fmt: skip
         self.coordinates, self.c, self.views, self.levels = coordinates, c, views, levels
-        self.folds = max(2, min(folds, len(c)))
-        order = torch.randperm(len(c), generator=torch.Generator().manual_seed(seed))
-        self._parts = [order[k :: self.folds] for k in range(self.folds)]
+        if isinstance(folds, int):
+            order = torch.randperm(len(c), generator=torch.Generator().manual_seed(seed)).tolist()
+            k = max(2, min(folds, len(c)))
+            folds = [order[i::k] for i in range(k)]
+        # samples that are in no fold overlap with some that are: they are left out
+        used = sorted(i for part in folds for i in part)
+        place = {i: k for k, i in enumerate(used)}
+        self.c, self.folds = c[used], len(folds)
+        self._parts = [torch.tensor([place[i] for i in part]) for part in folds]
         self._starts = []
         for part in self._parts:
-            rest = torch.ones(len(c), dtype=torch.bool)
+            rest = torch.ones(len(used), dtype=torch.bool)
             rest[part] = False
-            self._starts.append(shrunk(coordinates, Sampled.of(coordinates, c[rest]), ALPHAS))
+            self._starts.append(shrunk(coordinates, Sampled.of(coordinates, self.c[rest]), ALPHAS))
         self._progress = progress
         self._known: dict[tuple[str, ...], tuple[Tensor, list[int]]] = {}
 
@@ -144,12 +150,17 @@ class Trials:
             out += torch.stack([each[i][level] for level, i in enumerate(best)]) / len(self._starts)
         return out
 
+    def z(self, names: Sequence[str], over: Sequence[str] = ()) -> list[float]:
+        """What the views `names` improve over the views `over`, in standard errors on these samples, per level."""
+        off = self.losses(over) - self.losses(names)
+        return (off.mean(1) / standard_error(off, None).clamp_min(1e-300)).tolist()
+
     def gain(self, names: Sequence[str], over: Sequence[str] = ()) -> Gain:
         """What the views `names` improve over the views `over` (none: the full samples alone)."""
         with_, without = self.losses(names), self.losses(over)
         off = without - with_
         raw, stderr = off.mean(1), standard_error(off, self.folds)
-        helps = (raw > _SURE * standard_error(off, None)) & (raw > _WORTH * without.mean(1))
+        helps = (torch.tensor(self.z(names, over)) > _SURE) & (raw > _WORTH * without.mean(1))
         on = torch.where(helps[:, None], off, 0.0).mean(0)
         return Gain(
             with_.mean(1).tolist(), raw.tolist(), stderr.tolist(), helps.tolist(), float(on.mean()),
