@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bootdiff.boot import composite as module
-from bootdiff.boot.composite import Composite, Expert
+from bootdiff.boot.composite import Composite, Expert, project_null
 from bootdiff.boot.materials import mirrors
 from bootdiff.boot.objective import HeldOut, ResidualObjective, Samples, Trainee
 from bootdiff.denoise import Denoiser, White, expand
@@ -238,6 +238,17 @@ def test_what_is_kept_from_inference_can_be_differentiated_through():
     x.requires_grad_()
     V(x, torch.ones(1)).sum().backward()
     torch.testing.assert_close(x.grad, torch.full_like(x, 0.5))
+
+
+def test_the_null_space_of_averages_over_windows_that_are_not_aligned():
+    """Blocks of neighbouring windows overlap by halves, so that the projections do not commute."""
+    view = compose(Window(6, stride=3), Downsample(2, axes=(-1,)))
+    rows = torch.cat([p(torch.eye(12).double()[:, None]).flatten(1).T for p in view.placements((1, 12))])
+    r = torch.randn(2, 1, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = r - (r.flatten(1) @ torch.linalg.pinv(rows) @ rows).reshape(r.shape)
+    torch.testing.assert_close(project_null(r, {"view": view}, 2000), exact, rtol=0, atol=1e-4)
+    free = project_null(r, {"view": Window(6, stride=3)})
+    torch.testing.assert_close(free, torch.zeros_like(r))
 
 
 PICTURE = (3, 4, 8)

@@ -207,16 +207,18 @@ def project_null(r: Tensor, views: Mapping[str, View], cycles: int = 64) -> Tens
     """r less what lies in the views' row spaces, (B, *shape): cyclic projections r <- r - A^T A r.
 
     Exact after one cycle where the projections commute, as those of one view's placements do, and those of views that
-    are nested, disjoint or of different axes; else, as for a thumbnail and a crop across its blocks, it converges (von
-    Neumann 1949, Halperin 1962), and stops after `cycles` at the latest.
+    are nested, disjoint or of different axes; else, as for a thumbnail and a crop across its blocks, or thumbnails of
+    windows across each other's blocks, it converges (von Neumann 1949, Halperin 1962), and stops after `cycles` at the
+    latest.
     """
     full = tuple(r.shape[1:])
     places = [p for view in views.values() for p in view.placements(full)]
+    once = len(views) < 2 and not any(isinstance(v, view_kinds.Compose) and not v.single for v in views.values())
     for _ in range(cycles):
         before = r
         for p in places:
             r = r - p.lift(p(r), full)
-        if len(views) < 2 or bool((r - before).abs().max() <= 1e-6 * before.abs().max()):
+        if once or bool((r - before).abs().max() <= 1e-6 * before.abs().max()):
             break
     return r
 
