@@ -18,7 +18,7 @@ import numpy as np
 
 from bootdiff.errors import BootdiffError
 
-__all__ = ["KINDS", "axes_of", "kind_of", "layout", "spaces", "times"]
+__all__ = ["KINDS", "axes_of", "kind_of", "layout", "times"]
 
 KINDS = ("vector", "signal", "image", "video")
 
@@ -40,11 +40,6 @@ def kind_of(shape: Sequence[int]) -> str:
     if not 1 <= len(shape) <= 4:
         raise ValueError(f"samples have 1 to 4 axes, got the shape {tuple(shape)}")
     return KINDS[len(shape) - 1]
-
-
-def spaces(kind: str) -> tuple[str, ...]:
-    """Names of the axes behind the channels."""
-    return _SPACES[kind]
 
 
 def axes_of(shape: Sequence[int]) -> str:
