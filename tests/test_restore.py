@@ -253,6 +253,19 @@ def test_labels_are_those_of_the_files():
         answers([0, 1, 2])
 
 
+@pytest.mark.parametrize("view", [Downsample(2), Mask(box=(2, 2, 4, 4)), Observed(Downsample(4), 0.1)], ids=str)
+def test_bounds_are_kept_along_with_what_is_given(view):
+    """Even where a block's mean is at the bound, so that all of it must be."""
+    stored = torch.rand(2, *view.shape((1, 8, 8)), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    stored[:, :, 0] = -1
+    x = restore(network(size=1), stored, view, samples=2, steps=6, bounds=(-1, 1), batch_size=3).flatten(0, 1)
+    assert float(x.abs().max()) <= 1
+    if view.tau == 0:
+        hidden = view.mask((1, 8, 8))
+        target = (stored if hidden is None else stored * hidden).repeat_interleave(2, 0)
+        assert float((view(x) / view.scale - target).abs().max()) < 1e-4
+
+
 def test_gradients_are_off_again_and_modes_as_before():
     net = network()
     net.train()
@@ -290,6 +303,7 @@ def test_a_broken_denoiser_is_reported(method):
         ((1, 1, 4, 4), Downsample(2), {"steps": 1}, "steps=1"),
         ((1, 1, 4, 4), Downsample(2), {"eta": 1.5, "method": "ddnm"}, "eta"),
         ((1, 1, 4, 4), Downsample(2), {"travel": (0, 1)}, "travel"),
+        ((1, 1, 4, 4), Downsample(2), {"bounds": (1, -1)}, "bounds must be"),
         ((1, 1, 4, 4), Downsample(2), {"label": 0}, "trained without classes"),
     ],
 )

@@ -44,7 +44,7 @@ from .recipe_data import partial_only
 from .recipe_help import Block
 from .yaml_lines import parse_yaml
 
-__all__ = ["Recipe", "load_recipe", "load_recipe_text", "reference"]
+__all__ = ["Recipe", "load_recipe", "load_recipe_text", "read_mask", "reference"]
 
 _BACKBONES = ("unet", "local", "mlp", "linear")
 
@@ -210,7 +210,7 @@ class Recipe(Block):
         configs = [block.model_dump(exclude_none=True) for block in self.views[view].view]
         for config in configs:
             if "image" in config:
-                config["image"] = _read_mask(self.locate(config["image"]), f"{self._at}views.{view}.view.image")
+                config["image"] = read_mask(self.locate(config["image"]), f"{self._at}views.{view}.view.image")
         return configs
 
     def dump(self, *, absolute: bool = True, place: bool = True) -> str:
@@ -299,7 +299,7 @@ def _attention_problems(loc: tuple[str | int, ...], backbone: Any) -> Iterator[t
         yield loc, f"the levels are 0 to {last}, one per entry of channels; got {backbone.attention}"
 
 
-def _read_mask(path: Path, where: str) -> Any:
+def read_mask(path: Path, where: str) -> Any:
     """Nested lists of 0 and 1: (H, W) of a picture, or an array's own axes."""
     import numpy as np
     from PIL import Image

@@ -39,7 +39,7 @@ from bootdiff.noise import karras_levels
 from bootdiff.sample import checked_labels, evaluating, posterior_mean, solver
 from bootdiff.views import Compose, Identity, Observed, View
 
-__all__ = ["METHODS", "Conditioned", "Observation", "observe", "restore"]
+__all__ = ["METHODS", "Conditioned", "Observation", "observe", "restore", "unmasked"]
 
 METHODS: tuple[str, ...] = ("mmps", "pigdm", "ddnm")
 
@@ -77,6 +77,19 @@ class Observation:
         """The point of {x: A x = y} nearest to x, x + A^T (y - A x): (n, *full) -> (n, *full)."""
         return x + self.lift(self.y.to(x) - self.see(x))
 
+    def within(self, x: Tensor, low: float, high: float, rounds: int = 100) -> Tensor:
+        """Into [low, high] and, without noise, onto {x: A x = y} too, by projections in turn (Bregman 1965).
+
+        They meet wherever some sample within the bounds has this view.
+        """
+        x = x.clamp(low, high)
+        for _ in range(rounds if self.tau == 0 else 0):
+            closer = self.consistent(x).clamp(low, high)
+            if bool((closer - x).abs().max() < 1e-6):
+                break
+            x = closer
+        return x
+
     def rows(self, index: Tensor) -> Observation:
         """The files of these numbers, which may repeat."""
         return replace(self, y=self.y[index], mask=None if self.mask is None else self.mask[index])
@@ -110,7 +123,7 @@ def observe(stored: Tensor, view: View, full: Sequence[int], mask: Tensor | None
             everything, values that are not finite where something is observed.
     """
     full = tuple(full)
-    single = _without_random_masks(view)
+    single = unmasked(view)
     if not single.single:
         count = len(single.placements(full))
         raise ValueError(
@@ -146,12 +159,12 @@ def observe(stored: Tensor, view: View, full: Sequence[int], mask: Tensor | None
     return Observation(single, full, y, mask, single.tau)
 
 
-def _without_random_masks(view: View) -> View:
+def unmasked(view: View) -> View:
     """The view with each mask that is drawn per file left out: files bring theirs."""
     if isinstance(view, Compose):
-        return Compose(_without_random_masks(view.outer), _without_random_masks(view.inner))
+        return Compose(unmasked(view.outer), unmasked(view.inner))
     if isinstance(view, Observed):
-        return Observed(_without_random_masks(view.view), view.std)
+        return Observed(unmasked(view.view), view.std)
     return Identity() if view.masked and not view.single else view
 
 
@@ -247,10 +260,11 @@ def restore(
     sigma_data: float | None = None,
     eta: float = 1.0,
     travel: tuple[int, int] = (1, 1),
+    bounds: tuple[float, float] | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Several completions of each partial sample, (n, samples, *denoiser.shape) float32, not clamped.
+    """Several completions of each partial sample, (n, samples, *denoiser.shape) float32.
 
     Args:
         denoiser: of full samples; evaluated without dropout.
@@ -267,6 +281,7 @@ def restore(
         sigma_data: standard deviation of the data, for pigdm; None: that of the denoiser's white base, else 0.5.
         eta: share of fresh noise, for ddnm, from 0 (DDIM) to 1 (ancestral).
         travel: (length, repeats) for ddnm: each stretch of so many steps is gone through so often.
+        bounds: lowest and highest value of the data, as [-1, 1] of pictures: answers are put there and still agree.
         batch_size: answers per evaluation: bounds the memory.
         progress: called as progress(done, total), in steps, after every step of every batch.
 
@@ -284,6 +299,8 @@ def restore(
             f"restore needs samples, batch_size, iterations >= 1, steps >= 2 and seed >= 0, got samples={samples}, "
             f"batch_size={batch_size}, iterations={iterations}, steps={steps}, seed={seed}"
         )
+    if bounds is not None and not bounds[0] < bounds[1]:
+        raise ValueError(f"bounds must be (low, high) with low < high, got {bounds}")
     if not 0 <= eta <= 1 or len(travel) != 2 or min(travel) < 1:
         raise ValueError(f"restore needs 0 <= eta <= 1 and travel of two numbers >= 1, got {eta} and {travel}")
     given = observe(stored, view, denoiser.shape, mask)
@@ -324,7 +341,8 @@ def restore(
                     return posterior_mean(d, x, sigma, at, n)
 
                 x = solve(answer, noise, own, tick)
-            out[start : start + len(jobs)] = part.consistent(x) if part.tau == 0 else x
+            x = part.consistent(x) if part.tau == 0 else x
+            out[start : start + len(jobs)] = x if bounds is None else part.within(x, *bounds)
     return out.unflatten(0, (len(given), samples))
 
 

@@ -113,7 +113,7 @@ def test_copy_paste_takes_the_nearest_and_keeps_what_is_given():
 
 def test_scores_of_a_gaussian_posterior():
     """The mean of exact posterior draws is better than one of them and than any baseline, and calibrated."""
-    full, n, K = (1, 12), 100, 19
+    full, n, K = (1, 12), 300, 19
     g = torch.Generator().manual_seed(0)
     at = torch.arange(12.0).double()
     cov = 0.09 * torch.exp(-((at[:, None] - at) ** 2) / 8) + 0.002 * torch.eye(12)

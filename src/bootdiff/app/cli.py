@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from bootdiff.app.verb_plan import plan
+from bootdiff.app.verb_restore import restore
 from bootdiff.errors import BootdiffError
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ _TOP = """
     bootdiff plan mine.yaml         what is each view worth?
     bootdiff fit mine.yaml          train
     bootdiff sample runs/mine       draw images
+    bootdiff restore runs/mine ...  complete partial files
     bootdiff arms mine.yaml         is it better than the full images alone?
     bootdiff theory                 the paper's claims, tested
 
@@ -393,6 +395,7 @@ def theory(
         raise typer.Exit(1)
 
 
+_verb(restore)
 _verb(plan)
 
 
