@@ -1,4 +1,4 @@
-"""A diffusers pipeline around any denoiser: pictures in three lines.
+"""A diffusers pipeline around any denoiser: samples in three lines.
 
     from bootdiff import BootdiffPipeline
     pipe = BootdiffPipeline.from_pretrained("runs/x/bootdiff")
@@ -12,7 +12,8 @@ A folder that it reads is either what `save_pretrained` wrote,
     scheduler/scheduler_config.json     solver and noise levels
 
 or what `save_denoiser` wrote, as for every arm of a run: model.json and model.safetensors alone.  JSON and safetensors,
-no pickle.  Pictures are x in [-1, 1] mapped to [0, 1] and clamped.
+no pickle.  Images and videos are x in [-1, 1] mapped to [0, 1] and clamped; signals and vectors stay as they are, in
+the stored coordinates of the data (`bootdiff sample` writes them in original units).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class DenoiserModel(ModelMixin, Denoiser):
 
 
 class BootdiffPipeline(DiffusionPipeline):
-    """Draws pictures with a denoiser.
+    """Draws samples with a denoiser.
 
     Args:
         denoiser: any `Denoiser`; only those that `spec.encode` can describe can be saved.
@@ -130,7 +131,7 @@ class BootdiffPipeline(DiffusionPipeline):
         num_inference_steps: int = 40,
         scheduler: str | Any | None = None,
         batch_size: int = 64,
-        output_type: str = "pil",
+        output_type: str | None = None,
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw pictures.
@@ -145,8 +146,9 @@ class BootdiffPipeline(DiffusionPipeline):
             scheduler: for this call in place of the pipeline's own: a name in `bootdiff.sample.SOLVERS` (on the noise
                 levels of the pipeline's own) or one of diffusers' EDM schedulers.
             batch_size: pictures per evaluation: bounds the memory.
-            output_type: "pil", a list of PIL pictures, mode L (one channel) or RGB (three); "np", (n, H, W, C) float32
-                in [0, 1]; "pt", (n, C, H, W) float32 in [0, 1], on the denoiser's device.
+            output_type: "pil", a list of PIL pictures, mode L (one channel) or RGB (three), of videos a list of their
+                frames each; "np", (n, *space, C) float32; "pt", (n, C, *space) float32, on the denoiser's device. None:
+                "pil" where samples are pictures or videos of these channels, else "np".
             return_dict: give `.images`; otherwise a tuple that holds them.
 
         Raises:
@@ -154,9 +156,11 @@ class BootdiffPipeline(DiffusionPipeline):
             BootdiffError: the denoiser answered with NaN or an infinity.
         """
         shape = self.denoiser.shape
+        drawable = len(shape) in (3, 4) and shape[0] in (1, 3)
+        output_type = output_type or ("pil" if drawable else "np")
         if output_type not in OUTPUTS:
             raise ValueError(f"unknown output_type {output_type!r}; give one of {', '.join(OUTPUTS)}")
-        if output_type == "pil" and (len(shape) != 3 or shape[0] not in (1, 3)):
+        if output_type == "pil" and not drawable:
             raise ValueError(f"samples of shape {shape} are no PIL pictures; ask for output_type 'np' or 'pt'")
         if num_images is None:
             num_images = 1 if class_labels is None else torch.as_tensor(class_labels).numel()
@@ -177,10 +181,10 @@ class BootdiffPipeline(DiffusionPipeline):
                 batch_size=batch_size,
                 progress=lambda done, total: bar.update(1),
             )
-        unit = (x / 2 + 0.5).clamp(0, 1)
+        unit = (x / 2 + 0.5).clamp(0, 1) if len(shape) > 2 else x
         images: Any = unit if output_type == "pt" else unit.movedim(1, -1).cpu().numpy()
         if output_type == "pil":
-            images = _pictures(images)
+            images = _pictures(images) if len(shape) == 3 else [_pictures(frames) for frames in images]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 

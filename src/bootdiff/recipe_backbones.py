@@ -8,7 +8,7 @@ seconds on one core: for 32 signals of 512 values, 32 images of 32 x 32 pixels, 
     vector    mlp, linear     -                         -                       256
     signal    unet, local     32 64 64 64, 1            64, 9                   256
     image     unet, local     24 48 48, 1               64, 3 x 3               256
-    video     unet, local     16 32 48, 2               16, 3 x 3 x 3           256
+    video     unet, local     32 64 64, 4 (2 below 32)  16, 3 x 3 x 3           256
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ def _count(value: Any) -> str | int:
 Count = Annotated[Literal["auto"] | int, PlainValidator(_count)]
 
 # By the number of axes after the first.
-_CHANNELS = {1: [32, 64, 64, 64], 3: [16, 32, 48]}
-_PATCH = {1: 1, 2: 1, 3: 2}
+_CHANNELS = {1: [32, 64, 64, 64], 3: [32, 64, 64]}
 _WIDTH = {1: 64, 2: 64, 3: 16}
 
 
@@ -75,7 +74,7 @@ class UNetSpec(Block):
     patch: Count = Field(
         "auto",
         description="pixels per side (values of a signal) folded into channels first: 2 quarters the compute; never "
-        "frames; fewer for thumbnails; auto: 2 for videos, else 1",
+        "frames; fewer for thumbnails; auto: 4 for videos (2 below 32 pixels, 1 below 16), else 1",
     )
 
     def sized(self, shape: Sequence[int], full: Sequence[int]) -> UNetSpec:
@@ -97,7 +96,8 @@ class UNetSpec(Block):
             )
         small, large = _side(shape), _side(full)
         if isinstance(self.patch, str):
-            update["patch"] = _PATCH[axes] if small >= 16 else 1
+            # A video's UNet is for what is global: frames are many, and the local net beside it sees what is fine.
+            update["patch"] = 1 if axes < 3 or small < 16 else 2 if small < 32 else 4
         elif self.patch > 1 and small != large:
             # Thumbnails have no detail to fold into channels.
             update["patch"] = max(1, self.patch * small // large)

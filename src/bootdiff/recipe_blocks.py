@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_serializer, model_serializer, model_validator
+from pydantic import Field, PlainValidator, field_serializer, model_serializer, model_validator
 
 from .recipe_backbones import Backbone
 from .recipe_data import Data, Full, Holdout, held_out
 from .recipe_help import Block, fail
-from .recipe_views import Corruption, Views
+from .recipe_views import Corruption, Views, whole
 
 __all__ = [
     "Data",
@@ -28,6 +28,12 @@ __all__ = [
     "TrainingBlock",
     "ViewSpec",
 ]
+
+
+def _samples(value: Any) -> str | int:
+    if value == "auto" or (whole(value) and value >= 0):
+        return value
+    raise ValueError(f"must be auto or a whole number of at least 0, got {value!r}")
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
@@ -197,4 +203,16 @@ class Evaluation(Block):
 
     draws: int = Field(4, ge=1, description="noise draws per held-out or test sample and level")
     features: str = Field("auto", min_length=1, description="auto, classifier, autoencoder, or the path of a network")
-    samples: int = Field(1000, ge=0, description="samples drawn for the metrics on samples; 0: none")
+    samples: Annotated[Literal["auto"] | int, PlainValidator(_samples)] = Field(
+        "auto", description="samples drawn for the metrics on samples; 0: none; auto: 1000, of videos 128"
+    )
+
+    def count(self, kind: str) -> int:
+        """How many samples of this kind are drawn for the metrics.
+
+        >>> Evaluation().count("video"), Evaluation(samples=50).count("video")
+        (128, 50)
+        """
+        if isinstance(self.samples, str):
+            return 128 if kind == "video" else 1000
+        return self.samples

@@ -15,14 +15,11 @@ from bootdiff.bench.evaluate import (
     information,
     markdown_table,
     sample_losses,
-    sample_quality,
     tabulate,
     write_metrics,
 )
-from bootdiff.bench.features import Features
 from bootdiff.boot.objective import Samples
 from bootdiff.boot.stages import ARMS
-from bootdiff.data import Arrays
 from bootdiff.denoise import Denoiser, White
 from bootdiff.errors import BootdiffError
 from bootdiff.theory.exact import Gaussian
@@ -319,64 +316,6 @@ def test_information_checks_its_levels():
         information(losses, [0.1, 0.2], WHITE, confidence=1.0)
     with pytest.raises(ValueError, match="'nobody'"):
         information(losses, [0.1, 0.2], WHITE, of="nobody")
-
-
-# Samples
-
-
-def pictures(n, seed):
-    x = np.random.default_rng(seed).uniform(-1, 1, (n, 2, 3, 1)).astype(np.float32)
-    return Arrays(x, range=(-1, 1))
-
-
-@pytest.fixture
-def means():
-    return Features("rows and columns", lambda x: torch.cat([x.mean(2).flatten(1), x.mean(3).flatten(1)], 1))
-
-
-def test_quality_of_the_real_thing(means):
-    """The reference itself has distance 0 and full coverage; copies of the training set are found as such."""
-    reference, train, held_out = pictures(60, 0), pictures(40, 1), pictures(30, 2)
-    same = sample_quality(reference.gather(range(60))[0], reference, train, held_out, means)
-    assert same["fid"] == pytest.approx(0, abs=1e-12)
-    assert same["precision"] == same["recall"] == same["coverage"] == 1
-    assert same["kid"]["mean"] <= 0 <= same["kid"]["stderr"]
-    assert (same["count"], same["reference_count"], same["train_count"]) == (60, 60, 40)
-    assert same["features"] == "rows and columns"
-    copies = sample_quality(train.gather(range(40))[0], reference, train, held_out, means)
-    assert copies["memorization"]["share"] == 1
-    assert copies["memorization"]["holdout_share"] < 0.2
-    assert copies["memorization"]["holdout_share"] == same["memorization"]["holdout_share"]
-    assert json.loads(json.dumps(copies)) == copies
-
-
-def test_mirrored_copies_are_copies_where_training_mirrored(means):
-    train = pictures(40, 1)
-    flipped = train.gather(range(40))[0].flip(-1)
-    plain, mirrored = (sample_quality(flipped, pictures(60, 0), train, None, means, mirrored=m) for m in (False, True))
-    assert plain["memorization"]["share"] < 0.2
-    assert mirrored["memorization"]["share"] == 1
-    assert mirrored["memorization"]["holdout_share"] is None
-
-
-def test_the_kernel_distances_error_is_of_the_right_size(means):
-    """Against the spread of the distance over samples and references drawn anew."""
-    train, count = pictures(20, 1), range(200)
-    drawn = [(pictures(200, 10 + i).gather(count)[0] * 0.5, pictures(200, 100 + i)) for i in range(20)]
-    got = [sample_quality(x, reference, train, None, means)["kid"] for x, reference in drawn]
-    spread = np.std([kid["mean"] for kid in got], ddof=1)
-    assert 0.7 * spread < np.mean([kid["stderr"] for kid in got]) < 1.6 * spread
-    assert np.mean([kid["mean"] for kid in got]) > 2 * spread
-
-
-def test_samples_are_clipped_and_checked(means):
-    with pytest.raises(ValueError, match="at least 3"):
-        sample_quality(torch.zeros(2, 1, 2, 3), pictures(9, 0), pictures(9, 1), None, means)
-    with pytest.raises(ValueError, match="not finite"):
-        sample_quality(torch.full((9, 1, 2, 3), math.nan), pictures(9, 0), pictures(9, 1), None, means)
-    x = torch.randn(9, 1, 2, 3, generator=torch.Generator().manual_seed(0)) * 2
-    a, b = (sample_quality(v, pictures(9, 0), pictures(9, 1), None, means) for v in (x, x.clamp(-1, 1)))
-    assert a == b
 
 
 # The file

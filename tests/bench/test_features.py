@@ -201,5 +201,33 @@ def test_errors(tmp_path):
         features(torch.full((2, 1, 4, 4), torch.nan))
     with pytest.raises(ValueError, match="no images"):
         features.extract([])
-    with pytest.raises(ValueError, match=r"must be \(B, C, H, W\)"):
-        features(torch.zeros(4, 4))
+    with pytest.raises(ValueError, match=r"must be a batch \(B, C, ...\)"):
+        features(torch.zeros(4))
+
+
+@pytest.mark.parametrize("shape", [(2, 40), (1, 4, 8, 8), (3, 9, 5)], ids=str)
+def test_an_autoencoder_of_any_kind(shape, tmp_path):
+    """Signals, videos and odd pictures: better than the mean, the same again after saving."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(-0.5, 0.5, np.prod(shape)).reshape(1, *shape[1:], shape[0])  # channels last
+    x = (ramp * rng.uniform(-1, 1, (120, *[1] * len(shape)))).astype(np.float32)
+    kind = {2: "signal", 3: "image", 4: "video"}[len(shape)]
+    source = Arrays(x, kind=kind, range=(-1, 1))
+    assert len(source.shape) == len(shape)
+    features = load_features("auto", source, steps=100, dim=4, width=8)
+    score = float(features.name.split("R2 ")[1].split(",")[0])
+    assert score > 0.6
+    features.save(tmp_path / "f.safetensors")
+    batch = source.gather(range(5))[0]
+    torch.testing.assert_close(load_features(tmp_path / "f.safetensors")(batch), features(batch))
+
+
+def test_the_features_of_vectors_are_their_columns(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200, 3)) * [1, 20, 300] + [0, 5, -7]
+    source = Arrays(x.astype(np.float32), kind="vector", standardize=True)
+    features = load_features("auto", source)
+    assert features.name.startswith("the 3 columns over their deviations")
+    z = features.extract(source)
+    np.testing.assert_allclose((z.mean(0), z.std(0, ddof=1)), ((0, 0, 0), (1, 1, 1)), atol=1e-5)
+    features.save(tmp_path / "f.safetensors")
+    np.testing.assert_allclose(load_features(tmp_path / "f.safetensors").extract(source), z)

@@ -9,6 +9,7 @@ import torch
 from bootdiff.bench.metrics import (
     frechet_distance,
     kernel_distance,
+    lag_correlation,
     memorization_ratio,
     precision_recall_density_coverage,
 )
@@ -169,3 +170,41 @@ def test_memorization_of_exact_copies_and_duplicates():
 def test_errors_say_what_and_where(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Along time
+
+
+def test_lag_correlation_of_a_moving_average():
+    """x_t = e_t + e_t-1 has correlation 1/2 at lag 1 and none beyond."""
+    e = np.random.default_rng(0).normal(size=(500, 2, 31))
+    found = lag_correlation(e[..., 1:] + e[..., :-1] + 7.0, longest=4)
+    assert found.lags.tolist() == [1, 2, 3, 4]
+    np.testing.assert_allclose(found.mean, [0.5, 0, 0, 0], atol=0.02)
+    assert found.replicates.shape == (10, 4)
+
+
+def test_the_longest_lag_is_that_of_the_first_frame_with_the_last():
+    x = np.random.default_rng(1).normal(size=(40, 3, 5, 2, 2))
+    first, last = (x[:, :, t] - x[:, :, t].mean(0) for t in (0, -1))
+    by_hand = (first * last).sum() / np.sqrt((first**2).sum() * (last**2).sum())
+    assert lag_correlation(x).mean[-1] == pytest.approx(by_hand)
+    assert lag_correlation(torch.tensor(x)).replicates.shape == (10, 4)
+
+
+def test_the_jackknife_of_a_lag_has_the_spread_of_fresh_samples():
+    rng = np.random.default_rng(2)
+    found = [lag_correlation(rng.normal(size=(50, 1, 8)), longest=1) for _ in range(60)]
+    spread = np.std([f.mean[0] for f in found])
+    errors = [np.sqrt(0.9 * np.sum((f.replicates[:, 0] - f.replicates[:, 0].mean()) ** 2)) for f in found]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.35)
+
+
+def test_lag_correlation_checks_what_it_is_given():
+    with pytest.raises(ValueError, match="two or more signals"):
+        lag_correlation(np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="give 1 to 4"):
+        lag_correlation(np.zeros((3, 1, 5)), longest=5)
+    with pytest.raises(ValueError, match="not finite"):
+        lag_correlation(np.full((3, 1, 5), np.nan))
+    assert (lag_correlation(np.zeros((3, 1, 5))).mean == 0).all()  # no variance, no correlation

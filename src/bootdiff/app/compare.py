@@ -37,6 +37,7 @@ from bootdiff.app.session import (
 )
 from bootdiff.bench import evaluate, ledger
 from bootdiff.bench.features import Features, load_features
+from bootdiff.bench.quality import long_range, sample_quality
 from bootdiff.boot.materials import Materials, gather, in_memory
 from bootdiff.boot.objective import Samples
 from bootdiff.data import Source, kind_of, measure
@@ -96,7 +97,7 @@ def compare(session: Session, arms: Sequence[str] = (), samples: int | None = No
 def assess(a: Assessment) -> dict[str, Any]:
     """Measure finished denoisers, print the tables, write pictures and metrics.json; returns its content."""
     base, levels = _base(a), list(a.recipe.levels)
-    a.screen.say(f"measuring the denoising loss of {len(a.denoisers)} arm(s) on {len(a.reference)} images")
+    a.screen.say(f"measuring the denoising loss of {len(a.denoisers)} arm(s) on {len(a.reference)} samples")
     by_sample = evaluate.sample_losses(
         a.denoisers, _there(a, a.reference), levels, base, a.recipe.evaluate.draws, _NOISE
     )
@@ -109,23 +110,28 @@ def assess(a: Assessment) -> dict[str, Any]:
     cost = {arm: row for arm, row in ledger.costs(a.costs, stacked, judged).items() if arm in losses}
     note = evaluate.EVALUATED_ON[a.evaluated_on]
     a.screen.show(
-        *tables.losses(losses, f"{len(a.reference)} images, {note}", gap), tables.levels(losses),
+        *tables.losses(losses, f"{len(a.reference)} samples, {note}", gap), tables.levels(losses),
         *tables.information(nats),
     )  # fmt: skip
     a.screen.show(tables.costs(cost), tables.stages(a.costs))
     atomic_write_text(a.folder / "table.md", evaluate.markdown_table(losses) + "\n")
     if len(losses) > 1:
         curves.level_curves(losses, a.folder / "levels.png")
-    count = a.recipe.evaluate.samples if a.samples is None else a.samples
+    kind = kind_of(a.materials.shape)
+    count = a.recipe.evaluate.count(kind) if a.samples is None else a.samples
     drawn = {arm: draw(a, arm, max(count, a.recipe.sampling.count)) for arm in a.denoisers}
     sheets(a, drawn)
     quality = _quality(a, {arm: x[:count] for arm, x in drawn.items()}) if count else None
     if quality:
         a.screen.show(*tables.quality(quality))
+    far = None
+    if kind in ("signal", "video"):
+        far = {arm: long_range(x, a.reference) for arm, x in drawn.items()}
+        a.screen.show(*tables.long_range(far))
     return evaluate.write_metrics(
         a.folder / "metrics.json", table=losses, levels=levels, count=len(a.reference), evaluated_on=a.evaluated_on,
         seed=a.recipe.seed, recipe=yaml.safe_load(a.recipe.dump(absolute=False)), gap=gap, information=nats,
-        samples=quality, ledger={"stages": dict(a.costs), "arms": cost},
+        samples=quality, long_range=far, ledger={"stages": dict(a.costs), "arms": cost},
     )  # fmt: skip
 
 
@@ -197,7 +203,7 @@ def _quality(a: Assessment, drawn: Mapping[str, Tensor]) -> dict[str, Any]:
     results = {}
     for arm, x in drawn.items():
         a.screen.say(f"measuring {len(x)} samples of {arm}")
-        results[arm] = evaluate.sample_quality(
+        results[arm] = sample_quality(
             x, a.reference, a.materials.full, a.materials.held_out, features, mirrored=a.recipe.flip != "none"
         )
     return results
@@ -214,7 +220,7 @@ def _features(a: Assessment) -> Features:
     path = a.folder / f"features-{key}.safetensors"
     if path.is_file():
         return load_features(path, device=a.device)
-    a.screen.say(f"training the feature network ({spec}) on {len(pool)} images")
+    a.screen.say(f"training the feature network ({spec}) on {len(pool)} samples")
     features = load_features(spec, pool, seed=a.recipe.seed, device=a.device)
     features.save(path)
     return features
@@ -247,7 +253,7 @@ def compare_seeds(
     both = tables.over_seeds(results)
     losses, count = both["holdout_loss"], results[0]["count"]
     screen.say(f"\nseeds {', '.join(map(str, seeds))}: means, and standard errors over the seeds", "bold")
-    measured_on = f"{count} images per seed, {results[0]['evaluated_on']}"
+    measured_on = f"{count} samples per seed, {results[0]['evaluated_on']}"
     screen.show(*tables.losses(losses, measured_on, both["gap_closed"]), tables.levels(losses))
     if len(losses) > 1:
         curves.level_curves(losses, folder / "levels.png")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bootdiff.app.bars import clock, number
 
-__all__ = ["costs", "information", "levels", "losses", "over_seeds", "plain_table", "quality", "stages"]
+__all__ = ["costs", "information", "levels", "long_range", "losses", "over_seeds", "plain_table", "quality", "stages"]
 
 
 def plain_table(title: str, first: str, *columns: str) -> Table:
@@ -116,8 +116,20 @@ def quality(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     return ["", out, f"Features: {first['features']}. {copies}\n"]
 
 
+def long_range(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Correlation along time at the longest lag, of samples and of real ones."""
+    first = next(iter(table.values()))
+    lag, real = first["lag"], first["real"]
+    title = f"Correlation of what lies {lag} step(s) apart; real: {_pm(real, 3)}"
+    out = plain_table(title, "arm", "samples ± s.e.", "less the real ± s.e.", "rms over all lags ± s.e.")
+    for arm, q in table.items():
+        out.add_row(arm, _pm(q["samples"], 3), _pm(q["difference"], 3, sign=True), _pm(q["rms"], 3), style=_style(arm))
+    return ["", out, f"{first['count']} samples against {first['reference_count']} real ones.\n"]
+
+
 def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What `metrics.json` of several seeds say together: {"holdout_loss", "gap_closed", "samples"}, of the same form.
+    """What `metrics.json` of several seeds say together, in the same form: {"holdout_loss", "gap_closed", "samples",
+    "long_range"}.
 
     Means over the seeds; standard errors are those of the seeds' spread.
     """
@@ -138,7 +150,12 @@ def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for arm in quality[0]:
             fid, kid = [q[arm]["fid"] for q in quality], [q[arm]["kid"]["mean"] for q in quality]
             samples[arm] = {"fid": _over(fid), "kid": _over(kid)}
-    return {"holdout_loss": losses, "gap_closed": gap, "samples": samples}
+    far = [m.get("long_range") for m in metrics]
+    long_range = None
+    if all(far):
+        figures = ("samples", "real", "difference", "rms")
+        long_range = {arm: {k: _over([f[arm][k]["mean"] for f in far]) for k in figures} for arm in far[0]}
+    return {"holdout_loss": losses, "gap_closed": gap, "samples": samples, "long_range": long_range}
 
 
 def _over(values: Sequence[float]) -> dict[str, Any]:

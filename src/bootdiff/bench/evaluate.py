@@ -37,20 +37,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bootdiff.bench.features import Features
-from bootdiff.bench.metrics import (
-    frechet_distance,
-    kernel_distance,
-    memorization_ratio,
-    precision_recall_density_coverage,
-)
 from bootdiff.boot.composite import Composite
 from bootdiff.boot.objective import HeldOut, Samples
-from bootdiff.data import Source
 from bootdiff.denoise import Denoiser, White
 from bootdiff.errors import BootdiffError
 from bootdiff.noise import precondition
@@ -63,7 +54,6 @@ __all__ = [
     "information",
     "markdown_table",
     "sample_losses",
-    "sample_quality",
     "tabulate",
     "write_metrics",
 ]
@@ -276,84 +266,6 @@ def _halving(y: Tensor, x: Tensor) -> float:
     return abs(float(torch.trapezoid(y, x) - torch.trapezoid(y[kept], x[kept]))) / 3
 
 
-# --- samples ----------------------------------------------------------------------------------------------------------
-
-
-def sample_quality(
-    images: Tensor,
-    reference: Source,
-    train: Source,
-    held_out: Source | None,
-    features: Features,
-    *,
-    neighbours: int = 5,
-    mirrored: bool = False,
-    limit: int = 2000,
-) -> dict[str, Any]:
-    """Figures of merit of samples; they hold for this network and these counts only.
-
-    Args:
-        images: samples, (n, C, H, W), clipped to [-1, 1].
-        reference: real images for Frechet and kernel distance, precision to coverage: the test set.
-        train: the full samples the model was trained on, for memorization (in pixels).
-        held_out: full samples it was not trained on: what the memorization figures are without memorization, or None.
-        features: the feature network.
-        neighbours: k of precision to coverage; lowered to what the counts allow.
-        mirrored: whether training used mirrored images: a mirrored copy is a copy, too.
-        limit: at most so many of each set for the kernel distance, whose cost is quadratic.
-
-    Returns:
-        {"fid", "kid": {"mean", "stderr"}, "precision", "recall", "density", "coverage", "neighbours",
-        "memorization": {"share", "median", "holdout_share", "holdout_median"}, "count", "reference_count",
-        "train_count", "features"}.  The kernel distance's error is a jackknife over ten groups of both sets.
-
-    Raises:
-        ValueError: samples of another form or not finite, too few of them.
-    """
-    if len(images) < 3 or len(reference) < 3:
-        raise ValueError(f"sample_quality needs at least 3 samples and references, got {len(images)}, {len(reference)}")
-    a, b = features.extract(images), features.extract(reference)
-    k = min(neighbours, len(a) - 1, len(b) - 1)
-    pixels = images.detach().cpu().clamp(-1, 1)
-    x = _pixels(train)
-    if mirrored:
-        x = torch.cat([x, x.flip(-1)])
-    memorized = memorization_ratio(pixels, x, None if held_out is None or not len(held_out) else _pixels(held_out))
-    return {
-        "fid": frechet_distance(a, b),
-        "kid": _kernel(a[:limit], b[:limit]),
-        **precision_recall_density_coverage(b, a, k)._asdict(),
-        "neighbours": k,
-        "memorization": memorized._asdict(),
-        "count": len(images),
-        "reference_count": len(reference),
-        "train_count": len(train),
-        "features": features.name,
-    }
-
-
-def _pixels(source: Source) -> Tensor:
-    return source.gather(range(len(source)))[0]
-
-
-def _kernel(a: np.ndarray, b: np.ndarray, groups: int = 10) -> dict[str, float]:
-    """Kernel distance of all rows, and its error by the delete-a-group jackknife (Shao and Tu 1995, section 2.3)."""
-    least = min(len(a), len(b))
-    mean = _distance(a, b)
-    groups = min(groups, least // 2)
-    if groups < 2 or least - math.ceil(least / groups) < 2:
-        return {"mean": mean, "stderr": math.nan}
-    fold_a, fold_b = np.arange(len(a)) % groups, np.arange(len(b)) % groups
-    without = np.array([_distance(a[fold_a != g], b[fold_b != g]) for g in range(groups)])
-    return {"mean": mean, "stderr": float(np.sqrt((groups - 1) / groups * np.sum((without - without.mean()) ** 2)))}
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased over all rows of the smaller set and as many of the larger."""
-    n = min(len(a), len(b))
-    return kernel_distance(a[:n], b[:n], subsets=1, size=n)[0]
-
-
 # --- what is written --------------------------------------------------------------------------------------------------
 
 
@@ -390,6 +302,7 @@ def write_metrics(
     gap: Mapping[str, Any] | None = None,
     information: Mapping[str, Any] | None = None,
     samples: Mapping[str, Any] | None = None,
+    long_range: Mapping[str, Any] | None = None,
     ledger: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write metrics.json atomically, and return what was written.
@@ -402,7 +315,8 @@ def write_metrics(
         evaluated_on: "test" or "held-out"; the latter is written with the warning that goes with it.
         seed, recipe: what the run was started with (the recipe as text or plain values).
         gap: by `gap_closed`; taken from the table where it is not given and the table has the arms for it.
-        information: by `information`.  samples: {arm: `sample_quality`}.  ledger: by `bench.ledger.costs`.
+        information: by `information`.  samples, long_range: {arm: `quality.sample_quality`, `quality.long_range`}.
+        ledger: by `bench.ledger.costs`.
 
     Raises:
         ValueError: another `evaluated_on`; an arm of the table without mean and stderr.
@@ -425,6 +339,7 @@ def write_metrics(
         "gap_closed": gap,
         "information": information,
         "samples": samples,
+        "long_range": long_range,
         "ledger": ledger,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         # the program's name without its folder: a result is read on other machines

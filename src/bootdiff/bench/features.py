@@ -1,13 +1,14 @@
-"""Feature networks: what turns images into the rows that `metrics` compares.
+"""Feature networks: what turns samples into the rows that `metrics` compares.
 
-phi: images in [-1, 1], (B, C, H, W), to features (B, d). A figure holds for one phi only, so every `Features` has a
-name, and the name stands beside the figure. Three kinds, for data that Inception has never seen as well as for
-photographs:
+phi: samples (B, C, *space), images and videos in [-1, 1], to features (B, d). A figure holds for one phi only, so every
+`Features` has a name, and the name stands beside the figure. Kinds, for data that Inception has never seen as well as
+for photographs:
 
     classifier    the layer before the logits of a small convolutional classifier trained on the labelled data
     autoencoder   the code of a small convolutional autoencoder trained on the data, where there are no labels
-    a path        a network of the user's own, such as Inception or DINOv2: a TorchScript file, a folder with a
-                  diffusers autoencoder, or a file written by `Features.save`
+    columns       of vectors: the columns themselves
+    a path        a network of the user's own for images, such as Inception or DINOv2: a TorchScript file, a folder
+                  with a diffusers autoencoder, or a file written by `Features.save`
 
 Trained features are divided by their standard deviation over the training data, so that distances are in units of the
 data's own spread and networks of different seeds can be compared roughly. The choice of data-specific features follows
@@ -111,23 +112,23 @@ class Features:
         return f"Features({self.name!r})"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, d) float32 on `device`, without gradients. Values beyond [-1, 1] are clipped.
+        """(B, C, *space) to (B, d) float32 on `device`, without gradients. Images and videos are clipped to [-1, 1].
 
         Raises:
             ValueError: images of another form, values that are not finite, a network that gives no row per image.
         """
-        if images.ndim != 4:
-            raise ValueError(f"{self.name}: images must be (B, C, H, W), got {tuple(images.shape)}")
+        if not 2 <= images.ndim <= 5:
+            raise ValueError(f"{self.name}: samples must be a batch (B, C, ...), got {tuple(images.shape)}")
         if not bool(torch.isfinite(images).all()):
-            raise ValueError(f"{self.name}: images hold values that are not finite; check the sampler")
+            raise ValueError(f"{self.name}: samples hold values that are not finite; check the sampler")
         with torch.inference_mode():
-            out = self.fn(images.to(self.device, torch.float32).clamp(-1, 1))
-            if out.ndim == 4:
-                out = out.mean((2, 3))
+            out = self.fn(_clipped(images.to(self.device, torch.float32)))
+            if out.ndim > 2:
+                out = out.flatten(2).mean(2)
         if out.ndim != 2 or len(out) != len(images):
             raise ValueError(
                 f"{self.name}: the network gave {tuple(out.shape)} for images {tuple(images.shape)}; "
-                "it must give (B, d), or (B, d, h, w) to be averaged over space: export its pooled output"
+                "it must give (B, d), or (B, d, ...) to be averaged over space: export its pooled output"
             )
         return out.float()
 
@@ -211,11 +212,19 @@ def load_features(
     return features
 
 
+def _clipped(x: Tensor) -> Tensor:
+    """Pictures have a range, signals and vectors have none."""
+    return x.clamp(-1, 1) if x.ndim > 3 else x
+
+
 # --- networks trained on the data ---
+
+_CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class _Encoder(nn.Module):
-    """Convolutions down to about 4 x 4 and a linear layer, (B, *shape) to (B, dim), less `center`, over `scale`."""
+    """Convolutions down to about 4 along each axis and a linear layer, (B, *shape) to (B, dim), less `center`, over
+    `scale`; of vectors, the columns themselves."""
 
     center: Tensor
     scale: Tensor
@@ -223,6 +232,12 @@ class _Encoder(nn.Module):
     def __init__(self, shape: tuple[int, ...], width: int, dim: int) -> None:
         super().__init__()
         self.shape, (channels, *size) = tuple(shape), shape
+        self.register_buffer("center", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+        if not size:
+            self.net: nn.Module = nn.Identity()
+            return
+        convolution = _CONVOLUTIONS[len(size)]
         layers: list[nn.Module] = []
         self.sizes = [size]
         # large pictures are halved at once: most of the cost is at full resolution
@@ -230,16 +245,14 @@ class _Encoder(nn.Module):
         for i in range(halvings + (halvings < 2)):
             halve = i + 1 > (halvings < 2)
             out = width * 2 ** min(i, 2)
-            layers += [nn.Conv2d(last, out, 3, 2 if halve else 1, 1), nn.GroupNorm(8, out), nn.SiLU()]
+            layers += [convolution(last, out, 3, 2 if halve else 1, 1), nn.GroupNorm(8, out), nn.SiLU()]
             last = out
             if halve:
                 size = [(n + 1) // 2 for n in size]
                 self.sizes.append(size)
-        layers += [nn.Conv2d(last, last, 3, 1, 1), nn.GroupNorm(8, last), nn.SiLU(), nn.Flatten()]
+        layers += [convolution(last, last, 3, 1, 1), nn.GroupNorm(8, last), nn.SiLU(), nn.Flatten()]
         self.inner = (last, *size)
         self.net = nn.Sequential(*layers, nn.Linear(math.prod(self.inner), dim))
-        self.register_buffer("center", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.shape:
@@ -252,11 +265,12 @@ class _Decoder(nn.Module):
 
     def __init__(self, encoder: _Encoder, width: int, dim: int) -> None:
         super().__init__()
+        convolution = _CONVOLUTIONS[len(encoder.shape) - 1]
         self.inner, self.sizes = encoder.inner, encoder.sizes[:-1][::-1]
         channels = [self.inner[0], *(max(8, self.inner[0] // 2 ** (i + 1)) for i in range(len(self.sizes)))]
         self.first = nn.Linear(dim, math.prod(self.inner))
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 1, 1) for a, b in pairwise(channels))
-        self.last = nn.Conv2d(channels[-1], encoder.shape[0], 3, 1, 1)
+        self.convs = nn.ModuleList(convolution(a, b, 3, 1, 1) for a, b in pairwise(channels))
+        self.last = convolution(channels[-1], encoder.shape[0], 3, 1, 1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = F.silu(self.first(z)).reshape(-1, *self.inner)
@@ -268,10 +282,6 @@ class _Decoder(nn.Module):
 def _train(
     kind: str, source: Source, seed: int, steps: int, dim: int, width: int, limit: int, device: torch.device
 ) -> Features:
-    if len(source.shape) != 3:
-        raise BootdiffError(
-            f"{kind} features are for images (C, H, W); {source.where} has samples of shape {source.shape}"
-        )
     if steps < 1 or dim < 1 or width < 8 or width % 8 or limit < 20:
         raise ValueError(f"steps, dim >= 1, width a multiple of 8, limit >= 20; got {steps}, {dim}, {width}, {limit}")
     if kind == "classifier" and not source.labelled:
@@ -282,7 +292,17 @@ def _train(
     order = Generator().manual_seed(seed)
     chosen = torch.randperm(len(source), generator=order)[:limit].tolist()
     x, labels, _ = source.gather(chosen)
-    x = x.clamp(-1, 1).to(device)
+    if kind == "classifier" and labels is not None:
+        x, labels = x[labels >= 0], labels[labels >= 0]  # -1: not known
+    x = _clipped(x).to(device)
+    if x.ndim == 2:
+        columns = _Encoder(source.shape, width, x.shape[1]).to(device)
+        columns.center.copy_(x.mean(0))
+        columns.scale.copy_(x.std(0).clamp_min(1e-12))
+        return Features(
+            f"the {x.shape[1]} columns over their deviations, #{_hash(columns.state_dict())}", columns.eval(), device,
+            {"shape": list(source.shape), "width": width, "dim": x.shape[1]},
+        )  # fmt: skip
     held = max(len(x) // 10, 2)  # what the name's figure is measured on
     target, outputs = x, 0
     if kind == "classifier":

@@ -11,6 +11,8 @@ k-th nearest neighbour in its own set:
     coverage   share of the real balls with a sample inside                          (4)
     memorized  share of the samples with d_1 < d_2 / 3,                              (5)
                d_j the distance to the j-th nearest training point
+    lag k      sum_t,p Cov(x_t,p, x_t+k,p) / sqrt(sum_t,p Var x_t,p sum_t,p Var x_t+k,p): of videos and signals along
+               time, pooled over pixels p and starts t; the longest lag of T frames is that of frame 1 with frame T
 
 Sources: (1) Heusel et al. 2017, arXiv 1706.08500; (2) Binkowski et al. 2018, arXiv 1801.01401; (3) Kynkaanniemi et al.
 2019, arXiv 1904.06991; (4) Naeem et al. 2020, arXiv 2002.09797; (5) Yoon et al. 2023, "Diffusion probabilistic models
@@ -31,9 +33,11 @@ from torch import Tensor
 
 __all__ = [
     "PRDC",
+    "LagCorrelation",
     "Memorization",
     "frechet_distance",
     "kernel_distance",
+    "lag_correlation",
     "memorization_ratio",
     "precision_recall_density_coverage",
 ]
@@ -213,6 +217,58 @@ def memorization_ratio(samples: Any, train: Any, holdout: Any | None = None, thr
     flat_holdout, _ = _pair(_flatten(holdout), flat_train, 1, "memorization_ratio (holdout against train)")
     reference = _ratios(flat_holdout, distinct)
     return Memorization(share, median, float((reference < threshold).mean()), float(np.median(reference)))
+
+
+class LagCorrelation(NamedTuple):
+    """What `lag_correlation` found, as arrays: lags (K,), correlations (K,), replicates (groups, K)."""
+
+    lags: NDArray[np.int64]
+    mean: Array
+    replicates: Array
+    """Correlations without each of the groups of samples: the spread that a jackknife needs."""
+
+
+def lag_correlation(samples: Any, longest: int | None = None, groups: int = 10) -> LagCorrelation:
+    """Correlation along time over lags 1 to `longest`: whether what is far apart still belongs together.
+
+    Each coordinate's mean over the samples is taken off first.
+
+    Args:
+        samples: signals (n, C, L) or videos (n, C, T, H, W); time is the third axis.
+        longest: the longest lag; None: all there are, T - 1.
+        groups: of the delete-a-group jackknife (Shao and Tu 1995, section 2.3), at most n.
+
+    Raises:
+        ValueError: another shape, fewer than two samples, lags that are not there, values that are not finite.
+    """
+    x = _array(samples)
+    if x.ndim not in (3, 5) or len(x) < 2 or x.shape[2] < 2:
+        raise ValueError(
+            f"lag_correlation: need two or more signals (n, C, L) or videos (n, C, T, H, W), got {x.shape}"
+        )
+    steps = x.shape[2]
+    longest = steps - 1 if longest is None else longest
+    if not 1 <= longest < steps:
+        raise ValueError(f"lag_correlation: lags up to {longest} asked of {steps} steps; give 1 to {steps - 1}")
+    if not np.isfinite(x).all():
+        raise ValueError("lag_correlation: the samples hold values that are not finite; check the sampler")
+    x = np.moveaxis(x - x.mean(0), 2, 1).reshape(len(x), steps, -1)
+    power = np.square(x).sum(2)
+    lags = np.arange(1, longest + 1)
+    # Sums of each sample, (n, K): what a group contributes can then be taken away.
+    cross = np.stack([np.einsum("ntp,ntp->n", x[:, :-k], x[:, k:]) for k in lags], 1)
+    early, late = (np.stack([power[:, rows].sum(1) for rows in of], 1) for of in zip(*_ends(lags), strict=True))
+
+    def ratio(rows: NDArray[np.bool_]) -> Array:
+        below = np.sqrt(early[rows].sum(0) * late[rows].sum(0))
+        return np.divide(cross[rows].sum(0), below, out=np.zeros(len(lags)), where=below > 0)
+
+    fold = np.arange(len(x)) % min(groups, len(x))
+    return LagCorrelation(lags, ratio(fold >= 0), np.stack([ratio(fold != g) for g in range(fold.max() + 1)]))
+
+
+def _ends(lags: NDArray[np.int64]) -> list[tuple[slice, slice]]:
+    return [(slice(None, -k), slice(k, None)) for k in lags.tolist()]
 
 
 def _ratios(x: Array, train: Array) -> Array:

@@ -82,10 +82,10 @@ class VideoUNet(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        channels: Sequence[int] = (16, 32, 48),
+        channels: Sequence[int] = (32, 64, 64),
         layers: int = 1,
         attention: Sequence[int] = (2,),
-        patch: int = 2,
+        patch: int = 1,
         classes: int | None = None,
         dropout: float = 0.0,
     ) -> None:
