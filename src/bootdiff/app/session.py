@@ -6,7 +6,7 @@
 A run directory gets, beside what `runs` and `boot.stages` write,
 
     problems.json     files that could not be used: data, file, reason
-    data.json         shape, classes and counts of the data
+    data.json         shape, classes, counts and units of the data
     ledger.json       cost of each stage
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from bootdiff.app.bars import Screen
+from bootdiff.app.meaning import Meaning
 from bootdiff.boot.materials import Materials, gather
 from bootdiff.boot.saving import load_denoiser
 from bootdiff.boot.stages import ARMS, Bootstrap
@@ -142,6 +143,7 @@ def open_session(
     accelerator = accelerate(recipe, out if tensorboard else None)
     screen.quiet = screen.quiet or not accelerator.is_main_process
     materials = gather(recipe)
+    recipe = recipe.suited(materials.shape)
     run = Run.open(
         out, recipe.dump(place=False), materials.fingerprint(), seed=recipe.seed, main=accelerator.is_main_process
     )
@@ -179,7 +181,12 @@ def _describe(run: Run, materials: Materials, screen: Screen) -> None:
     counts = {name: len(source) for name, source in materials.sources().items()}
     atomic_write_json(
         run.path / "data.json",
-        {"shape": list(materials.shape), "classes": materials.classes, "counts": counts},
+        {
+            "shape": list(materials.shape),
+            "classes": materials.classes,
+            "counts": counts,
+            "meaning": Meaning.of(materials.full).record(),
+        },
     )
     parts = [
         f"{name} {n:,}" + (f" + {counts[f'{name} (held out)']:,} held out" if f"{name} (held out)" in counts else "")
