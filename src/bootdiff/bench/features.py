@@ -26,7 +26,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from bootdiff.bench.encoders import Decoder, Encoder
 from bootdiff.data.base import Source
 from bootdiff.errors import BootdiffError
 from bootdiff.files import load_tensors, save_tensors
@@ -219,65 +219,6 @@ def _clipped(x: Tensor) -> Tensor:
 
 # --- networks trained on the data ---
 
-_CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-
-
-class _Encoder(nn.Module):
-    """Convolutions down to about 4 along each axis and a linear layer, (B, *shape) to (B, dim), less `center`, over
-    `scale`; of vectors, the columns themselves."""
-
-    center: Tensor
-    scale: Tensor
-
-    def __init__(self, shape: tuple[int, ...], width: int, dim: int) -> None:
-        super().__init__()
-        self.shape, (channels, *size) = tuple(shape), shape
-        self.register_buffer("center", torch.zeros(dim))
-        self.register_buffer("scale", torch.ones(dim))
-        if not size:
-            self.net: nn.Module = nn.Identity()
-            return
-        convolution = _CONVOLUTIONS[len(size)]
-        layers: list[nn.Module] = []
-        self.sizes = [size]
-        # large pictures are halved at once: most of the cost is at full resolution
-        halvings, last = max(0, math.ceil(math.log2(max(size) / 4))), channels
-        for i in range(halvings + (halvings < 2)):
-            halve = i + 1 > (halvings < 2)
-            out = width * 2 ** min(i, 2)
-            layers += [convolution(last, out, 3, 2 if halve else 1, 1), nn.GroupNorm(8, out), nn.SiLU()]
-            last = out
-            if halve:
-                size = [(n + 1) // 2 for n in size]
-                self.sizes.append(size)
-        layers += [convolution(last, last, 3, 1, 1), nn.GroupNorm(8, last), nn.SiLU(), nn.Flatten()]
-        self.inner = (last, *size)
-        self.net = nn.Sequential(*layers, nn.Linear(math.prod(self.inner), dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"the feature network was trained on {self.shape}, the images are {tuple(x.shape[1:])}")
-        return (self.net(x) - self.center) / self.scale
-
-
-class _Decoder(nn.Module):
-    """The encoder's mirror image, (B, dim) to (B, *shape); convolutions before enlargements, where they cost least."""
-
-    def __init__(self, encoder: _Encoder, width: int, dim: int) -> None:
-        super().__init__()
-        convolution = _CONVOLUTIONS[len(encoder.shape) - 1]
-        self.inner, self.sizes = encoder.inner, encoder.sizes[:-1][::-1]
-        channels = [self.inner[0], *(max(8, self.inner[0] // 2 ** (i + 1)) for i in range(len(self.sizes)))]
-        self.first = nn.Linear(dim, math.prod(self.inner))
-        self.convs = nn.ModuleList(convolution(a, b, 3, 1, 1) for a, b in pairwise(channels))
-        self.last = convolution(channels[-1], encoder.shape[0], 3, 1, 1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = F.silu(self.first(z)).reshape(-1, *self.inner)
-        for size, conv in zip(self.sizes, self.convs):
-            x = F.interpolate(F.silu(conv(x)), size=size)
-        return self.last(x)
-
 
 def _train(
     kind: str, source: Source, seed: int, steps: int, dim: int, width: int, limit: int, device: torch.device
@@ -296,7 +237,7 @@ def _train(
         x, labels = x[labels >= 0], labels[labels >= 0]  # -1: not known
     x = _clipped(x).to(device)
     if x.ndim == 2:
-        columns = _Encoder(source.shape, width, x.shape[1]).to(device)
+        columns = Encoder(source.shape, width, x.shape[1]).to(device)
         columns.center.copy_(x.mean(0))
         columns.scale.copy_(x.std(0).clamp_min(1e-12))
         return Features(
@@ -313,8 +254,8 @@ def _train(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = _Encoder(source.shape, width, dim)
-        head = nn.Sequential(nn.SiLU(), nn.Linear(dim, outputs)) if outputs else _Decoder(encoder, width, dim)
+        encoder = Encoder(source.shape, width, dim)
+        head = nn.Sequential(nn.SiLU(), nn.Linear(dim, outputs)) if outputs else Decoder(encoder, width, dim)
     encoder, head = encoder.to(device), head.to(device)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-2)
@@ -392,7 +333,7 @@ def _saved(path: Path, device: str | torch.device) -> Features:
             "or the folder of a diffusers autoencoder with its config.json"
         )
     config = {key: meta[key] for key in ("shape", "width", "dim")}
-    encoder = _Encoder(tuple(config["shape"]), config["width"], config["dim"])
+    encoder = Encoder(tuple(config["shape"]), config["width"], config["dim"])
     encoder.load_state_dict(tensors)
     return Features(meta["name"], encoder.to(device).eval().requires_grad_(False), device, config)
 
