@@ -2,6 +2,8 @@
 
     python benchmarks/prepare.py --data DIR [--out benchmarks/data]
 
+mnist28.npz      28 x 28 x 1: `train` (20000) and `test` (5000)
+cats64.npz       64 x 64 x 3: `train` (5600) and `test` (850)
 cats32.npz       cats64 averaged to 32 x 32 x 3: `train` (5600) and `test` (850)
 mnist-tiny.npz   mnist28 padded to 32 x 32, averaged to 16 x 16, on three channels: `train`, useless thumbnails
 """
@@ -39,8 +41,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    cats = {key: halve(load(args.data / "cats64.npz", key)) for key in ("train", "test")}
-    np.savez_compressed(args.out / "cats32.npz", **cats)
+    splits = ("train", "test")
+    np.savez_compressed(args.out / "mnist28.npz", **{key: load(args.data / "mnist28.npz", key) for key in splits})
+    cats = {key: load(args.data / "cats64.npz", key) for key in splits}
+    np.savez_compressed(args.out / "cats64.npz", **cats)
+    np.savez_compressed(args.out / "cats32.npz", **{key: halve(x) for key, x in cats.items()})
     digits = np.pad(load(args.data / "mnist28.npz", "train"), ((0, 0), (2, 2), (2, 2), (0, 0)))
     np.savez_compressed(args.out / "mnist-tiny.npz", train=np.repeat(halve(digits), 3, axis=3))
     for path in sorted(args.out.glob("*.npz")):

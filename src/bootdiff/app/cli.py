@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bootdiff.app.verb_bench import bench
 from bootdiff.app.verb_plan import plan
 from bootdiff.app.verb_restore import restore
 from bootdiff.errors import BootdiffError
@@ -397,6 +398,7 @@ def theory(
 
 _verb(restore)
 _verb(plan)
+_verb(bench)
 
 
 # --- details ---

@@ -1,0 +1,178 @@
+"""`bootdiff bench`: the cells of a benchmark, one after the other, each resumable; and the tables of their results.
+
+A cell whose result is there is skipped.  With a budget in minutes, a training that is under way when they are spent
+writes a checkpoint and the command ends; the next call goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bootdiff.errors import BootdiffError
+
+if TYPE_CHECKING:
+    from bootdiff.app.bars import Screen
+    from bootdiff.bench.benchmarks import Benchmark
+    from bootdiff.bench.cells import Cell
+
+__all__ = ["bench", "cells", "run_cell", "run_cells"]
+
+
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="mnist, cats32 or cats64.", show_default=False)],
+    arms: Annotated[str, typer.Option(help="Only these arms, separated by spaces.")] = "",
+    views: Annotated[str, typer.Option(help="Only these kinds of views, separated by spaces.")] = "",
+    n_full: Annotated[str, typer.Option(help="Per cent of the pool in full, separated by spaces.")] = "2",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by spaces.")] = "0",
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so many minutes; the next call goes on.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the results are written.")] = Path("benchmarks/results"),
+    runs: Annotated[Path, typer.Option(help="Where the networks are trained.")] = Path("runs/bench"),
+    data: Annotated[Path, typer.Option(help="Where the arrays of benchmarks/prepare.py are.")] = Path(
+        "benchmarks/data"
+    ),
+    table: Annotated[
+        bool, typer.Option("--table", help="Train nothing: write the tables and plots of the results.")
+    ] = False,
+) -> None:
+    """Is it better than everything else one would do? Every method at the same cost.
+
+    One result per method, kind of views, number of full images and seed. What is there is not made again; when
+    interrupted, the same command goes on.
+
+    bootdiff bench mnist --views "thumbnails2 three" --n-full 2 --seeds "0 1 2"
+    bootdiff bench mnist --budget 9
+    bootdiff bench mnist --table
+    """
+    from bootdiff.app.bars import Screen
+    from bootdiff.bench.benchmarks import benchmark
+
+    screen, which = Screen(), replace(benchmark(name), folder=data)
+    if table:
+        from bootdiff.app.bench_page import write_page
+
+        for path in write_page(out, Path("docs")):
+            screen.say(f"written: {path}")
+        return
+    todo = cells(which, arms.split(), views.split(), numbers("--n-full", n_full), numbers("--seeds", seeds))
+    run_cells(todo, out, runs, screen, budget)
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Numbers separated by spaces."""
+    try:
+        return [float(word) for word in text.split()]
+    except ValueError:
+        raise BootdiffError(f'{option} "{text}": give numbers separated by spaces, as "0 1 2"') from None
+
+
+def cells(
+    which: Benchmark, arms: Sequence[str], views: Sequence[str], n_full: Sequence[float], seeds: Sequence[float]
+) -> list[Cell]:
+    """What is to be run: seed by seed, each kind of views with all arms; arms that see no views once.
+
+    Raises:
+        BootdiffError: an arm or a kind of views that does not exist.
+    """
+    from bootdiff.bench.cells import ARMS, Cell
+
+    unknown = [arm for arm in arms if arm not in ARMS]
+    if unknown:
+        raise BootdiffError(f"--arms {unknown[0]}: no such arm; known: {', '.join(ARMS)}")
+    unknown = [v for v in views if v not in which.views]
+    if unknown:
+        raise BootdiffError(f"--views {unknown[0]}: no such kind; known: {', '.join(which.views)}")
+    every = [
+        Cell(which, arm, kind, n, int(seed))
+        for seed in seeds
+        for n in n_full
+        for kind in views or which.views
+        for arm in arms or ARMS
+    ]
+    return list({cell.label: cell for cell in every}.values())
+
+
+def run_cells(todo: Sequence[Cell], out: Path, runs: Path, screen: Screen, minutes: float | None = None) -> int:
+    """Run what is missing within the minutes; returns how many cells have results or cannot have any."""
+    from bootdiff.job import Interrupted
+
+    done = 0
+    with _deadline(minutes) as spent:
+        for cell in todo:
+            if cell.path(out).is_file():
+                done += 1
+                continue
+            if spent():
+                break
+            try:
+                screen.say(f"[{done + 1}/{len(todo)}] {cell.label}", "bold")
+                run_cell(cell, out, runs, screen)
+            except Interrupted:
+                if not spent():
+                    raise
+                break
+            done += 1
+    left = len(todo) - done
+    screen.say(
+        f"{done} of {len(todo)} cells are done" + (f"; run the same command again for the other {left}" if left else "")
+    )
+    return done
+
+
+def run_cell(cell: Cell, out: Path, runs: Path, screen: Screen) -> None:
+    """Train one cell, measure it and write its result; a method that cannot use these views has none."""
+    from bootdiff.app.session import accelerate, open_session
+    from bootdiff.bench.baselines import METHODS
+    from bootdiff.bench.cells import OWN, bootdiff_steps, measured, settings_of, train
+    from bootdiff.boot.materials import gather
+    from bootdiff.boot.stages import Bootstrap
+
+    settings = settings_of(cell.arm, cell.filed, out / cell.benchmark.name / "tuned.json")
+    recipe = cell.recipe(settings)
+    if cell.arm in METHODS and cell.sees_views and not METHODS[cell.arm].suits(gather(recipe).views):
+        screen.say(f"{cell.arm} has no use for these views")
+        return
+    if cell.arm in OWN:
+        counting = Bootstrap(recipe, gather(recipe), None, accelerate(recipe))  # type: ignore[arg-type]
+        recipe = cell.recipe(settings, bootdiff_steps(counting, cell.benchmark.flops, settings))
+    start = time.monotonic()
+    with open_session(recipe, runs / cell.run, screen) as session:
+        denoiser = train(session.bootstrap, cell, settings)
+        session.write_ledger()
+        if session.main:
+            found = measured(session.bootstrap, cell, denoiser, settings, out)
+            loss, spent = found["holdout_loss"], found["ledger"]["flops"]
+            screen.say(
+                f"{cell.label}: loss {loss['mean']:.4f} ± {loss['stderr']:.4f}, {spent / 1e12:.2f} TFLOP of "
+                f"{cell.benchmark.flops / 1e12:.2f}, {time.monotonic() - start:.0f} s", "green",
+            )  # fmt: skip
+
+
+@contextmanager
+def _deadline(minutes: float | None) -> Iterator[Callable[[], bool]]:
+    """A function that says whether the minutes are spent; at that moment a training is asked to stop, as by SIGTERM."""
+    if minutes is None:
+        yield lambda: False
+        return
+    end = time.monotonic() + 60 * minutes
+    # Between two trainings the signal only wakes the main thread: `spent` tells.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    timer = threading.Timer(60 * minutes, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda: time.monotonic() >= end
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGTERM, before)
