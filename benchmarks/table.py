@@ -65,18 +65,24 @@ def variants(found: dict[str, Any]) -> str:
     return "\n".join(lines) + f"\n\nSeed {found['seed']}; `{found['command']}`."
 
 
+def insert(made: dict[str, str]) -> None:
+    """Write each table between its markers, in every document that has them."""
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        before = text = document.read_text(encoding="utf-8")
+        for name, rows in made.items():
+            pattern = rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)"
+            text = re.sub(pattern, lambda m, rows=rows: f"{m[1]}\n{rows}\n\n{m[2]}", text, flags=re.S)
+        if text != before:
+            document.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     made = {p.stem: variants(json.loads(p.read_text(encoding="utf-8"))) for p in RESULTS.glob("regularization-*.json")}
     for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
         paths = sorted(folder.glob("seed-*.json"))
         if paths:
             made[folder.name] = table([json.loads(p.read_text(encoding="utf-8")) for p in paths])
-    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        text = document.read_text(encoding="utf-8")
-        for name, rows in made.items():
-            pattern = rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)"
-            text = re.sub(pattern, lambda m, rows=rows: f"{m[1]}\n{rows}\n\n{m[2]}", text, flags=re.S)
-        document.write_text(text, encoding="utf-8")
+    insert(made)
 
 
 if __name__ == "__main__":

@@ -150,12 +150,12 @@ def test_full_samples_in_disguise_are_worth_their_number(seed):
     assert low <= 200
     assert high >= 100
     assert found.views["all"].alone.mean_samples <= 200
-    assert found.views["all"].shared == 0
+    assert found.views["all"].shared == pytest.approx(0, abs=1e-6)
 
 
 def test_the_interval_covers_what_views_really_improve():
     """The expected improvement lies in the interval for at least eight of ten data sets (nominal: nine)."""
-    law, n, draws, levels = rough(decay=2.5), 20, 30, [0.3, 1.2]
+    law, n, draws, levels = rough(decay=2.5), 20, 20, [0.3, 1.2]
     intervals, true = [], []
     for seed in range(draws):
         rng = torch.Generator().manual_seed(seed)
