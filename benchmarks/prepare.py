@@ -5,6 +5,9 @@
 mnist28.npz      28 x 28 x 1: `train` (20000) and `test` (5000)
 cats64.npz       64 x 64 x 3: `train` (5600) and `test` (850)
 cats32.npz       cats64 averaged to 32 x 32 x 3: `train` (5600) and `test` (850)
+radar32.npz      12 frames of 32 x 32 x 1: `train` (1800) and `test` (250)
+traffic32.npz    16 frames of 32 x 32 x 3: `train` (640) and `test` (88)
+ecg.npz          512 values: `train` (5760) and `test` (792)
 mnist-tiny.npz   mnist28 padded to 32 x 32, averaged to 16 x 16, on three channels: `train`, useless thumbnails
 """
 
@@ -19,14 +22,15 @@ from PIL import Image
 
 
 def load(path: Path, key: str) -> np.ndarray:
-    """An array of an npz file; `key`_jpeg and `key`_shape stand for a mosaic of N x H x W x C tiles."""
+    """An array of an npz file; `key`_jpeg and `key`_shape stand for a mosaic of N x [T x] H x W x C tiles."""
     z = np.load(path)
     if key in z:
         return z[key]
-    n, h, w, c = z[key + "_shape"]
+    *lead, h, w, c = z[key + "_shape"]
     mosaic = np.asarray(Image.open(io.BytesIO(z[key + "_jpeg"].tobytes())))
     rows, columns = mosaic.shape[0] // h, mosaic.shape[1] // w
-    return mosaic.reshape(rows, h, columns, w, c).swapaxes(1, 2).reshape(-1, h, w, c)[:n]
+    tiles = mosaic.reshape(rows, h, columns, w, c).swapaxes(1, 2).reshape(-1, h, w, c)
+    return tiles[: np.prod(lead)].reshape(*lead, h, w, c)
 
 
 def halve(x: np.ndarray) -> np.ndarray:
@@ -37,7 +41,7 @@ def halve(x: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with cats64.npz and mnist28.npz")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets' npz files")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -46,6 +50,8 @@ def main() -> None:
     cats = {key: load(args.data / "cats64.npz", key) for key in splits}
     np.savez_compressed(args.out / "cats64.npz", **cats)
     np.savez_compressed(args.out / "cats32.npz", **{key: halve(x) for key, x in cats.items()})
+    for name, source in (("radar32", "radar_video32"), ("traffic32", "traffic_video32"), ("ecg", "ecg")):
+        np.savez_compressed(args.out / f"{name}.npz", **{k: load(args.data / f"{source}.npz", k) for k in splits})
     digits = np.pad(load(args.data / "mnist28.npz", "train"), ((0, 0), (2, 2), (2, 2), (0, 0)))
     np.savez_compressed(args.out / "mnist-tiny.npz", train=np.repeat(halve(digits), 3, axis=3))
     for path in sorted(args.out.glob("*.npz")):
