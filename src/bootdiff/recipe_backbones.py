@@ -158,7 +158,7 @@ class LinearSpec(Block):
     """Linear in the sample, with gains by noise level: right for Gaussian laws, and it takes few samples to learn."""
 
     kind: Literal["linear"]
-    rank: int | None = Field(None, ge=1, description="directions; null: as many as a sample has values")
+    rank: int | None = Field(None, ge=1, description="directions; null: twice the values of a sample, at least 32")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of directions dropped in training")
 
     def sized(self, shape: Sequence[int], full: Sequence[int]) -> LinearSpec:

@@ -188,7 +188,7 @@ def sheets(a: Assessment, drawn: Mapping[str, Tensor]) -> None:
     n, meaning = a.recipe.sampling.count, Meaning.of(a.materials.full)
     real = torch.stack([a.reference[i].x for i in range(min(n, len(a.reference)))])
     shown = {arm: x[:n] for arm, x in drawn.items()} | {"real": real}
-    sheet = {name: pictures.sheet(x, meaning) for name, x in shown.items()}
+    sheet = {name: pictures.sheet(x, meaning, None if name == "real" else real) for name, x in shown.items()}
     for name, picture in sheet.items():
         title = "real, not trained on" if name == "real" else f"samples of {name.replace('_', ' ')}"
         pictures.save_png(pictures.panels({title: picture}), a.folder / "samples" / f"{name}.png")

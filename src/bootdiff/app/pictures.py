@@ -128,11 +128,11 @@ def panels(sheets: Mapping[str, Image.Image], title: str = "", note: str = "", m
     return page
 
 
-def sheet(x: Tensor, meaning: Meaning | None = None) -> Image.Image:
+def sheet(x: Tensor, meaning: Meaning | None = None, real: Tensor | None = None) -> Image.Image:
     """Samples of one kind, (n, C, *space) in stored coordinates, as one picture.
 
     Images: a grid.  Videos: the frames of each in a row, at most 12 videos.  Signals: at most 16 plots.  Vectors: a
-    pair plot of the first columns.
+    pair plot of the first columns, over that of `real` ones.
     """
     kind = kind_of(x.shape[1:])
     if kind == "image":
@@ -142,7 +142,8 @@ def sheet(x: Tensor, meaning: Meaning | None = None) -> Image.Image:
         return grid([f for row in frames for f in row], len(frames[0]), side=64)
     if kind == "signal":
         return plots.as_picture(plots.signals(x[:16], meaning))
-    return plots.as_picture(plots.vectors({"samples": x}, meaning))
+    groups = {"samples": x} if real is None else {"real": real, "samples": x}
+    return plots.as_picture(plots.vectors(groups, meaning), dpi=70)
 
 
 Shown = list[tuple[Tensor, Tensor | None]]

@@ -67,7 +67,8 @@ class Linear(nn.Module):
     Args:
         in_channels, out_channels: C of the input and of the output.
         space: the further axes of a sample, () for vectors.
-        rank: number of directions; None: as many as the output has coordinates.
+        rank: number of directions; None: twice as many as the output has coordinates, at least 32 (with fewer, training
+            gets stuck where directions of different gains would have to trade places).
         classes: number of classes, or None.
         dropout: share of directions dropped in training.
     """
@@ -88,10 +89,10 @@ class Linear(nn.Module):
         }  # fmt: skip
         self.out_shape = (out_channels, *space)
         size = math.prod(space)
-        rank = rank or out_channels * size
-        self.embed = NoiseEmbedding(rank, classes)
-        self.gain = nn.Linear(rank, rank)
-        self.shift = nn.Linear(rank, rank)
+        rank = rank or max(32, 2 * out_channels * size)
+        self.embed = NoiseEmbedding(64, classes)
+        self.gain = nn.Linear(64, rank)
+        self.shift = nn.Linear(64, rank)
         self.first = nn.Linear(in_channels * size, rank, bias=False)
         self.dropout = nn.Dropout(dropout)
         self.last = zero(nn.Linear(rank, out_channels * size))
