@@ -3,7 +3,7 @@
 The law is estimated from the full samples alone (`shrinkage`) and with the views imposed on it (`imposing`), and
 
     what views improve               is measured on held-out full samples (`heldout`),
-    what they know and leave over    is computed in closed form on the estimate of everything (`shares`),
+    what they know and leave over    is read off the denoisers of their own laws, asked about full samples (`shares`),
     what full samples they replace   is how many more the full-only estimate would need to be as good, if the estimate
                                      of everything were the truth (`heldout.Curve`).
 
@@ -139,7 +139,7 @@ def forecast(
     law = impose(start, [views[v] for v in kept])
     trained = max(1, round(len(trials.c) * (1 - 1 / trials.folds)))
     curve = Curve(law, coordinates, levels, trained, lambda done: progress(0.7 + 0.15 * done))
-    found = shares(law, views, kept, coordinates, levels)
+    found = shares(full, views, kept, coordinates, levels, trials.losses(kept).mean(1).tolist())
     out = {}
     for name, seen in views.items():
         others = _others(kept, name)

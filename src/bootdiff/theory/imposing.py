@@ -19,7 +19,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bootdiff.theory.seen import Seen, positive
+from bootdiff.theory.own import positive
+from bootdiff.theory.seen import Seen
 from bootdiff.theory.shrinkage import Estimate
 
 __all__ = ["impose", "target"]

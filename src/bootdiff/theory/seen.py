@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bootdiff.theory.own import Files, Holes, Own, positive
 from bootdiff.theory.shrinkage import Coordinates
 from bootdiff.views import View
 
-__all__ = ["Seen", "positive"]
+__all__ = ["Seen"]
 
 _PLACEMENTS = 16  # at most so many placements of a view are looked at
 _CHUNK = 2**22  # numbers handled at once
@@ -32,21 +33,23 @@ class Seen:
     """What the files of one view say, in r coordinates of its space. Build it with `Seen.of`.
 
     Attributes:
-        rows: R for each placement, (p, r, m); lifts: U^T A^T over the coverage for each placement, (p, m, r).
+        rows: R for each placement, (p, r, m).
         offset: what each placement sees of the channels' means, about the mean of all placements, (p, r).
         mean, cov: of the N = count files, (r,) and (r, r); with their noise, of standard deviation tau.
-        shown: for each placement which of the view's coordinates are observed there, (p, r, r); None where all are.
+        places: the placements that are asked for evidence; coverage: how many of them see each coordinate.
+        law: the files' own, as a linear denoiser; None where they are too few or all the same.
     """
 
     view: View
     rows: Tensor
-    lifts: Tensor
     offset: Tensor
     mean: Tensor
     cov: Tensor
     count: float
     tau: float
-    shown: Tensor | None = None
+    places: tuple[View, ...]
+    coverage: Tensor
+    law: Own | None
 
     @property
     def size(self) -> int:
@@ -82,14 +85,12 @@ class Seen:
         union = _union(view, full, basis, center) if own else None
         if union is not None:
             assert masks is not None
-            B, at, ever = union
+            B, at = union
             P = _directions(B)
-            shown = torch.stack([P.T @ ((_mask(p, full) * ever)[:, None] * P) for p in places])
-            lifts = torch.stack([_apply(p, basis / weight).T @ P for p in places])
             mean, cov, count = _available(files, masks, at, P)
-            return cls(
-                view, (P.T @ B)[None], lifts, torch.zeros(1, len(mean)).double(), mean, cov, count, view.tau, shown
-            )
+            holes = Holes(at, P, mean, cov, view.tau) if len(mean) else None
+            offset = mean.new_zeros(1, len(mean))
+            return cls(view, (P.T @ B)[None], offset, mean, cov, count, view.tau, tuple(places), weight, holes)
         if own:  # masks and windows both vary: the placements asked when sampling are too few to stand for the files
             rng = torch.Generator().manual_seed(0)
             places = [view.draw(full, rng) for _ in range(_PLACEMENTS)]
@@ -98,20 +99,37 @@ class Seen:
         at = torch.stack([p(center[None])[0].flatten() for p in places])
         P = _directions(torch.cat(each, 1) / math.sqrt(len(each)))
         rows = torch.stack([P.T @ B for B in each])
-        lifts = rows.mT if len(places) == 1 else torch.stack([_apply(p, basis / weight).T @ P for p in places])
         mean, cov = _moments(files, at.mean(0), P)
         offset = (at - at.mean(0)) @ P
-        return cls(view, rows, lifts, offset, mean, cov, float(len(files)), view.tau)
+        try:
+            law = Files(files, view.tau, len(basis)) if len(mean) else None
+        except ValueError:  # one file, or all the same: no law
+            law = None
+        return cls(view, rows, offset, mean, cov, float(len(files)), view.tau, tuple(places), weight, law)
+
+    def evidence(self, x: Tensor, sigma: float, base: float, means: Tensor) -> Tensor:
+        """The view's evidence on noisy full samples x (n, *shape): its own answer minus the white base's, lifted.
+
+        Args:
+            base: b, factor of the white base.
+            means: the channels' means, (C, 1, ...).
+        """
+        out = torch.zeros_like(x)
+        if self.law is None or sigma < self.tau:
+            return out
+        shape = tuple(x.shape[1:])
+        for place in self.places:
+            y, at = place(x), place(means.expand(shape)[None])
+            mask = place.mask(shape)
+            shown = None if mask is None else mask.double().expand(y.shape[1:])
+            d = self.law(y, sigma, shown)
+            off = d - at - base * (y - at)
+            out += place.lift(off if shown is None else off * shown, shape)
+        return out / self.coverage
 
     def noise(self, R: Tensor, floor: float) -> Tensor:
         """Covariance of what the view sees outside the dense coordinates, (r, r)."""
         return floor * (torch.eye(self.size, dtype=R.dtype) - R @ R.T)
-
-
-def positive(S: Tensor) -> Tensor:
-    """The nearest covariance with no eigenvalue below 1e-8 of the largest."""
-    lam, V = torch.linalg.eigh((S + S.T) / 2)
-    return (V * lam.clamp_min(1e-8 * float(lam.max()))) @ V.T
 
 
 def _apply(view: View, basis: Tensor) -> Tensor:
@@ -143,8 +161,8 @@ def _mask(view: View, shape: tuple[int, ...]) -> Tensor:
     return mask.double().expand(view.shape(shape)).flatten()
 
 
-def _union(view: View, shape: tuple[int, ...], basis: Tensor, center: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """A U and A center with nothing hidden, from masks drawn at random, and which coordinates were ever seen.
+def _union(view: View, shape: tuple[int, ...], basis: Tensor, center: Tensor) -> tuple[Tensor, Tensor] | None:
+    """A U and A center with nothing hidden, from masks drawn at random.
 
     None where the draws differ in more than their masks.
     """
@@ -160,7 +178,7 @@ def _union(view: View, shape: tuple[int, ...], basis: Tensor, center: Tensor) ->
         B[m], at[m], ever[m] = rows[m], drawn(center[None]).flatten()[m, None], 1.0
         if bool(ever.all()):
             break
-    return B, at[:, 0], ever[:, 0]
+    return B, at[:, 0]
 
 
 def _chunks(files: Tensor) -> list[Tensor]:

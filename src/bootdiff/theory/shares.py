@@ -1,13 +1,17 @@
-"""What views say under one Gaussian law of the full samples, in closed form.
+"""What views say of the full samples, and what they leave over.
 
-At noise level sigma, E|x0 - b|^2 - E|D* - x0|^2 is what can be known beyond the white base b. Of it a view's evidence
-e = A^T [d(A x) - b(A x)] explains, with its best gain, h^2 / G, and several views together h G^-1 h, with G and h as in
-`linear.gain_moments` plus the means' part: the share of what can be known. What is left, E|D* - V|^2, gives the
-information that views leave over (Guo, Shamai, Verdu 2005),
+A full sample is asked as a noisy one, x = x0 + sigma n. Beyond the white base b, 1 - L* is what can be known of it, in
+units of the base's loss, with L* the loss of the best estimate at hand (`heldout`). Of it a view's evidence
+e = A^T [d(A x) - b(A x)], d the linear denoiser of the view's own law (`own`), explains h^2 / G with its best gain, and
+several views together h G^-1 h, G = E<e_i, e_j>, h = E<e_i, x0 - b>: the share of what can be known. What is left is
+the information that the views leave over (Guo, Shamai, Verdu 2005), nats,
 
-    1/2 int E|D* - V|^2 d gamma      between the least and the largest noise level, trapezoid rule in ln gamma,
+    1/2 int E|D* - V|^2 d gamma      over the noise levels, trapezoid rule in ln gamma,
 
-and, of x = x0 + sigma n at the least level, with Q what a view sees and N the rest,
+less what L* itself is short of the best loss there is.
+
+And in closed form under the estimate of everything, of x at the least noise level, with Q what a view sees of the dense
+coordinates and N the rest of these,
 
     I(Q x; N x) = 1/2 (log det Q C Q^T + log det N C N^T - log det C),      C = S + sigma^2 I.
 """
@@ -15,19 +19,19 @@ and, of x = x0 + sigma n at the least level, with Q what a view sees and N the r
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bootdiff.theory.imposing import target
-from bootdiff.theory.linear import gain_moments
 from bootdiff.theory.seen import Seen
 from bootdiff.theory.shrinkage import Coordinates, Estimate
 
 __all__ = ["Shares", "between", "shared", "shares"]
+
+_SAMPLES = 256
+_NUMBERS = 2**21  # how many noises are drawn: small samples get more of them, 64 at most
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,7 @@ class Shares:
     """Lists over the noise levels.
 
     known: what can be known, in units of the white base's loss. each: every view's share of it; together: of the kept
-    ones.
-    left_over: nats that each view leaves over; left_together of the kept ones; everything: of the white base alone.
+    ones. left_over: nats that each view leaves over; left_together: the kept ones; everything: the white base alone.
     """
 
     known: list[float]
@@ -47,91 +50,57 @@ class Shares:
     everything: float
 
 
-class _Evidence:
-    """A view's evidence as an affine map of the dense coordinates, at any noise level."""
-
-    def __init__(self, law: Estimate, seen: Seen, sigma_data: float) -> None:
-        self.seen, self.law, self.sd2 = seen, law, sigma_data**2
-        self.mean, self.cov, _ = target(law, seen)
-        self._eigen = torch.linalg.eigh(self.cov) if seen.size and seen.shown is None else None
-
-    def __call__(self, sigma: float) -> tuple[Tensor, Tensor]:
-        """J (m, m), and the evidence at x = E x0, (m,)."""
-        seen, m = self.seen, len(self.law.mean)
-        J, at = torch.zeros(m, m, dtype=torch.float64), torch.zeros(m, dtype=torch.float64)
-        if seen.size == 0 or sigma < seen.tau:
-            return J, at
-        b, eye = self.sd2 / (self.sd2 + sigma**2), torch.eye(seen.size, dtype=torch.float64)
-        for p, lift in enumerate(seen.lifts):
-            R = seen.rows[p % len(seen.rows)]
-            if self._eigen is not None:
-                lam, V = self._eigen
-                lam = lam.clamp_min(0)
-                W, shown = (V * (lam / (lam + sigma**2))) @ V.T, eye
-            else:
-                assert seen.shown is not None
-                shown = seen.shown[p]
-                part = shown @ self.cov @ shown
-                W = torch.linalg.solve(part + sigma**2 * eye, part)
-            offset = seen.offset[p % len(seen.offset)]
-            there, own = shown @ (R @ self.law.mean + offset), shown @ self.mean
-            J += lift @ ((W - b * shown) @ (shown @ R))
-            at += lift @ (own + W @ (there - own) - b * there)
-        return J, at
-
-
 def shares(
-    law: Estimate, views: Mapping[str, Seen], kept: Sequence[str], coordinates: Coordinates, levels: Sequence[float]
+    full: Tensor,
+    views: Mapping[str, Seen],
+    kept: Sequence[str],
+    coordinates: Coordinates,
+    levels: Sequence[float],
+    best: Sequence[float],
 ) -> Shares:
-    """All of it. `law` is the estimate of everything, on which the views' own laws are based too."""
-    evidence = [_Evidence(law, seen, coordinates.sigma_data) for seen in views.values()]
-    names, sd2, d = list(views), coordinates.sigma_data**2, coordinates.dim
+    """All of it, on the full samples (n, *shape). best: L* at each level."""
+    sd2, d = coordinates.sigma_data**2, coordinates.dim
+    chosen = torch.linspace(0, len(full) - 1, min(len(full), _SAMPLES)).round().long()
+    draws = min(64, max(2, _NUMBERS // (len(chosen) * d)))
+    x0 = full[chosen].double().repeat(draws, *(1,) * (full.ndim - 1))
+    means, rng = coordinates.means(), torch.Generator().manual_seed(0)
+    names = list(views)
     on = [i for i, name in enumerate(names) if name in kept]
-    lam, nodes = torch.linalg.eigvalsh(law.cov).clamp_min(0), _nodes(levels)
-    power = float(lam.sum() + law.rest.sum() + law.mean.square().sum())
-    can, part, together = [], [], []
-    for s in nodes:
+    known, part, together = [], [], []
+    for s, loss in zip(levels, best, strict=True):
         b = sd2 / (sd2 + s**2)
-        best = s**2 * float((lam / (lam + s**2)).sum() + (law.rest / (law.rest + s**2)).sum())
-        can.append(max((1 - b) ** 2 * power + s**2 * b**2 * d - best, 0.0))
-        J, at = (torch.stack(x) for x in zip(*(e(s) for e in evidence), strict=True))
-        G, h = gain_moments(J, law.cov, s, b)
-        G, h = G + at @ at.T, h + at @ ((1 - b) * law.mean)
+        x = x0 + s * torch.randn(x0.shape, generator=rng, dtype=torch.float64)
+        target = (x0 - means - b * (x - means)).flatten(1)
+        e = torch.stack([v.evidence(x, s, b, means).flatten(1) for v in views.values()])
+        unit = coordinates.unit(s) * d * len(x)
+        G, h = torch.einsum("ind,jnd->ij", e, e) / unit, torch.einsum("ind,nd->i", e, target) / unit
+        can = max(1 - loss, 0.0)
         own = G.diagonal()
         alone = torch.where((own > 0) & (h > 0), h.square() / own.clamp_min(1e-300), 0.0)
-        part.append(alone.clamp(max=can[-1]).tolist())
         root = torch.linalg.pinv(G[on][:, on], hermitian=True, rtol=1e-10) if on else G[on][:, on]
-        together.append(min(max(float(h[on] @ root @ h[on]), 0.0), can[-1]))
-    unit = [coordinates.unit(s) * d for s in nodes]
-    at_level = [nodes.index(s) for s in levels]
+        known.append(can)
+        part.append([min(v, can) for v in alone.tolist()])
+        together.append(min(max(float(h[on] @ root @ h[on]), 0.0), can))
 
     def nats(explained: Sequence[float]) -> float:
-        energy = torch.tensor([c - e for c, e in zip(can, explained, strict=True)], dtype=torch.float64)
-        gamma = torch.tensor(nodes, dtype=torch.float64) ** -2
-        return float(-torch.trapezoid(energy * gamma, gamma.log()) / 2)
+        units = [coordinates.unit(s) * d for s in levels]
+        energy = [u * (c - e) / s**2 for u, c, e, s in zip(units, known, explained, levels, strict=True)]
+        gamma = torch.tensor(levels, dtype=torch.float64).log() * -2
+        return abs(float(torch.trapezoid(torch.tensor(energy, dtype=torch.float64), gamma))) / 2
 
     columns = dict(zip(names, zip(*part, strict=True), strict=True))
     return Shares(
-        known=[can[i] / unit[i] for i in at_level],
-        each={name: [_ratio(column[i], can[i]) for i in at_level] for name, column in columns.items()},
-        together=[_ratio(together[i], can[i]) for i in at_level],
+        known=known,
+        each={name: _ratios(column, known) for name, column in columns.items()},
+        together=_ratios(together, known),
         left_over={name: nats(column) for name, column in columns.items()},
         left_together=nats(together),
-        everything=nats([0.0] * len(nodes)),
+        everything=nats([0.0] * len(levels)),
     )
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else 0.0
-
-
-def _nodes(levels: Sequence[float]) -> list[float]:
-    """The levels, and so many between them that ln gamma has steps of at most ln 2."""
-    out = [levels[0]]
-    for low, high in itertools.pairwise(levels):
-        k = max(1, math.ceil(2 * math.log(high / low) / math.log(2) - 1e-9))
-        out += [*(low * (high / low) ** (i / k) for i in range(1, k)), high]
-    return out
+def _ratios(parts: Sequence[float], wholes: Sequence[float]) -> list[float]:
+    return [part / whole if whole > 0 else 0.0 for part, whole in zip(parts, wholes, strict=True)]
 
 
 # --- mutual information ---
@@ -164,7 +133,7 @@ def between(law: Estimate, views: Sequence[Seen], sigma: float) -> float | None:
 
 def _sees(seen: Seen) -> Tensor | None:
     """Orthonormal directions, (r', m), of which a view of one placement sees most."""
-    if len(seen.lifts) != 1:
+    if len(seen.places) != 1:
         return None
     if not seen.size:
         return seen.rows[0]

@@ -88,7 +88,7 @@ class Coordinates:
 
     def analyze(self, x: Tensor) -> Tensor:
         """All d coordinates of samples (n, *shape): (n, d) float64."""
-        x = x.double() - self.center.reshape(-1, *(1,) * (len(self.shape) - 1))
+        x = x.double() - self.means()
         x = torch.einsum("nc...,ck->nk...", x, self.channels)
         if len(self.shape) > 1:
             from scipy.fft import dctn
@@ -96,16 +96,24 @@ class Coordinates:
             x = torch.from_numpy(dctn(x.numpy(), axes=tuple(range(2, x.ndim)), norm="ortho"))
         return x.flatten(1)
 
-    def basis(self) -> Tensor:
-        """Columns of U that are kept, as samples: (m, *shape)."""
-        c = torch.zeros(len(self.kept), self.dim, dtype=torch.float64)
-        c[torch.arange(len(self.kept)), self.kept] = 1
+    def synthesize(self, c: Tensor) -> Tensor:
+        """U c, (n, *shape): what these coordinates (n, d) stand for, beside the channels' means."""
         x = c.reshape(-1, *self.shape)
         if len(self.shape) > 1:
             from scipy.fft import idctn
 
             x = torch.from_numpy(idctn(x.numpy(), axes=tuple(range(2, x.ndim)), norm="ortho"))
         return torch.einsum("nk...,ck->nc...", x, self.channels)
+
+    def basis(self) -> Tensor:
+        """Columns of U that are kept, as samples: (m, *shape)."""
+        c = torch.zeros(len(self.kept), self.dim, dtype=torch.float64)
+        c[torch.arange(len(self.kept)), self.kept] = 1
+        return self.synthesize(c)
+
+    def means(self) -> Tensor:
+        """The channels' means, ready to be taken from samples: (C, 1, ...)."""
+        return self.center.reshape(-1, *(1,) * (len(self.shape) - 1))
 
     def neighbours(self, variance: Tensor) -> Tensor:
         """Mean over the neighbouring frequencies of the same channel, (d,); of vectors, over all coordinates."""
