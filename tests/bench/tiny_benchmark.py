@@ -22,7 +22,8 @@ def tiny(folder: Path, **changes) -> Benchmark:
     training = {"batch": 16, "lr": 1e-2, "ema": 0.9, "warmup": 2, "evaluate_every": 8}
     views = square_views(8)
     how = {
-        "name": "tiny", "data": "digits.npz", "size": (1, 8, 8), "pool": 200, "test": 40, "flops": 3e9,
-        "narrow": NETS, "wide": NETS, "training": training, "views": views, "folder": folder, "view_holdout": 16, "device": "cpu",
+        "name": "tiny", "data": "digits.npz", "size": (1, 8, 8), "pool": 200, "test": 40, "flops": 6e7,
+        "narrow": NETS, "wide": NETS, "training": training, "views": views, "folder": folder, "view_holdout": 8,
+        "levels": (0.2, 0.8, 3.2), "device": "cpu",
     }  # fmt: skip
     return Benchmark(**{**how, **changes})

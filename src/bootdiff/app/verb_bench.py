@@ -42,6 +42,10 @@ def bench(
     data: Annotated[Path, typer.Option(help="Where the arrays of benchmarks/prepare.py are.")] = Path(
         "benchmarks/data"
     ),
+    docs: Annotated[Path, typer.Option(help="With --table: the folder of benchmarks.md.")] = Path("docs"),
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Run every setting of each arm, and choose by held-out loss.")
+    ] = False,
     table: Annotated[
         bool, typer.Option("--table", help="Train nothing: write the tables and plots of the results.")
     ] = False,
@@ -62,11 +66,19 @@ def bench(
     if table:
         from bootdiff.app.bench_page import write_page
 
-        for path in write_page(out, Path("docs")):
+        for path in write_page(which, out, docs):
             screen.say(f"written: {path}")
         return
-    todo = cells(which, arms.split(), views.split(), numbers("--n-full", n_full), numbers("--seeds", seeds))
+    todo = cells(which, arms.split(), views.split(), numbers("--n-full", n_full), numbers("--seeds", seeds), tune)
     run_cells(todo, out, runs, screen, budget)
+    if tune:
+        from bootdiff.bench.cells import tune as choose
+
+        for arm, kinds in choose(which, out).items():
+            for kind, found in kinds.items():
+                screen.say(
+                    f"{arm}, {kind}: setting {found['trial']} of {', '.join(f'{x:.4f}' for x in found['losses'])}"
+                )
 
 
 def numbers(option: str, text: str) -> list[float]:
@@ -78,13 +90,21 @@ def numbers(option: str, text: str) -> list[float]:
 
 
 def cells(
-    which: Benchmark, arms: Sequence[str], views: Sequence[str], n_full: Sequence[float], seeds: Sequence[float]
+    which: Benchmark,
+    arms: Sequence[str],
+    views: Sequence[str],
+    n_full: Sequence[float],
+    seeds: Sequence[float],
+    tune: bool = False,
 ) -> list[Cell]:
     """What is to be run: seed by seed, each kind of views with all arms; arms that see no views once.
+
+    `tune`: with each of the settings an arm may try.
 
     Raises:
         BootdiffError: an arm or a kind of views that does not exist.
     """
+    from bootdiff.bench.baselines import TRIALS
     from bootdiff.bench.cells import ARMS, Cell
 
     unknown = [arm for arm in arms if arm not in ARMS]
@@ -94,11 +114,12 @@ def cells(
     if unknown:
         raise BootdiffError(f"--views {unknown[0]}: no such kind; known: {', '.join(which.views)}")
     every = [
-        Cell(which, arm, kind, n, int(seed))
+        Cell(which, arm, kind, n, int(seed), trial)
         for seed in seeds
         for n in n_full
         for kind in views or which.views
         for arm in arms or ARMS
+        for trial in (range(TRIALS) if tune else [None])
     ]
     return list({cell.label: cell for cell in every}.values())
 
@@ -134,11 +155,12 @@ def run_cell(cell: Cell, out: Path, runs: Path, screen: Screen) -> None:
     """Train one cell, measure it and write its result; a method that cannot use these views has none."""
     from bootdiff.app.session import accelerate, open_session
     from bootdiff.bench.baselines import METHODS
-    from bootdiff.bench.cells import OWN, bootdiff_steps, measured, settings_of, train
+    from bootdiff.bench.cells import OWN, bootdiff_steps, measured, train
     from bootdiff.boot.materials import gather
     from bootdiff.boot.stages import Bootstrap
 
-    settings = settings_of(cell.arm, cell.filed, out / cell.benchmark.name / "tuned.json")
+    trial = cell.chosen(out)
+    settings = cell.trials[trial]
     recipe = cell.recipe(settings)
     if cell.arm in METHODS and cell.sees_views and not METHODS[cell.arm].suits(gather(recipe).views):
         screen.say(f"{cell.arm} has no use for these views")
@@ -147,11 +169,11 @@ def run_cell(cell: Cell, out: Path, runs: Path, screen: Screen) -> None:
         counting = Bootstrap(recipe, gather(recipe), None, accelerate(recipe))  # type: ignore[arg-type]
         recipe = cell.recipe(settings, bootdiff_steps(counting, cell.benchmark.flops, settings))
     start = time.monotonic()
-    with open_session(recipe, runs / cell.run, screen) as session:
+    with open_session(recipe, runs / cell.run(trial), screen) as session:
         denoiser = train(session.bootstrap, cell, settings)
         session.write_ledger()
         if session.main:
-            found = measured(session.bootstrap, cell, denoiser, settings, out)
+            found = measured(session.bootstrap, cell, denoiser, trial, out)
             loss, spent = found["holdout_loss"], found["ledger"]["flops"]
             screen.say(
                 f"{cell.label}: loss {loss['mean']:.4f} ± {loss['stderr']:.4f}, {spent / 1e12:.2f} TFLOP of "

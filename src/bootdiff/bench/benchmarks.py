@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from bootdiff.errors import BootdiffError
+from bootdiff.noise import LEVELS
 from bootdiff.recipe import Recipe, load_recipe_text
 
 __all__ = ["BENCHMARKS", "NO_VIEWS", "N_FULL", "Benchmark", "benchmark", "square_views"]
@@ -28,8 +29,6 @@ N_FULL = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 NO_VIEWS = "none"
 """What the results of arms that see no views are filed under."""
-
-LEVELS = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]
 
 
 def square_views(side: int) -> dict[str, dict[str, Any]]:
@@ -72,6 +71,7 @@ class Benchmark:
     flip: str = "none"
     draws: int = 1
     view_holdout: int = 64
+    levels: tuple[float, ...] = LEVELS
     device: str = "auto"
     folder: Path = field(default=Path("benchmarks/data"))
 
@@ -124,7 +124,7 @@ class Benchmark:
             "views": {name: {"holdout": self.view_holdout, **block} for name, block in cell.items()},
             "backbones": backbones,
             "training": training,
-            "levels": LEVELS,
+            "levels": list(self.levels),
             "evaluate": {"draws": self.draws, "samples": 0},
             "device": self.device,
         }

@@ -31,7 +31,7 @@ from bootdiff.denoise import Denoiser, White
 from bootdiff.files import atomic_write_json, read_json
 from bootdiff.recipe import Recipe
 
-__all__ = ["ARMS", "Cell", "bootdiff_steps", "measured", "settings_of", "train"]
+__all__ = ["ARMS", "Cell", "bootdiff_steps", "measured", "train", "tune"]
 
 OWN: dict[str, tuple[dict[str, Any], ...]] = {
     "bootdiff": ({}, {"split": [2, 1, 1]}, {"split": [1, 1, 2]}),
@@ -47,13 +47,19 @@ _NOISE = 7
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm on one kind of data."""
+    """One arm on one kind of data; `trial`: with which of its settings, None: those that tuning found best."""
 
     benchmark: Benchmark
     arm: str
     views: str
     n_full: float
     seed: int
+    trial: int | None = None
+
+    @property
+    def trials(self) -> tuple[Mapping[str, Any], ...]:
+        """The settings the arm may try."""
+        return OWN[self.arm] if self.arm in OWN else METHODS[self.arm].trials
 
     @property
     def sees_views(self) -> bool:
@@ -66,17 +72,27 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return f"{self.benchmark.name}/{self.filed}/{self.arm}-n{self.n_full:g}-seed{self.seed}"
+        """Its result's path without the ending; trials lie in a folder of their own."""
+        tuning, which = ("", "") if self.trial is None else ("tuning/", f"-trial{self.trial}")
+        return f"{self.benchmark.name}/{tuning}{self.filed}/{self.arm}-n{self.n_full:g}-seed{self.seed}{which}"
 
     def path(self, out: Path) -> Path:
         """Where its result is written."""
-        return out / self.benchmark.name / self.filed / f"{self.arm}-n{self.n_full:g}-seed{self.seed}.json"
+        return out / f"{self.label}.json"
 
-    @property
-    def run(self) -> str:
+    def chosen(self, out: Path) -> int:
+        """Number of the settings it runs with: its trial, or the best of the tuning for this kind of views, or 0."""
+        if self.trial is not None:
+            return self.trial
+        tuned = out / self.benchmark.name / "tuned.json"
+        found = read_json(tuned) if tuned.is_file() else {}
+        return int(found.get(self.arm, {}).get(self.filed, {}).get("trial", 0))
+
+    def run(self, trial: int) -> str:
         """Name of the folder it is trained in: arms made of the same stages share one."""
         arm = "bootdiff" if self.arm in OWN else self.arm
-        return f"{self.benchmark.name}/{self.filed}/n{self.n_full:g}-seed{self.seed}/{arm}"
+        own = f"{arm}-trial{trial}" if trial else arm
+        return f"{self.benchmark.name}/{self.filed}/n{self.n_full:g}-seed{self.seed}/{own}"
 
     def recipe(self, settings: Mapping[str, Any], steps: Mapping[str, int] | None = None) -> Recipe:
         """The cell's recipe; bootdiff's own arms have narrow networks, the others wide ones unless told otherwise."""
@@ -84,14 +100,28 @@ class Cell:
         return self.benchmark.recipe(self.filed, self.n_full, self.seed, nets, steps, settings.get("dropout", 0.0))
 
 
-def settings_of(arm: str, views: str, tuned: Path) -> dict[str, Any]:
-    """The settings an arm runs with: those that tuning found best for this kind of views, or else its default.
+def tune(benchmark: Benchmark, out: Path) -> dict[str, Any]:
+    """Choose each arm's settings for each kind of views by the trials that are there; returns and writes tuned.json.
 
-    `tuned` is the file of `bootdiff bench NAME --tune`, {arm: {views: settings}}.
+    What counts is the loss on the held-out full samples, mean over the seeds that all of the arm's trials have.
+    Arms some of whose trials are missing keep their default.
     """
-    trials = OWN[arm] if arm in OWN else METHODS[arm].trials
-    found = read_json(tuned) if tuned.is_file() else {}
-    return dict(found.get(arm, {}).get(views, trials[0]))
+    losses: dict[str, dict[str, dict[int, dict[int, float]]]] = {}
+    for path in sorted((out / benchmark.name / "tuning").glob("*/*.json")):
+        r = read_json(path)
+        by_trial = losses.setdefault(r["arm"], {}).setdefault(r["views"], {})
+        by_trial.setdefault(r["trial"], {})[r["seed"]] = r["selection_loss"]
+    tuned: dict[str, Any] = {}
+    for arm, kinds in losses.items():
+        for views, by_trial in kinds.items():
+            seeds = sorted(set.intersection(*(set(found) for found in by_trial.values())))
+            if len(by_trial) == TRIALS and seeds:
+                means = {k: sum(found[s] for s in seeds) / len(seeds) for k, found in sorted(by_trial.items())}
+                best = min(means, key=lambda k: means[k])
+                said = {"trial": best, "losses": [means[k] for k in sorted(means)], "seeds": seeds}
+                tuned.setdefault(arm, {})[views] = said
+    atomic_write_json(out / benchmark.name / "tuned.json", tuned)
+    return tuned
 
 
 def bootdiff_steps(b: Bootstrap, flops: float, settings: Mapping[str, Any]) -> dict[str, int]:
@@ -110,8 +140,9 @@ def train(b: Bootstrap, cell: Cell, settings: Mapping[str, Any]) -> Denoiser:
     return METHODS[cell.arm].train(b, cell.benchmark.flops, **own)
 
 
-def measured(b: Bootstrap, cell: Cell, denoiser: Denoiser, settings: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def measured(b: Bootstrap, cell: Cell, denoiser: Denoiser, trial: int, out: Path) -> dict[str, Any]:
     """Measure a finished arm and write its result; returns it."""
+    settings = cell.trials[trial]
     start = time.perf_counter()
     test = b.materials.test
     assert test is not None
@@ -135,6 +166,7 @@ def measured(b: Bootstrap, cell: Cell, denoiser: Denoiser, settings: Mapping[str
         "pool": cell.benchmark.pool,
         "seed": cell.seed,
         "settings": dict(settings),
+        "trial": trial,
         "trials": TRIALS,
         "count": len(test),
         "holdout_loss": {

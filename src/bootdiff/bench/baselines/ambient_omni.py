@@ -169,7 +169,8 @@ def ambient_omni(b: Bootstrap, flops: float, slack: float = 0.05, telling: float
     found = thresholds(b, names, flops * telling, slack) if names else {}
     if found:
         b.say("thresholds: " + ", ".join(f"{n} {sigma:g}" for n, sigma in found.items()))
-    return mixture_above(b, flops * (1 - telling if names else 1), found, share)
+    spent = sum(b.ledger[f"tell-{name}"]["flops"] for name in names)
+    return mixture_above(b, flops - spent, found, share)
 
 
 AMBIENT_OMNI = Method(ambient_omni, ({"slack": 0.05}, {"slack": 0.02}, {"slack": 0.1}), placed)

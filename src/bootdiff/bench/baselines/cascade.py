@@ -22,6 +22,7 @@ Different from the paper: EDM preconditioning, and early stopping per noise leve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,14 +45,19 @@ from bootdiff.views import Downsample, View
 
 __all__ = ["CASCADE", "Cascade", "CascadeObjective", "Thumbnails", "ancestral", "cascade", "thumbnails_of"]
 
-LEAST = 0.02
+LEAST = 0.05
 """Lowest noise level of the reverse process and of the conditioning augmentation."""
 
 
 @torch.no_grad()
-def ancestral(low: Denoiser, y: Tensor, sigma: Tensor, steps: int, rng: torch.Generator) -> Tensor:
-    """m ~ q(m | y): the reverse process from y (B, *shape) at noise levels sigma (B,), `steps` levels down to LEAST."""
+def ancestral(low: Denoiser, y: Tensor, sigma: Tensor, per_octave: int, rng: torch.Generator) -> Tensor:
+    """m ~ q(m | y): the reverse process from y (B, *shape) at noise levels sigma (B,) down to LEAST.
+
+    `per_octave` levels per halving of the highest sigma.  With few of them draws spread less than the posterior; D is
+    a mean over draws, for which that matters little.
+    """
     ratio = (LEAST / sigma).clamp(max=1.0)
+    steps = max(1, math.ceil(-per_octave * math.log2(float(ratio.min())) - 1e-6))
     for i in range(steps):
         now, then = sigma * ratio ** (i / steps), sigma * ratio ** ((i + 1) / steps)
         d = low(y, now)
@@ -72,7 +78,7 @@ class Thumbnails(Composite):
         low: the base model, a denoiser of thumbnails in view coordinates.
         levels: noise levels.
         augment: s, the noise added to thumbnails before they are shown.
-        steps: of the reverse process.
+        per_octave: levels of the reverse process per halving of the noise.
         seed: of its noise.
     """
 
@@ -83,11 +89,11 @@ class Thumbnails(Composite):
         low: Denoiser,
         levels: Sequence[float],
         augment: float,
-        steps: int = 8,
+        per_octave: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(base, {}, {}, levels)
-        self.view, self.low, self.augment, self.steps, self.seed = view, low, augment, steps, seed
+        self.view, self.low, self.augment, self.per_octave, self.seed = view, low, augment, per_octave, seed
         self.given: Tensor | None = None
 
     @property
@@ -96,7 +102,7 @@ class Thumbnails(Composite):
 
     def estimate(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Estimates:
         rng = torch.Generator().manual_seed(self.seed)
-        m = ancestral(self.low, self.view(x), sigma, self.steps, rng) if self.given is None else self.given
+        m = ancestral(self.low, self.view(x), sigma, self.per_octave, rng) if self.given is None else self.given
         c = m + self.augment * torch.randn(m.shape, generator=rng).to(m)
         return self.showing(x, sigma, c, torch.full_like(sigma, self.augment))
 
@@ -134,7 +140,7 @@ class Cascade(Denoiser):
         draws: thumbnails drawn per question.
     """
 
-    def __init__(self, stack: Stack, draws: int = 4) -> None:
+    def __init__(self, stack: Stack, draws: int = 2) -> None:
         super().__init__()
         self.stack, self.shape, self.draws = stack, stack.shape, draws
 

@@ -1,0 +1,94 @@
+"""`bootdiff bench`: cells, budgets in minutes, tuning, the page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from app_calls import call, refused
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+
+from tiny_benchmark import tiny
+
+from bootdiff.bench import benchmarks
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the tiny benchmark's data; the benchmark is known by its name."""
+    monkeypatch.setitem(benchmarks.BENCHMARKS, "tiny", tiny(tmp_path, flops=3e7))
+    return tmp_path
+
+
+def options(place):
+    return ["--out", place / "results", "--runs", place / "runs", "--data", place, "--n-full", "20"]
+
+
+def results(place):
+    return sorted(str(p.relative_to(place / "results" / "tiny")) for p in (place / "results" / "tiny").glob("*/*.json"))
+
+
+def test_results_are_not_made_twice_and_the_page_is_written(place):
+    arms = ["--arms", "full_only naive_mix bootdiff oracle", "--views", "noise"]
+    out = call("bench", "tiny", *options(place), *arms, "--seeds", "0 1").stdout
+    assert "8 of 8 cells are done" in out
+    names = ["full_only", "oracle"]
+    assert results(place) == sorted(
+        [f"none/{a}-n20-seed{s}.json" for a in names for s in (0, 1)]
+        + [f"noise/{a}-n20-seed{s}.json" for a in ("bootdiff", "naive_mix") for s in (0, 1)]
+    )
+    kept = {p: p.read_bytes() for p in (place / "results").rglob("*.json")}
+    assert "8 of 8" in call("bench", "tiny", *options(place), *arms, "--seeds", "0 1").stdout
+    assert {p: p.read_bytes() for p in (place / "results").rglob("*.json")} == kept
+
+    docs = place / "docs"
+    docs.mkdir()
+    (docs / "benchmarks.md").write_text("# Benchmarks\n")
+    assert call("bench", "tiny", "--table", "--out", place / "results", "--docs", docs).exit_code == 0
+    page = (docs / "benchmarks.md").read_text()
+    assert page.startswith("# Benchmarks\n")
+    for part in ("noise, 20 %", "naive-mix", "verdict", "training FLOPs", "noise/*-n{20}-seed{0,1}.json"):
+        assert part in page
+    assert (docs / "images" / "bench-tiny-n20.png").is_file()
+    call("bench", "tiny", "--table", "--out", place / "results", "--docs", docs)
+    assert (docs / "benchmarks.md").read_text() == page
+
+
+def test_no_minutes_left_is_no_failure(place):
+    result = call("bench", "tiny", *options(place), "--arms", "full_only", "--budget", "0")
+    assert result.exit_code == 0
+    assert "0 of 1 cells are done; run the same command again for the other 1" in result.stdout.replace("\n", " ")
+    assert not (place / "results").exists()
+
+
+def test_a_method_without_use_for_the_views_has_no_result(place):
+    assert "no use" in call("bench", "tiny", *options(place), "--arms", "cascade", "--views", "noise").stdout
+    assert not (place / "results").exists()
+
+
+def test_tuning_tries_every_setting_and_the_choice_is_used(place):
+    how = [*options(place), "--arms", "naive_mix", "--views", "noise"]
+    call("bench", "tiny", *how, "--seeds", "5", "--tune")
+    tuned = json.loads((place / "results" / "tiny" / "tuned.json").read_text())["naive_mix"]["noise"]
+    assert len(tuned["losses"]) == 3
+    assert tuned["losses"][tuned["trial"]] == min(tuned["losses"])
+    assert tuned["seeds"] == [5]
+    call("bench", "tiny", *how, "--seeds", "0")
+    (path,) = (place / "results" / "tiny" / "noise").glob("*.json")
+    assert json.loads(path.read_text())["trial"] == tuned["trial"]
+
+
+def test_what_is_not_there_is_named(place):
+    assert "known: full_only, naive_mix" in refused("bench", "tiny", *options(place), "--arms", "best").replace(
+        "\n", " "
+    )
+    assert "known: thumbnails2" in refused("bench", "tiny", *options(place), "--views", "gold")
+    assert "numbers" in refused("bench", "tiny", *options(place), "--seeds", "one")
+    assert "known: mnist" in refused("bench", "imagenet")
+    assert "prepare.py" in refused(
+        "bench", "tiny", *options(place)[:4], "--data", place / "none", "--arms", "full_only"
+    )
+    assert "make some" in refused("bench", "tiny", "--table", "--docs", "docs", "--out", place / "none")
