@@ -187,15 +187,20 @@ def view_rows(materials: Materials, rows: int = 4, least: int = 96) -> Image.Ima
             tables[name] = {"seen in full samples": _table(shown)} | ({"files": _table(own)} if own else {})
         return panels({"": plots.as_picture(plots.histograms(tables))}, title, note)
     # Pictures are enlarged alike, whatever their own size, and stand in rows as high as a full sample's.
-    longest = max(shape[-2:])
-    side = longest * math.ceil(least / longest)
+    films, longest = kind_of(shape) == "video", max(shape[-2:])
+    side = longest * math.ceil((least / 3 if films else least) / longest)
     height = shape[-2] * (side // longest) if len(shape) > 2 else 0
-    sheets = {"full sample": _column([(s.x, s.mask) for s in chosen], Meaning.of(full), side, height)}
+    first = {"full sample": _column([(s.x, s.mask) for s in chosen], Meaning.of(full), side, height)}
+    sheets = {}
     for name, (shown, own, meaning) in pairs.items():
-        sheets[f"its {name}"] = _column(shown, meaning, side, height)
+        sheets[name] = {f"its {name}": _column(shown, meaning, side, height)}
         if own:
-            sheets[f"{name}: files"] = _column(own, meaning, side, height)
-    return panels(sheets, title, note)
+            sheets[name][f"{name}: files"] = _column(own, meaning, side, height)
+    if films:
+        # Their rows are long: a page's width for each view.
+        pages = [panels({**first, **sheet}, title if i == 0 else "") for i, sheet in enumerate(sheets.values())]
+        return panels({"": grid(pages, 1, side=1, gap=0)}, note=note)
+    return panels(first | {k: v for sheet in sheets.values() for k, v in sheet.items()}, title, note)
 
 
 def _table(shown: Shown) -> Tensor:
@@ -210,4 +215,4 @@ def _column(shown: Shown, meaning: Meaning, side: int, height: int) -> Image.Ima
     if kind == "video":
         rows = [_frames(x, mask) for x, mask in shown]
         return grid([f for row in rows for f in row], len(rows[0]), side, gap=2, height=height)
-    return plots.as_picture(plots.signals(_table(shown), meaning, [mask for _, mask in shown], columns=1), dpi=60)
+    return plots.as_picture(plots.signals(_table(shown), meaning, [mask for _, mask in shown], columns=1), dpi=70)
