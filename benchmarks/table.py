@@ -10,12 +10,12 @@ table of NAME is written anew.
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 from bootdiff.bench.ledger import costs
+from bootdiff.bench.tables import fill
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -68,10 +68,8 @@ def variants(found: dict[str, Any]) -> str:
 def insert(made: dict[str, str]) -> None:
     """Write each table between its markers, in every document that has them."""
     for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        before = text = document.read_text(encoding="utf-8")
-        for name, rows in made.items():
-            pattern = rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)"
-            text = re.sub(pattern, lambda m, rows=rows: f"{m[1]}\n{rows}\n\n{m[2]}", text, flags=re.S)
+        before = document.read_text(encoding="utf-8")
+        text = fill(before, made)
         if text != before:
             document.write_text(text, encoding="utf-8")
 

@@ -57,6 +57,17 @@ def test_results_are_not_made_twice_and_the_page_is_written(place):
     assert (docs / "benchmarks.md").read_text() == page
 
 
+def test_samples_are_measured_when_asked_for(place):
+    how = [*options(place), "--arms", "full_only cascade", "--views", "thumbnails2"]
+    call("bench", "tiny", *how)
+    trained = {p: p.stat().st_mtime_ns for p in (place / "runs").rglob("final.safetensors")}
+    assert "2 of 2" in call("bench", "tiny", *how, "--samples", "8").stdout
+    found = [json.loads((place / "results" / "tiny" / p).read_text())["samples"] for p in results(place)]
+    assert [q["count"] for q in found] == [8, 8]
+    assert found[0]["features"] == found[1]["features"]
+    assert {p: p.stat().st_mtime_ns for p in (place / "runs").rglob("final.safetensors")} == trained
+
+
 def test_no_minutes_left_is_no_failure(place):
     result = call("bench", "tiny", *options(place), "--arms", "full_only", "--budget", "0")
     assert result.exit_code == 0

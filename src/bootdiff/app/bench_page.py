@@ -57,6 +57,9 @@ def write_page(which: Benchmark, out: Path, docs: Path) -> list[Path]:
         _over_samples(results, found, picture)
         written.append(picture)
         body += [f"![Loss over the number of full samples](images/{picture.name})", _named(out, which.name, found)]
+    quality = tables.quality_table(found)
+    if quality:
+        body += ["Samples, by the features that the results name.", quality]
     body += [f"What an arm costs, {found[0].views}, {found[0].n_full:g} %.", tables.cost_table(found[0])]
     atomic_write_text(page, tables.fill(text, {f"bench-{which.name}": "\n\n".join(body)}))
     return written
@@ -109,10 +112,10 @@ def _against_full(found: Sequence[tables.Column], path: Path) -> None:
                 at.append(i + (k - len(arms) / 2) * 0.8 / len(arms))
                 means.append(difference.mean)
                 errors.append(2 * difference.error)
-        style = {"bootdiff": {"color": "black", "zorder": 3}, "oracle": {"color": "gray"}}.get(arm, {})
-        axes.errorbar(
-            at, means, errors, fmt="o", markersize=5 if arm == "bootdiff" else 3.5, label=arm.replace("_", "-"), **style
-        )
+        styles: dict[str, dict[str, Any]] = {"bootdiff": {"color": "black", "zorder": 3}, "oracle": {"color": "gray"}}
+        style = styles.get(arm, {})
+        size, label = 5.0 if arm == "bootdiff" else 3.5, arm.replace("_", "-")
+        axes.errorbar(at, means, errors, fmt="o", markersize=size, label=label, **style)
     axes.axhline(0, color="0.7", linewidth=1)
     axes.set_xticks(range(len(found)), [c.views for c in found])
     axes.set_ylabel("loss - loss of full-only (± 2 s.e.)")

@@ -43,6 +43,7 @@ def bench(
         "benchmarks/data"
     ),
     docs: Annotated[Path, typer.Option(help="With --table: the folder of benchmarks.md.")] = Path("docs"),
+    samples: Annotated[int, typer.Option(min=0, help="Also draw so many samples of each: FID, KID and more.")] = 0,
     tune: Annotated[
         bool, typer.Option("--tune", help="Run every setting of each arm, and choose by held-out loss.")
     ] = False,
@@ -70,7 +71,7 @@ def bench(
             screen.say(f"written: {path}")
         return
     todo = cells(which, arms.split(), views.split(), numbers("--n-full", n_full), numbers("--seeds", seeds), tune)
-    run_cells(todo, out, runs, screen, budget)
+    run_cells(todo, out, runs, screen, budget, samples)
     if tune:
         from bootdiff.bench.cells import tune as choose
 
@@ -124,21 +125,24 @@ def cells(
     return list({cell.label: cell for cell in every}.values())
 
 
-def run_cells(todo: Sequence[Cell], out: Path, runs: Path, screen: Screen, minutes: float | None = None) -> int:
+def run_cells(
+    todo: Sequence[Cell], out: Path, runs: Path, screen: Screen, minutes: float | None = None, samples: int = 0
+) -> int:
     """Run what is missing within the minutes; returns how many cells have results or cannot have any."""
+    from bootdiff.bench.cells import is_done
     from bootdiff.job import Interrupted
 
     done = 0
     with _deadline(minutes) as spent:
         for cell in todo:
-            if cell.path(out).is_file():
+            if is_done(cell, out, samples):
                 done += 1
                 continue
             if spent():
                 break
             try:
                 screen.say(f"[{done + 1}/{len(todo)}] {cell.label}", "bold")
-                run_cell(cell, out, runs, screen)
+                run_cell(cell, out, runs, screen, samples)
             except Interrupted:
                 if not spent():
                     raise
@@ -151,7 +155,7 @@ def run_cells(todo: Sequence[Cell], out: Path, runs: Path, screen: Screen, minut
     return done
 
 
-def run_cell(cell: Cell, out: Path, runs: Path, screen: Screen) -> None:
+def run_cell(cell: Cell, out: Path, runs: Path, screen: Screen, samples: int = 0) -> None:
     """Train one cell, measure it and write its result; a method that cannot use these views has none."""
     from bootdiff.app.session import accelerate, open_session
     from bootdiff.bench.baselines import METHODS
@@ -173,7 +177,7 @@ def run_cell(cell: Cell, out: Path, runs: Path, screen: Screen) -> None:
         denoiser = train(session.bootstrap, cell, settings)
         session.write_ledger()
         if session.main:
-            found = measured(session.bootstrap, cell, denoiser, trial, out)
+            found = measured(session.bootstrap, cell, denoiser, trial, out, samples)
             loss, spent = found["holdout_loss"], found["ledger"]["flops"]
             screen.say(
                 f"{cell.label}: loss {loss['mean']:.4f} ± {loss['stderr']:.4f}, {spent / 1e12:.2f} TFLOP of "

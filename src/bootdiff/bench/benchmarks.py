@@ -162,11 +162,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cats64": Benchmark(
         name="cats64", data="cats64.npz", size=(3, 64, 64), pool=5600, test=850, flops=4e17,
         narrow={
-            "unet": {"kind": "unet", "channels": [128, 256, 256, 256], "layers": 2, "attention": [2, 3]},
+            "unet": {"kind": "unet", "channels": [128, 256, 256, 256], "layers": 2, "attention": [2, 3], "patch": 1},
             "local": {"kind": "local", "width": 128, "depth": 9},
         },
         wide={
-            "unet": {"kind": "unet", "channels": [224, 448, 448, 448], "layers": 2, "attention": [2, 3]},
+            "unet": {"kind": "unet", "channels": [224, 448, 448, 448], "layers": 2, "attention": [2, 3], "patch": 1},
             "local": {"kind": "local", "width": 224, "depth": 9},
         },
         training={

@@ -5,8 +5,8 @@
 holds "benchmark", "arm", "views", "n_full" (per cent), "count_full", "seed", "settings", "trials", "holdout_loss"
 ("mean", "stderr" over test images, "per_level", and "per_image": the mean over the levels of each image, for paired
 errors), "budget_flops", "ledger" (its stages, summed), "parameters", "evaluations" (networks and FLOPs per sampling
-step), "seconds", "command", "versions".  The noise of the test images and the base that normalizes the loss are the
-same for all arms, seeds and numbers of full samples.
+step), "seconds", "samples" (`bench.quality`, or null), "command", "versions".  The noise of the test images and the
+base that normalizes the loss are the same for all arms, seeds and numbers of full samples.
 """
 
 from __future__ import annotations
@@ -20,18 +20,23 @@ from pathlib import Path
 from typing import Any
 
 from bootdiff.bench.baselines import METHODS, TRIALS
+from bootdiff.bench.baselines.cascade import Cascade
 from bootdiff.bench.benchmarks import NO_VIEWS, Benchmark
 from bootdiff.bench.budget import PARTS, asked, parts, steps_within
 from bootdiff.bench.evaluate import PACKAGES, _version, sample_losses, tabulate
+from bootdiff.bench.features import Features, load_features
 from bootdiff.bench.ledger import SUMMED
+from bootdiff.bench.quality import sample_quality
 from bootdiff.boot.materials import in_memory
+from bootdiff.boot.partial import open_data
 from bootdiff.boot.stages import Bootstrap
 from bootdiff.data import measure
 from bootdiff.denoise import Denoiser, White
 from bootdiff.files import atomic_write_json, read_json
 from bootdiff.recipe import Recipe
+from bootdiff.sample import sample
 
-__all__ = ["ARMS", "Cell", "bootdiff_steps", "measured", "train", "tune"]
+__all__ = ["ARMS", "Cell", "bootdiff_steps", "is_done", "measured", "train", "tune"]
 
 OWN: dict[str, tuple[dict[str, Any], ...]] = {
     "bootdiff": ({}, {"split": [2, 1, 1]}, {"split": [1, 1, 2]}),
@@ -140,16 +145,45 @@ def train(b: Bootstrap, cell: Cell, settings: Mapping[str, Any]) -> Denoiser:
     return METHODS[cell.arm].train(b, cell.benchmark.flops, **own)
 
 
-def measured(b: Bootstrap, cell: Cell, denoiser: Denoiser, trial: int, out: Path) -> dict[str, Any]:
-    """Measure a finished arm and write its result; returns it."""
+def is_done(cell: Cell, out: Path, samples: int) -> bool:
+    """Whether the cell's result is there, with figures of as many samples."""
+    path = cell.path(out)
+    return path.is_file() and (not samples or (read_json(path).get("samples") or {}).get("count", 0) >= samples)
+
+
+def features_of(cell: Cell, b: Bootstrap, out: Path) -> Features:
+    """The benchmark's feature network, the same for all arms, views, n and seeds: trained once, on its pool."""
+    path = out / cell.benchmark.name / "features.safetensors"
+    if path.is_file():
+        return load_features(path, device=b.device)
+    recipe = cell.benchmark.recipe(cell.filed, cell.n_full, 0)
+    assert recipe.simulate is not None
+    features = load_features("auto", open_data(recipe, recipe.simulate.pool), seed=0, device=b.device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    features.save(path)
+    return features
+
+
+def sampled(b: Bootstrap, cell: Cell, denoiser: Denoiser, out: Path, count: int) -> dict[str, Any]:
+    """Figures of `count` samples against the test images; a cascade draws as cascades do."""
+    how = b.recipe.sampling.model_dump(exclude={"count"})
+    x = denoiser.draw(count, **how) if isinstance(denoiser, Cascade) else sample(denoiser, count, **how)
+    m = b.materials
+    assert m.test is not None
+    features = features_of(cell, b, out)
+    return sample_quality(x.cpu(), m.test, m.full, m.held_out, features, mirrored=b.recipe.flip != "none")
+
+
+def measured(b: Bootstrap, cell: Cell, denoiser: Denoiser, trial: int, out: Path, samples: int = 0) -> dict[str, Any]:
+    """Measure a finished arm and write its result; returns it. With `samples`, figures of so many are in it, too."""
     settings = cell.trials[trial]
     start = time.perf_counter()
     test = b.materials.test
     assert test is not None
     found = measure(test)
     base = White(b.materials.shape, found["mean"], found["sigma_data"]).to(b.device)
-    samples = in_memory(test).to(b.device)
-    losses = sample_losses({cell.arm: denoiser}, samples, b.levels, base, cell.benchmark.draws, _NOISE)
+    images = in_memory(test).to(b.device)
+    losses = sample_losses({cell.arm: denoiser}, images, b.levels, base, cell.benchmark.draws, _NOISE)
     row = tabulate(losses, b.levels)[cell.arm]
     per_image = losses[cell.arm].mean(0)
     held_out = sample_losses({cell.arm: denoiser}, b.full_bench().samples, b.levels, base, 4, _NOISE + 1)[cell.arm]
@@ -185,6 +219,7 @@ def measured(b: Bootstrap, cell: Cell, denoiser: Denoiser, trial: int, out: Path
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
+    result["samples"] = sampled(b, cell, denoiser, out, samples) if samples else None
     result["seconds"]["measuring"] = time.perf_counter() - start
     path = cell.path(out)
     path.parent.mkdir(parents=True, exist_ok=True)

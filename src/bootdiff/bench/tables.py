@@ -31,7 +31,18 @@ from bootdiff.bench.benchmarks import NO_VIEWS
 from bootdiff.bench.cells import ARMS
 from bootdiff.errors import BootdiffError
 
-__all__ = ["Column", "Difference", "columns", "cost_table", "equivalent", "fill", "loss_table", "read", "verdict_table"]
+__all__ = [
+    "Column",
+    "Difference",
+    "columns",
+    "cost_table",
+    "equivalent",
+    "fill",
+    "loss_table",
+    "quality_table",
+    "read",
+    "verdict_table",
+]
 
 OURS, REFERENCE = "bootdiff", ("bootdiff", "unregularized", "oracle")
 """The arm under test, and the arms that are no rivals."""
@@ -167,12 +178,10 @@ def loss_table(found: Sequence[Column]) -> str:
     """Mean loss of every arm (rows) in every column, ± deviation over seeds; the best arm but the oracle is bold."""
     rows = [["arm", *(_label(c) for c in found)]]
     arms = [arm for arm in ARMS if any(arm in c.arms for c in found)]
-    best = [
-        min(
-            (arm for arm in c.arms if arm != "oracle"), key=lambda arm, c=c: statistics.fmean(c.losses(arm)), default=""
-        )
-        for c in found
-    ]
+    best = []
+    for c in found:
+        means = {arm: statistics.fmean(c.losses(arm)) for arm in c.arms if arm != "oracle"}
+        best.append(min(means, key=means.__getitem__, default=""))
     for arm in arms:
         row = [arm.replace("_", "-")]
         for c, winner in zip(found, best, strict=True):
@@ -212,6 +221,27 @@ def verdict_table(results: Sequence[Result], found: Sequence[Column]) -> str:
     return _markdown(rows)
 
 
+def quality_table(found: Sequence[Column]) -> str:
+    """Figures of the samples, means over the seeds that have them; empty where none has."""
+    head = ["views", "full", "arm", "samples", "FID", "KID x 1000", "precision", "recall", "copies"]
+    rows = [head]
+    for c in found:
+        for arm, by_seed in c.arms.items():
+            qs = [r["samples"] for r in by_seed.values() if r.get("samples")]
+            if not qs:
+                continue
+            mean = {k: statistics.fmean(q[k] for q in qs) for k in ("fid", "precision", "recall")}
+            kid = statistics.fmean(1000 * q["kid"]["mean"] for q in qs)
+            copies = statistics.fmean(100 * q["memorization"]["share"] for q in qs)
+            rows.append(
+                [
+                    c.views, f"{c.n_full:g} %", arm.replace("_", "-"), str(qs[0]["count"]), f"{mean['fid']:.3g}",
+                    f"{kid:.2f}", f"{mean['precision']:.2f}", f"{mean['recall']:.2f}", f"{copies:.1f} %",
+                ]
+            )  # fmt: skip
+    return _markdown(rows) if len(rows) > 1 else ""
+
+
 def cost_table(column: Column) -> str:
     """What each arm of a column cost, means over its seeds."""
     head = ["arm", "training FLOPs", "of the budget", "parameters", "networks / sampling step", "MFLOP / sampling step"]
@@ -235,5 +265,7 @@ def fill(document: str, made: Mapping[str, str]) -> str:
     """The document with what stands between `<!-- table NAME -->` and `<!-- end -->` made anew."""
     for name, text in made.items():
         pattern = rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)"
-        document = re.sub(pattern, lambda m, text=text: f"{m[1]}\n{text}\n\n{m[2]}", document, flags=re.S)
+        parts = re.split(pattern, document, flags=re.S)
+        if len(parts) > 1:
+            document = "".join(f"\n{text}\n\n{part}" if k % 3 == 2 else part for k, part in enumerate(parts))
     return document

@@ -407,6 +407,9 @@ class Bootstrap:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(name))
             built = build_net(net.kind, channels, bench.base.shape, bench.classes, **net.options())
+        if self.device.type == "cuda":
+            # Tensor cores want channels last; on a CPU it would change the results of earlier runs by rounding.
+            built = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         null = composite.views if on == "views" and project else None
         return Expert(built, bench.base, self.levels, scale, sees, on, null).to(self.device)
 

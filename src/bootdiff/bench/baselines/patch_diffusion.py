@@ -101,7 +101,7 @@ class PatchObjective(ResidualObjective):
             where.append(grid[:, t : t + h, l : l + w])
         return torch.stack(cut), torch.stack(where)
 
-    def loss(self, expert: Expert, *whole: Any, patches: Any = None, **how: Any) -> Tensor:  # type: ignore[override]
+    def loss(self, expert: Expert, *whole: Any, patches: Any = None, **how: Any) -> Tensor:
         y0, y, sigma, where = patches
         composite: Any = self.composite
         own = super().loss(expert, *whole, **how)
