@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from bootdiff.app.verb_bench import bench
+from bootdiff.app.verb_masks import masks
 from bootdiff.app.verb_plan import plan
 from bootdiff.app.verb_restore import restore
 from bootdiff.errors import BootdiffError
@@ -399,6 +400,7 @@ def theory(
 _verb(restore)
 _verb(plan)
 _verb(bench)
+_verb(masks)
 
 
 # --- details ---
