@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 from tiny_benchmark import tiny
 
+from bootdiff.app import verb_bench
 from bootdiff.bench import benchmarks
 
 
@@ -66,6 +67,27 @@ def test_samples_are_measured_when_asked_for(place):
     assert [q["count"] for q in found] == [8, 8]
     assert found[0]["features"] == found[1]["features"]
     assert {p: p.stat().st_mtime_ns for p in (place / "runs").rglob("final.safetensors")} == trained
+
+
+def test_a_training_stops_when_the_minutes_are_spent_and_goes_on(place, monkeypatch):
+    how = ["--arms", "naive_mix", "--views", "noise"]
+    call("bench", "tiny", *options(place), *how)
+    (path,) = (place / "results" / "tiny" / "noise").glob("*.json")
+    whole = json.loads(path.read_text())
+    path.unlink()
+    other = [*options(place), *how, "--runs", place / "again"]
+    # the time comes when the first training begins
+    monkeypatch.setattr(verb_bench, "_past", lambda end: end is not None and (place / "again").exists())
+    result = call("bench", "tiny", *other, "--budget", "5")
+    assert result.exit_code == 0
+    assert "0 of 1 cells are done" in result.stdout
+    assert not path.exists()
+    stage = next((place / "again").rglob("naive_mix-local"))
+    assert (stage / "checkpoint.safetensors").is_file()
+    assert "1 of 1" in call("bench", "tiny", *other).stdout
+    found = json.loads(path.read_text())
+    assert found["holdout_loss"] == whole["holdout_loss"]
+    assert found["ledger"]["stages"]["naive_mix-local"]["sessions"] == 2
 
 
 def test_no_minutes_left_is_no_failure(place):

@@ -6,12 +6,9 @@ writes a checkpoint and the command ends; the next call goes on from there.
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
     from bootdiff.app.bars import Screen
     from bootdiff.bench.benchmarks import Benchmark
     from bootdiff.bench.cells import Cell
+    from bootdiff.job import Progress
 
 __all__ = ["bench", "cells", "run_cell", "run_cells"]
 
@@ -132,22 +130,22 @@ def run_cells(
     from bootdiff.bench.cells import is_done
     from bootdiff.job import Interrupted
 
+    end = None if minutes is None else time.monotonic() + 60 * minutes
     done = 0
-    with _deadline(minutes) as spent:
-        for cell in todo:
-            if is_done(cell, out, samples):
-                done += 1
-                continue
-            if spent():
-                break
-            try:
-                screen.say(f"[{done + 1}/{len(todo)}] {cell.label}", "bold")
-                run_cell(cell, out, runs, screen, samples)
-            except Interrupted:
-                if not spent():
-                    raise
-                break
+    for cell in todo:
+        if is_done(cell, out, samples):
             done += 1
+            continue
+        if _past(end):
+            break
+        try:
+            screen.say(f"[{done + 1}/{len(todo)}] {cell.label}", "bold")
+            run_cell(cell, out, runs, screen, samples, end)
+        except Interrupted:
+            if not _past(end):
+                raise
+            break
+        done += 1
     left = len(todo) - done
     screen.say(
         f"{done} of {len(todo)} cells are done" + (f"; run the same command again for the other {left}" if left else "")
@@ -155,8 +153,11 @@ def run_cells(
     return done
 
 
-def run_cell(cell: Cell, out: Path, runs: Path, screen: Screen, samples: int = 0) -> None:
-    """Train one cell, measure it and write its result; a method that cannot use these views has none."""
+def run_cell(cell: Cell, out: Path, runs: Path, screen: Screen, samples: int = 0, end: float | None = None) -> None:
+    """Train one cell, measure it and write its result; a method that cannot use these views has none.
+
+    Raises Interrupted where a training was stopped: by the user, or at the time `end` (of time.monotonic).
+    """
     from bootdiff.app.session import accelerate, open_session
     from bootdiff.bench.baselines import METHODS
     from bootdiff.bench.cells import OWN, bootdiff_steps, measured, train
@@ -174,6 +175,7 @@ def run_cell(cell: Cell, out: Path, runs: Path, screen: Screen, samples: int = 0
         recipe = cell.recipe(settings, bootdiff_steps(counting, cell.benchmark.flops, settings))
     start = time.monotonic()
     with open_session(recipe, runs / cell.run(trial), screen) as session:
+        session.bootstrap.progress = _until(end, screen)
         denoiser = train(session.bootstrap, cell, settings)
         session.write_ledger()
         if session.main:
@@ -185,20 +187,18 @@ def run_cell(cell: Cell, out: Path, runs: Path, screen: Screen, samples: int = 0
             )  # fmt: skip
 
 
-@contextmanager
-def _deadline(minutes: float | None) -> Iterator[Callable[[], bool]]:
-    """A function that says whether the minutes are spent; at that moment a training is asked to stop, as by SIGTERM."""
-    if minutes is None:
-        yield lambda: False
-        return
-    end = time.monotonic() + 60 * minutes
-    # Between two trainings the signal only wakes the main thread: `spent` tells.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    timer = threading.Timer(60 * minutes, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield lambda: time.monotonic() >= end
-    finally:
-        timer.cancel()
-        signal.signal(signal.SIGTERM, before)
+def _past(end: float | None) -> bool:
+    return end is not None and time.monotonic() >= end
+
+
+def _until(end: float | None, tell: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """A training's progress is told on, and the training asked to stop once the time has come, as Ctrl-C asks it."""
+    asked: set[str] = set()
+
+    def progress(p: Progress) -> None:
+        tell(p)
+        if _past(end) and p.stage not in asked:
+            asked.add(p.stage)  # asked twice, it stops without a checkpoint
+            signal.raise_signal(signal.SIGINT)
+
+    return progress
