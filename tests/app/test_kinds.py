@@ -14,6 +14,7 @@ from app_calls import call, refused
 from PIL import Image
 
 from bootdiff import BootdiffPipeline
+from bootdiff.app import curves
 from bootdiff.boot.saving import load_denoiser
 from bootdiff.sample import sample
 
@@ -73,7 +74,7 @@ KINDS = {
             "data": "kind: signal, standardize: true",
             "views": "{windows: {view: {kind: window, length: 8, stride: 8}}}",
             "nets": TINY.format(channels="[8, 8]"),
-            "samples": 8,
+            "samples": 0,
         },
     ),
     "vector": (
@@ -90,12 +91,16 @@ KINDS = {
 
 @pytest.fixture(scope="module", params=KINDS)
 def trained(request, tmp_path_factory) -> SimpleNamespace:
-    """All arms of a tiny run of one kind."""
+    """Two arms of a tiny run of one kind."""
     array, blocks = KINDS[request.param]
     folder: Path = tmp_path_factory.mktemp(request.param)
     np.save(folder / "data.npy", array)
     (folder / "tiny.yaml").write_text(RECIPE.format(**blocks))
-    result = call("arms", folder / "tiny.yaml", "--out", folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        # Loss curves take the most time, and are the same for all kinds.
+        patch.setattr(curves, "loss_curves", lambda *_: None)
+        patch.setattr(curves, "level_curves", lambda *_: None)
+        result = call("arms", folder / "tiny.yaml", "--out", folder / "run", "--arm", "full_only", "--arm", "bootdiff")
     assert result.exit_code == 0, result.output
     return SimpleNamespace(
         kind=request.param, array=array, recipe=folder / "tiny.yaml", run=folder / "run", out=result.stdout
@@ -108,12 +113,12 @@ def opened(path):
         return picture
 
 
-def test_all_arms_are_trained_measured_and_drawn(trained):
+def test_arms_are_trained_measured_and_drawn(trained):
     said = json.loads((trained.run / "metrics.json").read_text())
-    assert set(said["holdout_loss"]) == {"full_only", "views_only", "unregularized", "bootdiff", "oracle"}
+    assert set(said["holdout_loss"]) == {"full_only", "bootdiff"}
     assert all(np.isfinite(entry["mean"]) for entry in said["holdout_loss"].values())
-    assert trained.kind == "video" or np.isfinite(said["samples"]["bootdiff"]["fid"])
-    for name in ("samples.png", "levels.png", "losses.png", "samples/real.png", "samples/oracle.png"):
+    assert trained.kind != "vector" or np.isfinite(said["samples"]["bootdiff"]["fid"])
+    for name in ("samples.png", "samples/real.png", "samples/bootdiff.png"):
         assert min(opened(trained.run / name).size) > 50
     nets = {path.name for path in trained.run.glob("full-*")}
     assert nets == {"full-mlp", "full-linear", "full-stack"} if trained.kind == "vector" else "full-unet" in nets
@@ -148,9 +153,10 @@ def test_sample_writes_original_units(trained, tmp_path):
 def test_sample_draws_what_can_be_looked_at(trained, tmp_path):
     assert call("sample", trained.run, "-n", 3).exit_code == 0
     default = trained.run / "samples" / ("bootdiff-seed0" + (".gif" if trained.kind == "video" else ".png"))
-    picture = opened(default)
+    assert min(opened(default).size) > 50
     if trained.kind == "video":
-        assert (picture.format, picture.n_frames) == ("GIF", 4)
+        with Image.open(default) as film:
+            assert (film.format, film.n_frames) == ("GIF", 4)
         assert call("sample", trained.run, "-n", 2, "--out", tmp_path / "sheet.png").exit_code == 0
         width, height = opened(tmp_path / "sheet.png").size
         assert width > 1.5 * height  # two videos below each other, four frames wide
