@@ -19,6 +19,7 @@ coordinates and N the rest of these,
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,8 +31,8 @@ from bootdiff.theory.shrinkage import Coordinates, Estimate
 
 __all__ = ["Shares", "between", "shared", "shares"]
 
-_SAMPLES = 256
-_NUMBERS = 2**21  # how many noises are drawn: small samples get more of them, 64 at most
+_NUMBERS = 2**20  # values of full samples that are asked about, about
+_PROBES = 64
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,25 @@ def shares(
 ) -> Shares:
     """All of it, on the full samples (n, *shape). best: L* at each level."""
     sd2, d = coordinates.sigma_data**2, coordinates.dim
-    chosen = torch.linspace(0, len(full) - 1, min(len(full), _SAMPLES)).round().long()
-    draws = min(64, max(2, _NUMBERS // (len(chosen) * d)))
-    x0 = full[chosen].double().repeat(draws, *(1,) * (full.ndim - 1))
-    means, rng = coordinates.means(), torch.Generator().manual_seed(0)
+    chosen = torch.linspace(0, len(full) - 1, min(len(full), max(256, _NUMBERS // d))).round().long()
+    means = coordinates.means()
+    x0 = full[chosen].double()
+    off, probes = (x0 - means).flatten(1), _probes(coordinates.shape)
+    zero = torch.zeros_like(probes[:1])
     names = list(views)
     on = [i for i, name in enumerate(names) if name in kept]
     known, part, together = [], [], []
     for s, loss in zip(levels, best, strict=True):
         b = sd2 / (sd2 + s**2)
-        x = x0 + s * torch.randn(x0.shape, generator=rng, dtype=torch.float64)
-        target = (x0 - means - b * (x - means)).flatten(1)
-        e = torch.stack([v.evidence(x, s, b, means).flatten(1) for v in views.values()])
-        unit = coordinates.unit(s) * d * len(x)
-        G, h = torch.einsum("ind,jnd->ij", e, e) / unit, torch.einsum("ind,nd->i", e, target) / unit
+        # evidence is affine in x: the mean over the noise needs no noise, only traces
+        e = torch.stack([v.evidence(x0, s, b, means).flatten(1) for v in views.values()])
+        J = torch.stack([(v.evidence(probes, s, b, means) - v.evidence(zero, s, b, means)).flatten(1)
+                         for v in views.values()])  # fmt: skip
+        G = torch.einsum("ind,jnd->ij", e, e) / len(x0) + s**2 * torch.einsum("iqd,jqd->ij", J, J)
+        h = (1 - b) * torch.einsum("ind,nd->i", e, off) / len(x0)
+        h = h - b * s**2 * torch.einsum("iqd,qd->i", J, probes.flatten(1))
+        unit = coordinates.unit(s) * d
+        G, h = G / unit, h / unit
         can = max(1 - loss, 0.0)
         own = G.diagonal()
         alone = torch.where((own > 0) & (h > 0), h.square() / own.clamp_min(1e-300), 0.0)
@@ -97,6 +103,15 @@ def shares(
         left_together=nats(together),
         everything=nats([0.0] * len(levels)),
     )
+
+
+def _probes(shape: tuple[int, ...]) -> Tensor:
+    """Samples z with sum z z^T = I, exactly or (Hutchinson 1990) in the mean: (q, *shape)."""
+    d = math.prod(shape)
+    if d <= 4 * _PROBES:
+        return torch.eye(d, dtype=torch.float64).reshape(d, *shape)
+    signs = torch.randint(0, 2, (_PROBES, *shape), generator=torch.Generator().manual_seed(0))
+    return (2.0 * signs.double() - 1) / math.sqrt(_PROBES)
 
 
 def _ratios(parts: Sequence[float], wholes: Sequence[float]) -> list[float]:
