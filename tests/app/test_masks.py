@@ -161,5 +161,5 @@ def test_what_cannot_be_looked_at(tmp_path, make, message):
 
 
 def test_vectors_have_no_overlays(tmp_path):
-    (tmp_path / "x.csv").write_text("a,b\n" + "1,2\n3,4\n" * 20)
+    (tmp_path / "x.csv").write_text("a,b\n" + "0.1,0.2\n-0.3,0.4\n" * 20)
     assert "holds neither pictures nor videos" in refused("masks", tmp_path / "x.csv")

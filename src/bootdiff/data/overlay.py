@@ -218,7 +218,7 @@ def _regions(where: np.ndarray, close: bool) -> np.ndarray:
     if close:
         where = where | ndimage.binary_closing(np.pad(where, 2, mode="edge"), _AROUND)[2:-2, 2:-2]
     where = ndimage.binary_fill_holes(where)
-    least = max(3, 8e-4 * where.size)
+    least = max(4, 1e-3 * where.size)
     return _filter(where, lambda part: bool(part.sum() >= least))
 
 
