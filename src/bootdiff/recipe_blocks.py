@@ -150,6 +150,11 @@ class Residual(Block):
     subspace: float = Field(0.0, ge=0, description="further weight of its part in the views' row space")
     project: bool = Field(False, description="keep it out of the views' row space altogether")
     sees_views: bool = Field(True, description="its networks see the views' estimates beside x")
+    start: Literal["auto", "full", "views"] = Field(
+        "auto",
+        description="full: at the full-only networks, which learn to see the views; views: at zero, on top of them; "
+        "auto: full, unless energy, subspace, project, sees_views or full_experts say otherwise",
+    )
     full_experts: bool = Field(True, description="stack denoisers trained on the full samples alone, too")
     snapshots: int = Field(4, ge=1, description="snapshots per expert offered to the choice per noise level")
     kappa: Literal["stack", "single", "one"] = Field(
@@ -170,6 +175,23 @@ class Residual(Block):
         (False, True)
         """
         return bool(self.energy or self.subspace or self.project)
+
+    @property
+    def warm(self) -> bool:
+        """Whether training starts at the full-only networks.
+
+        >>> Residual().warm, Residual(energy=0.1).warm, Residual(start="views").warm
+        (True, False, False)
+        """
+        return self.start == "full" or (
+            self.start == "auto" and self.sees_views and self.full_experts and not self.penalized
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Residual:
+        if self.start == "full" and (self.penalized or not self.sees_views):
+            fail([(("start",), "full goes without energy, subspace and project, and with sees_views; or write views")])
+        return self
 
 
 class Gains(Block):

@@ -101,7 +101,8 @@ def test_the_unregularized_arm_is_that_of_a_recipe_without_penalties(tmp_path, a
     """Its experts are trained apart where the recipe penalizes them, else they are bootdiff's."""
     monkeypatch.setattr(Bootstrap, "_seed", lambda self, name: 0)  # otherwise each stage has its own
     arms, stages, final = [], [], {}
-    for name, text in (("plain", TRAINED), ("penalized", f"{TRAINED}residual: {{{residual}}}\n")):
+    plain = f"{TRAINED}residual: {{start: views}}\n"
+    for name, text in (("plain", plain), ("penalized", f"{TRAINED}residual: {{{residual}}}\n")):
         boot = bootstrap(tmp_path / name, load_recipe_text(text), accelerator)
         with boot.run:
             arms.append(boot.denoiser("unregularized"))

@@ -4,7 +4,8 @@
     2. full         denoisers trained on the full samples alone (they are the arm `full_only`, and experts of the stack)
     3. gains        which views know what the full samples do not teach (`news`)?  For these, lambda_i(sigma): regress
                     x0 - b on the views' lifted evidence, on full samples
-    4. residual     train experts r_k of x0 - V on the full samples, each stopped per noise level on held-out ones
+    4. residual     train experts r_k of x0 - V on the full samples, each stopped per noise level on held-out ones; they
+                    start at the full-only networks (`starting`), or at zero on top of the views
                     (`unregularized`: the same without energy, subspace and projection, where the recipe sets them)
     5. stack        kappa_k(sigma) >= 0: regress x0 - V on D_k - V, on held-out full samples
 
@@ -37,6 +38,7 @@ from bootdiff.boot.objective import UNLABELLED, HeldOut, ResidualObjective, Trai
 from bootdiff.boot.partial import nets_of
 from bootdiff.boot.saving import save_denoiser
 from bootdiff.boot.shelf import Shelf, digest
+from bootdiff.boot.starting import start_at
 from bootdiff.data import Batches, Subset, evenly
 from bootdiff.denoise import Denoiser, White
 from bootdiff.nets import build_net
@@ -219,18 +221,26 @@ class Bootstrap:
 
     def residual_experts(self, composite: Composite) -> dict[str, Snapshots]:
         """Stage 4: experts of what the views leave over, one per backbone."""
-        return self._once("residual experts", lambda: self._experts("residual", composite, "views"))
+        on = "base" if self.recipe.residual.warm else "views"
+        if on == "base":
+            self.full_experts()  # where they start
+        return self._once("residual experts", lambda: self._experts("residual", composite, on))
 
     def _experts(self, what: str, composite: Composite, on: str) -> dict[str, Snapshots]:
         training = self.recipe.training_for("residual" if what == "unregularized" else what)
-        parents = [*self._view_keys(), composite.gains.tolist()] if on == "views" else []
+        parents = [] if what == "full" else [*self._view_keys(), composite.gains.tolist()]
         bench, own = self.full_bench(), f"{self.prefix}{what}"
-        return {
-            f"{own}-{name}": self.expert(
-                f"{own}-{name}", bench, composite, on, net, training, parents, what != "unregularized"
-            )
-            for name, net in self.recipe.backbones.items()
-        }
+        experts = {}
+        for name, net in self.recipe.backbones.items():
+            start, more = None, []
+            if what == "residual" and on == "base":
+                start = self.run.stage(f"{self.prefix}full-{name}")
+                more = ["start", self._keys[f"{self.prefix}full-{name}"]]
+            experts[f"{own}-{name}"] = self.expert(
+                f"{own}-{name}", bench, composite, on, net, training, [*parents, *more], what != "unregularized",
+                start=start,
+            )  # fmt: skip
+        return experts
 
     def expert(
         self,
@@ -268,7 +278,7 @@ class Bootstrap:
         expert = self._build(name, bench, composite, on, net, scale, residual.project)
         trainee = Trainee(expert)
         if start is not None:
-            load_weights(trainee, start / "final.safetensors")
+            start_at(expert, start)
         if objective is None:
             noise = LogNormal(training.noise.mean, training.noise.std)
             objective = ResidualObjective(composite, noise, tau=bench.tau, **regular)
@@ -400,7 +410,7 @@ class Bootstrap:
         scale: list[float],
         project: bool = False,
     ) -> Expert:
-        sees = on == "views" and self.recipe.residual.sees_views
+        sees = bool(composite.views) and self.recipe.residual.sees_views
         channels = bench.base.shape[0] + (composite.seen if sees else 0)
         beside = bench.samples.context
         channels += 0 if beside is None else beside.shape[1]

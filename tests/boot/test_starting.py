@@ -1,0 +1,64 @@
+"""Experts that start where others ended: the same answers, whatever the views say, for every kind of network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bootdiff.boot.composite import Expert
+from bootdiff.boot.objective import Trainee
+from bootdiff.boot.starting import start_at
+from bootdiff.denoise import White
+from bootdiff.errors import BootdiffError
+from bootdiff.files import save_tensors
+from bootdiff.nets import build_net
+
+LEVELS = [0.1, 1.0]
+NETS = [
+    ("unet", (2, 8, 8), {"channels": [8, 16], "attention": [], "patch": 2}),
+    ("unet", (2, 16), {"channels": [8, 16], "attention": []}),
+    ("unet", (1, 4, 8, 8), {"channels": [8, 16], "attention": [], "patch": 2}),
+    ("local", (2, 8, 8), {"width": 8, "depth": 3}),
+    ("local", (2, 16), {"width": 8, "depth": 3}),
+    ("local", (1, 4, 8, 8), {"width": 8, "depth": 3}),
+    ("mlp", (2, 3, 3), {"width": 8}),
+    ("linear", (4,), {}),
+]
+
+
+class Folder:
+    """What a stage's directory is to `start_at`."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __truediv__(self, name):
+        return self.path / name
+
+
+def expert(kind, shape, more, options, seed, on="base"):
+    torch.manual_seed(seed)
+    net = build_net(kind, shape[0] + more, shape, None, **options)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return Expert(net, White(shape, [0.1] * shape[0], 0.5), LEVELS, [1.0] * len(LEVELS), bool(more), on)
+
+
+@pytest.mark.parametrize(("kind", "shape", "options"), NETS)
+def test_an_expert_starts_with_the_answers_of_one_that_saw_less(tmp_path, kind, shape, options):
+    plain, wide = expert(kind, shape, 0, options, 0), expert(kind, shape, shape[0], options, 1)
+    save_tensors(tmp_path / "final.safetensors", Trainee(plain).state_dict(), {})
+    start_at(wide, Folder(tmp_path))
+    x, sigma, seen = torch.randn(3, *shape), torch.tensor([0.1, 0.5, 2.0]), torch.randn(3, *shape)
+    torch.testing.assert_close(wide(x, sigma, seen), plain(x, sigma, None), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(wide(x, sigma, 5 * seen), wide(x, sigma, seen), atol=1e-5, rtol=1e-5)
+
+
+def test_the_same_width_is_copied_and_another_network_is_refused(tmp_path):
+    kind, shape, options = NETS[3]
+    plain, twin = expert(kind, shape, 0, options, 0), expert(kind, shape, 0, options, 1)
+    save_tensors(tmp_path / "final.safetensors", Trainee(plain).state_dict(), {})
+    start_at(twin, Folder(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), twin.parameters(), strict=True))
+    with pytest.raises(BootdiffError, match="start: views"):
+        start_at(expert(kind, shape, 2, {**options, "width": 16}, 1), Folder(tmp_path))
