@@ -39,10 +39,13 @@ from bootdiff.sample import sample
 __all__ = ["ARMS", "Cell", "bootdiff_steps", "is_done", "measured", "train", "tune"]
 
 OWN: dict[str, tuple[dict[str, Any], ...]] = {
-    "bootdiff": ({}, {"split": [2, 1, 1]}, {"split": [1, 1, 2]}),
-    "unregularized": ({}, {"split": [2, 1, 1]}, {"split": [1, 1, 2]}),
+    "bootdiff": ({}, {"split": [1, 1, 1]}, {"split": [2, 2, 1]}),
+    "unregularized": ({}, {"split": [1, 1, 1]}, {"split": [2, 2, 1]}),
 }
 """bootdiff's own arms, and the settings they may try: shares of the steps for views, full samples and residual."""
+
+SPLIT = (1, 2, 1)
+"""The residual starts where full-only training ends, so that its steps are worth most; it needs few of its own."""
 
 ARMS = (*(name for name in METHODS if name != "oracle"), *OWN, "oracle")
 """Every arm, in the order they are run."""
@@ -132,7 +135,7 @@ def tune(benchmark: Benchmark, out: Path) -> dict[str, Any]:
 def bootdiff_steps(b: Bootstrap, flops: float, settings: Mapping[str, Any]) -> dict[str, int]:
     """Steps of each of bootdiff's parts within the budget."""
     found = parts(b)
-    split = settings.get("split", [1, 1, 1])
+    split = settings.get("split", SPLIT)
     steps = steps_within(flops, [sum(found[part]) for part in PARTS], split)
     return dict(zip(PARTS, steps, strict=True))
 
