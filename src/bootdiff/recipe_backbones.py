@@ -6,7 +6,7 @@ seconds on one core: for 32 signals of 512 values, 32 images of 32 x 32 pixels, 
 
     kind      backbones       unet: channels, patch     local: width, kernel    mlp: width
     vector    mlp, linear     -                         -                       256
-    signal    unet, local     32 64 64 64, 1            64, 9                   256
+    signal    unet, local     32 64 64 64, 2            64, 9                   256
     image     unet, local     24 48 48, 1               64, 3 x 3               256
     video     unet, local     32 64 64, 4 (2 below 32)  16, 3 x 3 x 3           256
 """
@@ -54,6 +54,13 @@ _CHANNELS = {1: [32, 64, 64, 64], 3: [32, 64, 64]}
 _WIDTH = {1: 64, 2: 64, 3: 16}
 
 
+def _patch(axes: int, side: int) -> int:
+    """Where samples are large, the UNet is for what is global: the local net beside it sees what is fine."""
+    if axes == 1:
+        return 2 if side >= 256 else 1
+    return 1 if axes == 2 or side < 16 else 2 if side < 32 else 4
+
+
 def _side(shape: Sequence[int]) -> int:
     """The longer side in pixels; a signal's length. Time is not counted: it is never folded."""
     return max(shape[-2:] if len(shape) > 2 else shape[1:])
@@ -74,7 +81,8 @@ class UNetSpec(Block):
     patch: Count = Field(
         "auto",
         description="pixels per side (values of a signal) folded into channels first: 2 quarters the compute; never "
-        "frames; fewer for thumbnails; auto: 4 for videos (2 below 32 pixels, 1 below 16), else 1",
+        "frames; fewer for thumbnails; auto: 4 for videos (2 below 32 pixels, 1 below 16), 2 for signals of 256 values "
+        "or more, else 1",
     )
 
     def sized(self, shape: Sequence[int], full: Sequence[int]) -> UNetSpec:
@@ -96,8 +104,7 @@ class UNetSpec(Block):
             )
         small, large = _side(shape), _side(full)
         if isinstance(self.patch, str):
-            # A video's UNet is for what is global: frames are many, and the local net beside it sees what is fine.
-            update["patch"] = 1 if axes < 3 or small < 16 else 2 if small < 32 else 4
+            update["patch"] = _patch(axes, small)
         elif self.patch > 1 and small != large:
             # Thumbnails have no detail to fold into channels.
             update["patch"] = max(1, self.patch * small // large)
