@@ -335,7 +335,8 @@ def test_gray_pictures_are_of_mode_l():
 def test_what_is_no_picture_comes_as_numbers(shape):
     pipe = quiet(BootdiffPipeline(White(shape, [0.0] * shape[0], 0.5)))
     with pytest.raises(ValueError, match="no PIL pictures"):
-        pipe()
+        pipe(output_type="pil")
+    assert pipe(3, num_inference_steps=2).images.shape == (3, *shape[1:], shape[0])
     assert pipe(3, output_type="pt", num_inference_steps=2).images.shape == (3, *shape)
     assert pipe(3, output_type="np", num_inference_steps=2).images.shape == (3, *shape[1:], shape[0])
 

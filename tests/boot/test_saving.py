@@ -13,7 +13,7 @@ from bootdiff.boot.saving import CLASSES, load_denoiser, save_denoiser
 from bootdiff.denoise import Denoiser, Scaled, White
 from bootdiff.errors import BootdiffError
 from bootdiff.guidance import Guided
-from bootdiff.nets import MLP, LocalNet, UNet
+from bootdiff.nets import MLP, Linear, LocalNet, SignalUNet, UNet, VideoUNet
 from bootdiff.pretrained import FrozenDenoiser
 from bootdiff.spec import decode, encode
 from bootdiff.views import ChannelMix, Crop, Downsample, Mask, Observed, compose
@@ -27,11 +27,13 @@ def white(shape=FULL):
 
 
 def net(kind, inputs, shape, classes=None):
-    if kind is UNet:
-        return UNet(inputs, shape[0], channels=(8, 16), attention=(1,), classes=classes)
+    if kind in (SignalUNet, UNet, VideoUNet):
+        return kind(inputs, shape[0], channels=(8, 16), attention=(1,), classes=classes)
     if kind is MLP:
         return MLP(inputs, shape[0], space=shape[1:], width=8, depth=2, classes=classes)
-    return LocalNet(inputs, shape[0], width=8, depth=3, classes=classes)
+    if kind is Linear:
+        return Linear(inputs, shape[0], space=shape[1:], classes=classes)
+    return LocalNet(inputs, shape[0], width=8, depth=3, classes=classes, axes=len(shape) - 1)
 
 
 def expert(kind=LocalNet, shape=FULL, views=0, extra=0, on="base", classes=None):
@@ -78,6 +80,11 @@ CASES = {
     "unet": lambda: alone(UNet),
     "mlp": lambda: alone(MLP),
     "vector": lambda: alone(MLP, shape=(5,)),
+    "linear": lambda: alone(Linear, shape=(5,)),
+    "signal": lambda: alone(SignalUNet, shape=(2, 13), classes=4),
+    "local signal": lambda: alone(shape=(2, 13)),
+    "video": lambda: alone(VideoUNet, shape=(1, 3, 9, 7), classes=4),
+    "local video": lambda: alone(shape=(1, 3, 9, 7)),
     "classes": lambda: alone(UNet, classes=4),
     "no views": lambda: Composite(white(), {}, {}, LEVELS),
     "crops": lambda: viewed(crop=Crop((4, 4), stride=2)),
@@ -201,8 +208,8 @@ def test_an_unknown_class_is_not_built(folder, name):
 
 
 def test_a_class_within_is_checked_too(folder):
-    edit(folder, lambda said: said["denoiser"]["args"]["experts"][0]["args"]["net"].update({"class": "Linear"}))
-    refused(folder, "cannot build 'Linear'")
+    edit(folder, lambda said: said["denoiser"]["args"]["experts"][0]["args"]["net"].update({"class": "Resnet"}))
+    refused(folder, "cannot build 'Resnet'")
 
 
 @pytest.mark.parametrize(

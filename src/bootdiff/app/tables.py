@@ -150,7 +150,7 @@ def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for arm in quality[0]:
             fid, kid = [q[arm]["fid"] for q in quality], [q[arm]["kid"]["mean"] for q in quality]
             samples[arm] = {"fid": _over(fid), "kid": _over(kid)}
-    far = [m.get("long_range") for m in metrics]
+    far = [m.get("long_range") or {} for m in metrics]
     long_range = None
     if all(far):
         figures = ("samples", "real", "difference", "rms")
