@@ -162,9 +162,10 @@ class Residual(Block):
     )
 
     prune: float = Field(
-        2.0,
+        0.0,
         ge=0,
-        description="experts that improve a noise level by less than so many standard errors are not asked there",
+        description="experts that improve a noise level by less than so many standard errors are not asked there: "
+        "2 samples faster, at a loss of up to 1 %",
     )
 
     @property
