@@ -99,7 +99,7 @@ def _circle(there: Mapping[str, ViewSpec], start: str) -> list[str]:
     def follow(path: str) -> list[str]:
         spec = there[path]
         after = [f"{path}.{name}" for name in spec.views or {}]
-        after += [spec.same_as] if spec.same_as in there else []
+        after += [spec.same_as] if spec.same_as is not None and spec.same_as in there else []
         for step in after:
             if step == start:
                 return [path, step]

@@ -93,7 +93,9 @@ class Composite(Denoiser):
                 raise ValueError(
                     f"view {name!r} gives samples of {view.shape(self.shape)}, its denoiser {denoisers[name].shape}"
                 )
-        self.denoisers = nn.ModuleDict({name: denoisers[name] for name in self.views})
+        self.denoisers = nn.ModuleDict()
+        # Past its own check, which refuses names that a module has itself: half, float, type, train.
+        self.denoisers._modules.update({name: denoisers[name] for name in self.views})
         values = torch.ones(len(levels), len(self.views)) if gains is None else torch.tensor(gains, dtype=torch.float32)
         values = values.reshape(len(levels), len(self.views))
         self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)

@@ -206,7 +206,7 @@ class HeldOut:
         names = list(self.composite.views)
         moments = Moments.empty(len(self.levels), len(self.samples), len(names))
         for p in probe(self.samples, self.levels, self.draws, self.seed, self.tau):
-            known = (against or self.composite.base)(p.x, p.sigma, p.label)
+            known = (against or self.composite.base)(p.x, p.sigma, p.label, p.context)
             a = 1 - (self.tau / p.sigma) ** 2
             says = []
             for name in names:

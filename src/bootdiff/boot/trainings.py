@@ -28,7 +28,9 @@ def _arm(top: Recipe, recipe: Recipe, arm: str, around: str, shared: Mapping[str
             names += _view(top, f"{around}.{name}" if around else name, shared)
     # What a view knows is measured beside what the full samples alone teach.
     judged = recipe.gains.mode == "fit" and arm in ("views_only", "unregularized", "bootdiff")
-    if arm == "full_only" or judged or (arm == "bootdiff" and recipe.residual.full_experts):
+    # Residual experts may start at the full-only networks.
+    begun = recipe.residual.warm and arm in ("unregularized", "bootdiff")
+    if arm == "full_only" or judged or begun or (arm == "bootdiff" and recipe.residual.full_experts):
         names += [f"{prefix}full-{net}" for net in nets]
     if arm in ("unregularized", "bootdiff"):
         own = arm == "unregularized" and recipe.residual.penalized
