@@ -66,6 +66,32 @@ def test_a_view_of_other_data_is_told_to_be_left_out(tmp_path):
     assert report["trainings"] == []
 
 
+def test_a_recipe_whose_only_view_is_useless_is_told_so(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "noise.npy", rng.uniform(0, 1, (300, 4, 4)).astype("float32"))
+    other = {"view": {"kind": "downsample", "factor": 2}, "data": {"path": "noise.npy", "range": [0, 1]}}
+    said, report = planned(written(tmp_path, views={"other": other}), "--no-costs")
+    assert report["forecast"]["kept"] == []
+    assert "train on the full samples alone" in said
+    assert (tmp_path / "plan" / "plan.png").is_file()
+
+
+def test_a_view_that_comes_without_files_is_named(tmp_path, monkeypatch):
+    from bootdiff.boot import materials
+
+    gather = materials.gather
+
+    def without(recipe):
+        found = gather(recipe)
+        found.views["halves"].train = None
+        return found
+
+    monkeypatch.setattr(materials, "gather", without)
+    said, report = planned(written(tmp_path), "--no-costs")
+    assert report["without_files"] == ["halves"]
+    assert "`halves` comes with a model" in said
+
+
 def test_signals_and_vectors_are_planned_too(tmp_path):
     rng = np.random.default_rng(0)
     waves = np.cumsum(rng.normal(size=(240, 16, 1)), 1) / 8
@@ -85,6 +111,17 @@ def test_signals_and_vectors_are_planned_too(tmp_path):
 
 def test_levels_that_are_none_are_refused(tmp_path):
     assert "levels" in refused("plan", written(tmp_path, levels=[0.1, math.inf]), "--out", tmp_path / "x")
+
+
+def test_data_that_never_vary_are_refused(tmp_path):
+    np.save(tmp_path / "full.npy", np.full((20, 8, 8), 0.5, "float32"))
+    np.save(tmp_path / "small.npy", np.random.default_rng(0).uniform(0, 1, (20, 4, 4)).astype("float32"))
+    recipe = tmp_path / "flat.yaml"
+    recipe.write_text(
+        "full: {path: full.npy, range: [0, 1]}\n"
+        "views: {small: {view: {kind: downsample, factor: 2}, data: {path: small.npy, range: [0, 1]}}}\n"
+    )
+    assert "constant" in refused("plan", recipe, "--out", tmp_path / "x")
 
 
 def test_a_recipe_that_is_not_there_is_refused(tmp_path):

@@ -114,9 +114,13 @@ def tables(found: Forecast, costs: Mapping[str, Mapping[str, float]]) -> list[An
     if len(found.kept) > 1:
         levels.add_row("together", *(f"{100 * s:.0f} %" for s in found.share), style="bold")
     levels.add_row("loss, full samples alone", *(f"{x:.4f}" for x in found.full_only))
-    levels.add_row("loss, with the kept views", *(f"{x:.4f}" for x in found.together.loss))
-    levels.add_row("improvement", *(f"{x:.4f}" for x in found.together.raw))
-    levels.add_row("± s.e.", *(f"{x:.4f}" for x in found.together.stderr))
+    if found.kept:
+        levels.add_row("loss, with the kept views", *(f"{x:.4f}" for x in found.together.loss))
+        levels.add_row("improvement", *(f"{x:.4f}" for x in found.together.raw))
+        levels.add_row("± s.e.", *(f"{x:.4f}" for x in found.together.stderr))
+    for view in found.views.values():
+        if view.verdict == "dissimilar":
+            levels.add_row(f"loss, with {view.name}", *(f"{x:.4f}" for x in view.alone.loss), style="dim")
     note = "left over, shared: bits per dimension. 1 = the loss of knowing the mean and spread only."
     between = found.total_correlation
     if len(found.kept) > 1 and between is not None:
@@ -164,6 +168,7 @@ def draw(found: Forecast, path: Path) -> None:
     gain.axhline(0, color="#8a9099", linewidth=0.8)
     share.set(xscale="log", xlabel="noise level sigma", ylabel="% of what can be known", ylim=(-3, 103))
     gain.set(xscale="log", xlabel="noise level sigma", ylabel="loss below full samples alone")
-    share.legend(fontsize=8, frameon=False)
-    gain.legend(fontsize=8, frameon=False)
+    for axis in (share, gain):
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, frameon=False)
     write_figure(figure, path)
