@@ -118,7 +118,7 @@ class Recipe(Block):
             yield from _attention_problems(nesting.location(path, "backbone", "attention"), view.backbone)
         yield from nesting.problems(self.views)
         blocks: dict[tuple[str | int, ...], Data | None] = {("full",): self.full, ("test",): self.test}
-        blocks |= {("oracle",): self.oracle, ("simulate", "pool"): self.simulate and self.simulate.pool}
+        blocks[("oracle",)], blocks[("simulate", "pool")] = self.oracle, self.simulate.pool if self.simulate else None
         for place, block in blocks.items():
             yield from (((*place, key), text) for key, text in (() if block is None else partial_only(block)))
 
