@@ -105,7 +105,9 @@ def forecast_of(
         samples.append(source.gather(chosen)[0])
         spans += [source.span(i) for i in chosen]
     known = [span for span in spans if span is not None]
-    size = 512 if len(views) <= 2 else 384 if len(views) <= 4 else 256
+    # the time grows with the cube of the size, and with the placements that have to be imposed one after the other
+    placed = sum(len(v.through.placements(materials.shape)) for v in views.values())
+    size = next((size for most, size in ((2, 512), (4, 384), (10, 256)) if placed <= most), 192)
     folds = _FOLDS if len(known) < len(spans) else _by_recording(known)
     try:
         return forecast(

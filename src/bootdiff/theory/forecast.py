@@ -145,7 +145,9 @@ def forecast(
         others = _others(kept, name)
         fit = _fit(c[:, coordinates.kept], seen, levels)
         verdict = dropped.get(name, "keep")
-        if verdict != "keep" and fit is not None and fit[0] - 1 > max(3 * fit[1], _MISFIT):
+        # a law of few files fits these better than any others: by about the ratio of its directions to them
+        beyond = max(_MISFIT, 2 * seen.size / seen.count)
+        if verdict != "keep" and fit is not None and fit[0] - 1 > max(3 * fit[1], beyond):
             verdict = "dissimilar"
         out[name] = ViewForecast(
             name, round(seen.count), curve.valued(trials.gain([name]), seen.count),
