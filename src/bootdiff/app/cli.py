@@ -115,6 +115,7 @@ _TOP = """
 
     bootdiff demo                   see it work on handwritten digits
     bootdiff recipe --example       a recipe to start from
+    bootdiff masks photos/          find a logo or a watermark to be masked
     bootdiff check mine.yaml        is it right? how long will it take?
     bootdiff plan mine.yaml         what is each view worth?
     bootdiff fit mine.yaml          train
