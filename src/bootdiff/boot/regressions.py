@@ -1,4 +1,4 @@
-"""What is chosen on held-out samples: which views know anything new, their gains, the stack's weights, snapshots.
+"""What is regressed on held-out samples: which views know anything new, their gains, the stack's weights.
 
 Each is the regression of `gains.py`, of another target on other candidates:
 
@@ -10,10 +10,8 @@ Each is the regression of `gains.py`, of another target on other candidates:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from bootdiff.boot.composite import Composite, Snapshots
 from bootdiff.boot.gains import Weights, fit_weights
@@ -21,7 +19,7 @@ from bootdiff.boot.objective import HeldOut, Samples
 from bootdiff.denoise import Denoiser
 from bootdiff.recipe import Recipe
 
-__all__ = ["choose", "gains", "kappa", "news"]
+__all__ = ["gains", "kappa", "news"]
 
 
 def news(
@@ -62,30 +60,3 @@ def kappa(held_out: HeldOut, experts: Sequence[Snapshots], recipe: Recipe, prune
 def _widths(recipe: Recipe) -> tuple[float, ...]:
     smooth = recipe.gains.smooth
     return (0.0, smooth, 2 * smooth) if smooth else (0.0,)
-
-
-def choose(losses: Tensor, steps: Sequence[int], most: int) -> dict[str, Any]:
-    """At most so many snapshots of an expert, and which of them each noise level uses.
-
-    Args:
-        losses: held-out loss of each snapshot at each level, (snapshots, levels).
-        steps: after which each was taken.
-        most: how many may stay.
-
-    Returns:
-        {"steps": those that stay, "choice": an index into them for each level, "loss": mean of the least losses,
-        "per_level": these}.
-    """
-    kept = list(range(len(steps)))
-    while len(kept) > most:
-        # Give up the snapshot that is missed least.
-        costs = [losses[[k for k in kept if k != gone]].amin(0).sum() for gone in kept]
-        kept.remove(kept[int(torch.stack(costs).argmin())])
-    least, choice = losses[kept].min(0)
-    used = sorted(set(choice.tolist()))
-    return {
-        "steps": [steps[kept[k]] for k in used],
-        "choice": [used.index(k) for k in choice.tolist()],
-        "loss": float(least.mean()),
-        "per_level": least.tolist(),
-    }

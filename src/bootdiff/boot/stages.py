@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bootdiff.boot import regressions
+from bootdiff.boot import choosing, regressions
 from bootdiff.boot.bench import Bench, classes_in, full_bench, on_device, view_bench
 from bootdiff.boot.composite import Composite, Expert, Snapshots, Stack
 from bootdiff.boot.gains import Weights
@@ -47,7 +47,7 @@ from bootdiff.recipe import Recipe
 from bootdiff.recipe_blocks import Training
 from bootdiff.runs import Run, StageDir
 from bootdiff.spec import encode
-from bootdiff.train import Progress, fit, load_weights, snapshot_path
+from bootdiff.train import Progress, fit
 
 __all__ = ["ARMS", "Bench", "Bootstrap"]
 
@@ -141,7 +141,7 @@ class Bootstrap:
             experts = self._experts("unregularized", composite, "views")
         else:
             experts = self.residual_experts(composite)
-        last = [self._last(self.run.stage(name), expert) for name, expert in experts.items()]
+        last = [choosing.last(self.run.stage(name), expert) for name, expert in experts.items()]
         return Stack(composite, last, self.levels).to(self.device).eval()
 
     def _oracle(self) -> Stack:
@@ -293,15 +293,11 @@ class Bootstrap:
             compile=training.compile, progress=self.progress,
         )  # fmt: skip
         self.ledger[name] = result.ledger
-        choice = self._shelf.once(stage, "choice.json", lambda: self._choose(stage, expert, held_out, result.snapshots))
-        members = []
-        for step in choice["steps"]:
-            member = copy.deepcopy(expert)
-            load_weights(Trainee(member), snapshot_path(stage, step))
-            members.append(member)
+        choose = partial(choosing.choose, stage, expert, held_out, result.snapshots, residual.snapshots)
+        choice = self._shelf.once(stage, "choice.json", choose)
         if not done:
             self.say(f"{name}: held-out loss {choice['loss']:.4f}, best steps {choice['steps']} of {training.steps}")
-        return Snapshots(members, self.levels, choice["choice"]).to(self.device).eval().requires_grad_(False)
+        return choosing.chosen(stage, expert, self.levels, choice).to(self.device)
 
     def batches(self, name: str, bench: Bench, training: Training) -> Batches:
         """A bench's training samples, in the order of the stage `name`."""
@@ -360,17 +356,6 @@ class Bootstrap:
                 self.say(f"  {part:24s} " + " ".join(f"{row[k]:6.3f}" for row in record["values"]))
         return torch.tensor(stage.info["values"], dtype=torch.float64).reshape(len(self.levels), len(names))
 
-    def _choose(self, stage: StageDir, expert: Expert, held_out: HeldOut, best: dict[str, int]) -> dict[str, Any]:
-        """At most `residual.snapshots` snapshots, and which of them each noise level uses."""
-        steps = sorted(set(best.values()))
-        trial = copy.deepcopy(expert)
-        table = []
-        for step in steps:
-            load_weights(Trainee(trial), snapshot_path(stage, step))
-            loss = held_out.expert(trial).mean(1)
-            table.append(torch.where(loss.isnan(), 0.0, loss))
-        return regressions.choose(torch.stack(table), steps, self.recipe.residual.snapshots)
-
     # -- benches and nets ----------------------------------------------------------------------------------------------
 
     @property
@@ -422,11 +407,6 @@ class Bootstrap:
             built = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         null = composite.views if on == "views" and project else None
         return Expert(built, bench.base, self.levels, scale, sees, on, null).to(self.device)
-
-    def _last(self, stage: StageDir, expert: Snapshots) -> Expert:
-        last: Any = copy.deepcopy(expert.members[0])
-        load_weights(Trainee(last), stage / "final.safetensors")
-        return last
 
     # -- stages on disk ------------------------------------------------------------------------------------------------
 
