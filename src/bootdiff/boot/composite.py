@@ -197,8 +197,25 @@ class Composite(Denoiser):
             seen.append(sees)
         return Estimates(base, total, torch.cat(seen, 1))
 
+    def of_class(self, estimate: Tensor, x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+        """An estimate of no class, (B, *shape), with each view's own for the class put in its row space.
+
+        a + A^T [d(A x, c) - A a], one view after the other, for those that know classes.
+        """
+        for name in self.views:
+            if _knows_classes(self.denoisers[name]):
+                asked = (label >= 0) & self.has_say(name, sigma, label)
+                estimate = estimate + self.evidence(name, x, sigma, label, estimate, asked)[0]
+        return estimate
+
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         return self.estimate(x, sigma, label).mean
+
+
+def _knows_classes(module: nn.Module) -> bool:
+    """Whether any network inside was trained with labels."""
+    configs = (getattr(m, "config", None) for m in module.modules())
+    return any(isinstance(c, Mapping) and c.get("classes") for c in configs)
 
 
 def _views(given: Mapping[str, View | dict[str, Any]]) -> dict[str, View]:
@@ -325,6 +342,9 @@ class Snapshots(nn.Module):
 class Stack(Denoiser):
     """D = V + sum_k kappa_k(sigma) (D_k - V): the finished denoiser.
 
+    Where views know classes and no expert does, D(c) is D(none) with the views' own estimates for the class in their
+    row spaces: the weights, fitted on samples of no class, would all but silence them.
+
     Args:
         composite: V (without views: the white base).
         experts: what is stacked on it.
@@ -348,6 +368,9 @@ class Stack(Denoiser):
         values = torch.full((len(levels), count), 1 / max(count, 1)) if weights is None else torch.tensor(weights)
         self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
         self.register_buffer("weights", values.double().reshape(len(levels), count), persistent=False)
+        self._classed_by_views = (
+            count > 0 and not _knows_classes(self.experts) and any(map(_knows_classes, composite.denoisers.values()))
+        )
 
     @property
     def config(self) -> dict[str, Any]:
@@ -359,6 +382,12 @@ class Stack(Denoiser):
         }
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """D(x, sigma), (B, *shape)."""
+        if label is None or not self._classed_by_views:
+            return self._stacked(x, sigma, label, context)
+        return self.composite.of_class(self._stacked(x, sigma, None, context), x, sigma, label)
+
+    def _stacked(self, x: Tensor, sigma: Tensor, label: Tensor | None, context: Tensor | None) -> Tensor:
         at = self.composite.estimate(x, sigma, label)
         kappa = interpolate(sigma, self.levels, self.weights).to(x.dtype)
         out = at.mean
