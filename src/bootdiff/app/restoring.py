@@ -160,7 +160,8 @@ def write_answers(
                     write(shown[i, k], out / "answers" / f"{name}-{k + 1}")
                 write(mean[i], out / "mean" / name)
                 write(2 * spread[i] / top - 1, out / "spread" / name)
-        pictures.save_png(_overview(shown, mean, spread, top, given, meaning, title), out / "overview.png")
+        page = _overview(shown, mean, spread, top, given, partial.truth, meaning, title)
+        pictures.save_png(page, out / "overview.png")
     except OSError as error:
         raise BootdiffError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
     if numbers.dtype != np.uint8:
@@ -197,7 +198,14 @@ def _npy(values: np.ndarray) -> bytes:
 
 
 def _overview(
-    shown: Tensor, mean: Tensor, spread: Tensor, top: float, given: Observation, meaning: Meaning, title: str
+    shown: Tensor,
+    mean: Tensor,
+    spread: Tensor,
+    top: float,
+    given: Observation,
+    truth: Tensor | None,
+    meaning: Meaning,
+    title: str,
 ) -> Any:
     first = given.rows(torch.arange(min(_SHOWN, len(given))))
     seen = first.lift(first.y)
@@ -205,6 +213,8 @@ def _overview(
     pictured = kind_of(shown.shape[2:]) in ("image", "video")
     sheets = {"given": seen, "mean": mean[:n], "spread": 2 * spread[:n] / top - 1 if pictured else spread[:n]}
     sheets |= {f"answer {k + 1}": shown[:n, k] for k in range(min(4, shown.shape[1]))}
+    if truth is not None:
+        sheets["truth"] = truth[:n]
     note = "the files stand at the same place in each panel"
     if pictured:
         note += f"; white spread: a deviation of {top:.2g} in [-1, 1]"
