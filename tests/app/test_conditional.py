@@ -103,3 +103,20 @@ def test_classes_under_other_names_are_refused(tmp_path):
     assert "the classes of view small (dunkel, hell;" in message
     assert "and those of full (dark, light, mid;" in message
     assert "Name them alike" in message
+
+
+def test_guidance_on_the_command_line(trained, tmp_path):
+    def drawn(*options):
+        result = call("sample", trained.run, "-n", 3, "--label", "3", *options, "--out", tmp_path / "x.npy")
+        assert result.exit_code == 0, result.output
+        return np.load(tmp_path / "x.npy").astype(float)
+
+    plain = drawn()
+    np.testing.assert_array_equal(drawn("--guidance", 1), plain)
+    assert np.abs(drawn("--guidance", 4) - plain).max() > 0
+    np.testing.assert_array_equal(drawn("--guidance", 4, "--guidance-interval", 1000, 2000), plain)
+    run = trained.run
+    assert "say which by --label" in " ".join(refused("sample", run, "--guidance", 2).split())
+    assert "give --guidance" in " ".join(refused("sample", run, "--label", 3, "--guidance-interval", 1, 2).split())
+    wrong = ("--label", 3, "--guidance", 2, "--guidance-interval", 5, 1)
+    assert "lowest and highest noise level" in " ".join(refused("sample", run, *wrong).split())
