@@ -37,9 +37,9 @@ from bootdiff.data.base import generator
 from bootdiff.denoise import Denoiser, White, expand
 from bootdiff.noise import karras_levels
 from bootdiff.sample import checked_labels, evaluating, posterior_mean, solver
-from bootdiff.views import Compose, Identity, Observed, View
+from bootdiff.views import View, unmasked
 
-__all__ = ["METHODS", "Conditioned", "Observation", "observe", "restore", "unmasked"]
+__all__ = ["METHODS", "Conditioned", "Observation", "observe", "restore"]
 
 METHODS: tuple[str, ...] = ("mmps", "pigdm", "ddnm")
 
@@ -157,15 +157,6 @@ def observe(stored: Tensor, view: View, full: Sequence[int], mask: Tensor | None
         bad = (~y.flatten(1).isfinite().all(1)).nonzero()[0].item()
         raise ValueError(f"partial sample {bad} holds NaN or an infinity where it is observed; mask it there")
     return Observation(single, full, y, mask, single.tau)
-
-
-def unmasked(view: View) -> View:
-    """The view with each mask that is drawn per file left out: files bring theirs."""
-    if isinstance(view, Compose):
-        return Compose(unmasked(view.outer), unmasked(view.inner))
-    if isinstance(view, Observed):
-        return Observed(unmasked(view.view), view.std)
-    return Identity() if view.masked and not view.single else view
 
 
 class Conditioned(Denoiser):

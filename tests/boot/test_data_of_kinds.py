@@ -135,3 +135,24 @@ def test_time_is_never_mirrored(folder):
         BootdiffError, match="flip: only pictures and videos are mirrored, the full samples are signals"
     ):
         gather(text)
+
+
+@pytest.mark.parametrize("more", ["", ", {kind: random_mask, hide: moving}"])
+def test_what_a_view_hides_in_every_file_is_hidden_beside_what_the_files_hide(tmp_path, more):
+    np.save(tmp_path / "full.npy", RNG.integers(0, 256, (8, 2, 4, 4, 1), dtype=np.uint8))
+    own = RNG.integers(0, 2, (8, 2, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "part.npz", x=RNG.integers(1, 256, (8, 2, 4, 4, 1), dtype=np.uint8), x_mask=own)
+    view = f"[{{kind: mask, box: [0, 2, 2, 2]}}{more}]"
+    v = gather(recipe(tmp_path, "kind: video", view, "path: part.npz, kind: video, key: x, masks: true")).views["v"]
+    box = np.ones((4, 4))
+    box[:2, 2:] = 0
+    for source in (v.train, v.held_out):
+        rows = [int(source.name(i).split()[1]) for i in range(len(source))]
+        found = in_memory(source, v.view.scale, v.view, (1, 2, 4, 4))
+        np.testing.assert_array_equal(found.mask[:, 0].numpy(), own[rows] * box)
+        assert not found.x[found.mask == 0].any()
+    placed = v.view.placements((1, 2, 4, 4))
+    assert all(not p.mask((1, 2, 4, 4))[..., :2, 2:].any() for p in placed)
+    if not more:
+        (only,) = placed
+        np.testing.assert_array_equal(only.mask((1, 2, 4, 4))[0, 0].numpy(), box)

@@ -141,8 +141,7 @@ def _view(
         BootdiffError: none or several are named, one that the recipe does not have, or that does not fit.
     """
     from bootdiff.recipe_nesting import walk
-    from bootdiff.restore import unmasked
-    from bootdiff.views import Observed, compose, from_config
+    from bootdiff.views import Observed, compose, from_config, unmasked
 
     if sum(v is not None for v in (name, config, mask)) != 1:
         raise BootdiffError("say what the files show, by one of --view NAME, --view-config {kind: ...}, --mask FILE")

@@ -25,7 +25,7 @@ from bootdiff.errors import BootdiffError
 from bootdiff.recipe import Recipe
 from bootdiff.recipe_blocks import Data, ViewSpec
 from bootdiff.recipe_nesting import location, walk
-from bootdiff.views import Observed, View, compose, from_config
+from bootdiff.views import Observed, View, compose, from_config, unmasked
 
 __all__ = [
     "ViewMaterial", "every_view", "gather_views", "hold_out", "level_of", "load_models", "nets_of", "open_data",
@@ -269,7 +269,7 @@ def _check(through: View, source: Source, outer: ViewMaterial | None, shape: tup
 
 
 def _masked_as(through: View, source: Source, shape: tuple[int, ...], path: str) -> Source:
-    """The source with as many channels in its masks as the view's masks have, which the denoiser sees as channels."""
+    """The source with masks as the view has them: hiding what it hides in every file, with as many channels."""
     if not source.masked:
         return source
     drawn = through.draw(shape, torch.Generator().manual_seed(0)).mask(shape)
@@ -281,7 +281,11 @@ def _masked_as(through: View, source: Source, shape: tuple[int, ...], path: str)
             f"{where(path)}: in {source.where} other values are missing in each channel, but this view hides all "
             "channels at once; say view: {kind: random_mask, hide: channels}"
         )
-    return Widened(source) if own.shape[1] < len(drawn) else source
+    always = unmasked(through)
+    # Simulated files were cut with the whole mask.
+    fixed = always.mask(shape) if always.single and not isinstance(source, Simulated) else None
+    wide = own.shape[1] < len(drawn)
+    return Widened(source, wide, fixed) if wide or fixed is not None else source
 
 
 def _take(mine: ViewMaterial, other: ViewMaterial, shape: tuple[int, ...], path: str) -> None:

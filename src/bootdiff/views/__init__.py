@@ -22,7 +22,7 @@ differs between channels, and (C,) for vectors.
 from __future__ import annotations
 
 from bootdiff.views.base import View
-from bootdiff.views.chain import Compose, Observed, compose
+from bootdiff.views.chain import Compose, Observed, compose, unmasked
 from bootdiff.views.config import VIEWS, from_config, to_config
 from bootdiff.views.maps import ChannelMix, Downsample, Identity, Pick
 from bootdiff.views.masks import Mask, RandomMask
@@ -47,4 +47,5 @@ __all__ = [
     "compose",
     "from_config",
     "to_config",
+    "unmasked",
 ]

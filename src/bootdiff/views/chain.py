@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from bootdiff.views.base import Shape, View, set_fields
 from bootdiff.views.maps import Identity
 
-__all__ = ["Compose", "Observed", "compose"]
+__all__ = ["Compose", "Observed", "compose", "unmasked"]
 
 
 class _Chain(View):
@@ -133,3 +133,17 @@ def compose(*views: View) -> View:
     (1, 8, 8)
     """
     return reduce(lambda inner, outer: Compose(outer, inner), views) if views else Identity()
+
+
+def unmasked(view: View) -> View:
+    """The view with each mask that is drawn per file left out: files bring theirs.
+
+    >>> from bootdiff.views import Downsample, RandomMask
+    >>> unmasked(compose(Downsample(2), RandomMask())).single
+    True
+    """
+    if isinstance(view, Compose):
+        return Compose(unmasked(view.outer), unmasked(view.inner))
+    if isinstance(view, Observed):
+        return Observed(unmasked(view.view), view.std)
+    return Identity() if view.masked and not view.single else view
