@@ -76,6 +76,27 @@ def captions(x):
     return y, hidden
 
 
+def words(x):
+    """A flat band with words of other lengths, which begin at its left."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    rng = np.random.default_rng(0)
+    y, hidden = band(x, 1.0, 8)
+    for picture in y:
+        page = Image.new("L", (x.shape[3], 8))
+        said = " ".join(rng.choice(["WHO", "IS", "IT", "COME", "HERE", "NO", "LATE", "GO"], 2))
+        ImageDraw.Draw(page).text((1, -1), said, fill=255, font=ImageFont.load_default(7))
+        picture[:, -8:] += (0.95 - picture[:, -8:]) * np.asarray(page) / 255
+    return y, hidden
+
+
+def frame(x):
+    """A black frame around every picture."""
+    share = np.ones(x.shape[2:])
+    share[5:-5, 5:-5] = 0
+    return laid(x, share, np.full(x.shape[1:], -0.97))
+
+
 def iou(a, b):
     return (a & b).sum() / max(1, (a | b).sum())
 
@@ -91,6 +112,8 @@ OVERLAYS = {
     "box, gray": lambda x: box(x, 0.5, 0.0),
     "letters": lambda x: letters(x, 0.7),
     "captions": captions,
+    "words": words,
+    "frame": frame,
 }
 
 
@@ -101,6 +124,12 @@ def test_overlays_on_photographs_are_found(photos, name):
     least = 0.7 if name == "letters" else 0.9
     assert iou(found.hidden, hidden) > least, found.by
     assert not found.left_out
+
+
+def test_small_pictures_under_words():
+    """The ground of the words is a fifth of the picture, and no background for that."""
+    y, hidden = words(patches(400, 32))
+    assert iou(find_overlay(y).hidden, hidden) > 0.95
 
 
 @pytest.mark.parametrize("seed", range(4))

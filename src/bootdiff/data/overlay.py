@@ -76,6 +76,7 @@ def find_overlay(x: np.ndarray) -> Overlay:
             where = _apart(where, hidden)
         by[name] = int(where.sum())
         hidden |= where
+    hidden = _filled(hidden)  # what one statistic leaves open within a band, others may close
     if hidden.mean() > 0.6:
         # That is no overlay: most of the picture does not stay put.
         hidden, by = np.zeros_like(hidden), dict.fromkeys(by, 0)
@@ -104,7 +105,8 @@ def _still(x: np.ndarray) -> np.ndarray:
     values = np.median(x[:, :, still], axis=0)
     # Values that are the same to one step of 8 bits are looked up once.
     _, first, back = np.unique(np.round(values * 127.5).T, axis=0, return_index=True, return_inverse=True)
-    share = [float((np.abs(rest - values[:, i][None, :, None]).max(1) < 0.04).mean()) for i in first]
+    # A background is behind many pixels, the ground of a caption behind its letters only.
+    share = [float(np.quantile((np.abs(rest - values[:, i][None, :, None]).max(1) < 0.04).mean(0), 0.7)) for i in first]
     out = np.zeros_like(still)
     out[still] = np.asarray(share)[back.reshape(-1)] < 0.05
     return out
@@ -217,9 +219,17 @@ def _regions(where: np.ndarray, close: bool) -> np.ndarray:
 
     if close:
         where = where | ndimage.binary_closing(np.pad(where, 2, mode="edge"), _AROUND)[2:-2, 2:-2]
-    where = ndimage.binary_fill_holes(where)
+    where = _filled(where)
     least = max(4, 1e-3 * where.size)
     return _filter(where, lambda part: bool(part.sum() >= least))
+
+
+def _filled(where: np.ndarray) -> np.ndarray:
+    """Without holes, but for the picture inside a frame."""
+    from scipy import ndimage
+
+    holes = ndimage.binary_fill_holes(where) & ~where
+    return where | _filter(holes, lambda part: bool(part.mean() < 0.25))
 
 
 def _apart(where: np.ndarray, known: np.ndarray) -> np.ndarray:
