@@ -47,7 +47,7 @@ from bootdiff.app.session import accelerate, load_arm, open_session, read_run, s
 from bootdiff.bench import evaluate
 from bootdiff.bench.baselines.base import noise_of
 from bootdiff.bench.baselines.mixing import Mixed, MixedObjective
-from bootdiff.bench.traces import Trace, caption_trace, logo_trace
+from bootdiff.bench.traces import Trace, caption_trace, logo_trace, table
 from bootdiff.boot.bench import Bench
 from bootdiff.boot.materials import gather, in_memory
 from bootdiff.boot.partial import open_data
@@ -258,38 +258,7 @@ def measure(folder: Path, count: int, out: Path) -> None:
     path = out / f"overlay-seed-{recipe.seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_json(path, said)
-    print(f"{path}\n\n{table([said])}")
-
-
-NAMES = {
-    "test": "real, clean, not trained on",
-    "full": "real, the clean ones trained on",
-    "broadcast": "real, broadcast",
-    "test-broadcast": "real, broadcast, not trained on",
-    "full_only": "full-only",
-    "views_only": "views-only",
-    "unregularized": "unregularized",
-    "bootdiff": "**bootdiff**",
-    "oracle": "oracle",
-    "naive_mix": "naive mix",
-}
-
-
-def table(runs: list[dict[str, Any]]) -> str:
-    """What `measure` found, of the first seed, as Markdown."""
-    r = runs[0]
-    head = ["videos", "number", "logo found in", "strength of the logo", "captions found in", "strength"]
-    rows = [head, ["---"] * len(head)]
-    for name, found in r["found"].items():
-        logo_, caption = found["logo"], found["caption"]
-        cells = [NAMES[name], str(logo_["count"])]
-        for f in (logo_, caption):
-            number = "" if f["count"] == logo_["count"] else f" of {f['count']}"
-            cells.append(f"{100 * f['share']:.1f} ± {100 * f['stderr']:.1f} %{number}")
-            cells.append(f"{f['strength']:.3f} ± {f['strength_stderr']:.3f}")
-        rows.append(cells)
-    said = f"Seed {r['seed']}; {100 * r['false_alarms']:.0f} % false alarms; `{r['command']}`."
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n\n" + said
+    print(f"{path}\n\n{table(said)}")
 
 
 def main() -> None:

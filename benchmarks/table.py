@@ -3,8 +3,9 @@
     python benchmarks/table.py
 
 Each benchmarks/results/NAME/seed-S.json is the metrics.json of one `bootdiff arms` run, each regularization-NAME.json
-what benchmarks/regularization.py wrote. Between the markers `<!-- table NAME -->` and `<!-- end -->` of a document the
-table of NAME is written anew.
+what benchmarks/regularization.py wrote; beside the runs, overlay-seed-0.json is of benchmarks/overlay.py (table
+NAME-overlay), and restore-WHAT.json the report.json of a `bootdiff restore` (table NAME-restore-WHAT). Between the
+markers `<!-- table NAME -->` and `<!-- end -->` of a document the table of NAME is written anew.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from bootdiff.bench.ledger import costs
+from bootdiff.bench.restoration import table as restored
 from bootdiff.bench.tables import fill
+from bootdiff.bench.traces import table as traces
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,6 +68,19 @@ def variants(found: dict[str, Any]) -> str:
     return "\n".join(lines) + f"\n\nSeed {found['seed']}; `{found['command']}`."
 
 
+def restoration(report: dict[str, Any]) -> str:
+    """How good the answers of one `bootdiff restore` are."""
+    scores = report["scores"]
+    gain, held = scores["gain"], scores["coverage"]
+    said = (
+        f"{scores['count']} files, {scores['answers']} answers each ({report['method']}, {report['steps']} noise "
+        f"levels); {100 * scores['open']:.1f} % of the values are open. The mean of the answers has "
+        f"{gain['mean']:+.2f} ± {gain['stderr']:.2f} dB over the best other estimate. The answers' interval holds "
+        f"{100 * held['share']:.1f} % of the true values; right would be {100 * held['nominal']:.1f} %."
+    )
+    return f"{restored(scores)}\n\n{said}"
+
+
 def insert(made: dict[str, str]) -> None:
     """Write each table between its markers, in every document that has them."""
     for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
@@ -80,6 +96,10 @@ def main() -> None:
         paths = sorted(folder.glob("seed-*.json"))
         if paths:
             made[folder.name] = table([json.loads(p.read_text(encoding="utf-8")) for p in paths])
+        for path in folder.glob("overlay-seed-0.json"):
+            made[f"{folder.name}-overlay"] = traces(json.loads(path.read_text(encoding="utf-8")))
+        for path in folder.glob("restore-*.json"):
+            made[f"{folder.name}-{path.stem}"] = restoration(json.loads(path.read_text(encoding="utf-8")))
     insert(made)
 
 

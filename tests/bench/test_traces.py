@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bootdiff.bench.traces import caption_trace, logo_trace
+from bootdiff.bench.traces import caption_trace, logo_trace, table
 
 SIZE = (3, 8, 20, 20)
 
@@ -73,6 +73,17 @@ def test_columns_beside_the_logo_do_not_see_it():
     trace = caption_trace(learn, marked, top, 4, columns=(0, 12)).calibrated(clean(200, 1), 0.05)
     fresh = clean(200, 2)
     torch.testing.assert_close(trace.strength(with_logo(fresh, 1.0)), trace.strength(fresh))
+
+
+def test_the_table_says_how_many_and_how_sure():
+    trace = logo_trace(clean(50, 0), with_logo(clean(50, 0), 0.8), WHERE).calibrated(clean(50, 1), 0.05)
+    found = trace.found(with_logo(clean(40, 2), 0.8))
+    said = table(
+        {"found": {"naive_mix": {"logo": found, "caption": found}}, "false_alarms": 0.05, "seed": 0, "command": "c"}
+    )
+    _, _, row, _, note = said.splitlines()
+    assert row.startswith("| naive-mix | 100.0 ± 2.4 % of 40 | ")
+    assert note == "Seed 0, 5 % false alarms; `c`."
 
 
 def test_what_cannot_be_learned_from_is_refused():

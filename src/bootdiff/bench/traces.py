@@ -18,7 +18,7 @@ neither m, C nor s were taken from: alpha is the rate of false alarms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Trace", "caption_trace", "logo_trace"]
+__all__ = ["Trace", "caption_trace", "logo_trace", "table"]
 
 _AROUND, _RUN = 2, 4
 
@@ -154,3 +154,31 @@ def _luma(x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x[:, 0]
     return torch.einsum("ncthw,c->nthw", x, torch.tensor([0.299, 0.587, 0.114], dtype=x.dtype))
+
+
+_NAMES = {
+    "test": "real: clean, not trained on",
+    "full": "real: the clean ones trained on",
+    "broadcast": "real: under the overlay",
+    "test-broadcast": "real: under the overlay, not trained on",
+    "bootdiff": "**bootdiff**",
+}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """What was found, as Markdown.
+
+    Args:
+        result: {"found": {name of the videos: {"logo", "caption": as `Trace.found` says it}}, "false_alarms", "seed",
+            "command"}.
+    """
+    head = ["videos", "logo found in", "its strength", "captions found in", "their strength"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, found in result["found"].items():
+        cells = [_NAMES.get(name, name.replace("_", "-"))]
+        for f in (found["logo"], found["caption"]):
+            cells.append(f"{100 * f['share']:.1f} ± {100 * f['stderr']:.1f} % of {f['count']}")
+            cells.append(f"{f['strength']:.3f} ± {f['strength_stderr']:.3f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    said = f"Seed {result['seed']}, {100 * result['false_alarms']:.0f} % false alarms; `{result['command']}`."
+    return "\n".join(lines) + f"\n\n{said}"
