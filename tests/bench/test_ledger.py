@@ -30,22 +30,24 @@ def test_every_arm_has_its_stages():
 
 
 @pytest.mark.parametrize(
-    ("arm", "full_experts", "judged", "parameters"),
+    ("arm", "full_experts", "judged", "begun", "parameters"),
     [
-        ("full_only", True, True, 8),
-        ("views_only", True, True, 15),
-        ("views_only", True, False, 7),
-        ("unregularized", True, True, 31),
-        ("unregularized", True, False, 23),
-        ("bootdiff", True, False, 31),
-        ("bootdiff", False, True, 31),
-        ("bootdiff", False, False, 23),
-        ("oracle", False, False, 32),
+        ("full_only", True, True, True, 8),
+        ("views_only", True, True, False, 15),
+        ("views_only", True, False, True, 7),
+        ("unregularized", True, True, False, 31),
+        ("unregularized", True, False, False, 23),
+        ("unregularized", True, False, True, 31),
+        ("bootdiff", True, False, False, 31),
+        ("bootdiff", False, True, False, 31),
+        ("bootdiff", False, False, True, 31),
+        ("bootdiff", False, False, False, 23),
+        ("oracle", False, False, False, 32),
     ],
 )
-def test_an_arm_is_the_sum_of_its_stages(arm, full_experts, judged, parameters):
+def test_an_arm_is_the_sum_of_its_stages(arm, full_experts, judged, begun, parameters):
     """Parameters are powers of two, so that a sum tells its terms; seconds are equal to them, FLOPs 70 times that."""
-    got = totals(LEDGER, arm, full_experts, judged)
+    got = totals(LEDGER, arm, full_experts, judged, begun)
     assert got["parameters"] == got["seconds"] == parameters
     assert got["flops"] == 70 * parameters
     assert got["images"] == 320 * len(got["stages"])
@@ -68,7 +70,7 @@ def test_without_residual_networks_the_full_ones_count():
     """All gains are 0: bootdiff is full-only training, and has paid for the views."""
     ledger = {name: entry for name, entry in LEDGER.items() if not name.startswith(("residual", "oracle"))}
     for arm in ("bootdiff", "unregularized"):
-        assert totals(ledger, arm, full_experts=False, judged=False)["parameters"] == 15
+        assert totals(ledger, arm, full_experts=False, judged=False, begun=False)["parameters"] == 15
     assert "oracle" not in costs(ledger)
 
 

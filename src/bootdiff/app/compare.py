@@ -106,8 +106,9 @@ def assess(a: Assessment) -> dict[str, Any]:
     nats = None
     if {"views_only", "bootdiff"} <= set(losses) and len(levels) > 1:
         nats = evaluate.information(by_sample, levels, base)
-    stacked, judged = a.recipe.residual.full_experts, a.recipe.gains.mode == "fit"
-    cost = {arm: row for arm, row in ledger.costs(a.costs, stacked, judged).items() if arm in losses}
+    residual = a.recipe.residual
+    needs = (residual.full_experts, a.recipe.gains.mode == "fit", residual.warm)
+    cost = {arm: row for arm, row in ledger.costs(a.costs, *needs).items() if arm in losses}
     note = evaluate.EVALUATED_ON[a.evaluated_on]
     a.screen.show(
         *tables.losses(losses, f"{len(a.reference)} samples, {note}", gap), tables.levels(losses),

@@ -29,7 +29,11 @@ SUMMED = ("parameters", "steps", "images", "flops", "seconds", "evaluation_secon
 
 
 def totals(
-    ledger: Mapping[str, Mapping[str, Any]], arm: str, full_experts: bool = True, judged: bool = True
+    ledger: Mapping[str, Mapping[str, Any]],
+    arm: str,
+    full_experts: bool = True,
+    judged: bool = True,
+    begun: bool = True,
 ) -> dict[str, Any]:
     """Sum of the stages that an arm needs.
 
@@ -38,6 +42,7 @@ def totals(
         arm: one of `STAGES`.
         full_experts: whether bootdiff stacks the full-only networks, too (`residual.full_experts`).
         judged: whether views are judged by the full-only networks (`gains.mode: fit`): every arm with views needs them.
+        begun: whether the residual starts at the full-only networks (`residual.warm`).
 
     Returns:
         "stages" (their names), the sums "parameters", "steps", "images", "flops", "seconds", "evaluation_seconds",
@@ -53,7 +58,8 @@ def totals(
     wanted = set(STAGES[arm])
     if arm == "unregularized" and any(name.startswith("unregularized-") for name in ledger):
         wanted = wanted - {"residual-"} | {"unregularized-"}
-    if "view-" in wanted and not judged and not (arm == "bootdiff" and full_experts):
+    needed = judged or (arm == "bootdiff" and full_experts) or (begun and "residual-" in wanted)
+    if "view-" in wanted and not needed:
         wanted -= {"full-"}
     if "residual-" in wanted and not any(name.startswith("residual-") for name in ledger):
         wanted = wanted - {"residual-"} | {"full-"}
@@ -73,7 +79,7 @@ def totals(
 
 
 def costs(
-    ledger: Mapping[str, Mapping[str, Any]], full_experts: bool = True, judged: bool = True
+    ledger: Mapping[str, Mapping[str, Any]], full_experts: bool = True, judged: bool = True, begun: bool = True
 ) -> dict[str, dict[str, Any]]:
     """`totals` of every arm whose networks are in the ledger, each with "ratio" to full-only where that is there.
 
@@ -82,7 +88,7 @@ def costs(
     table: dict[str, dict[str, Any]] = {}
     for arm in STAGES:
         try:
-            table[arm] = totals(ledger, arm, full_experts, judged)
+            table[arm] = totals(ledger, arm, full_experts, judged, begun)
         except ValueError:
             continue
     ruler = table.get("full_only")
