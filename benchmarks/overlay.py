@@ -3,9 +3,10 @@
     python benchmarks/prepare.py --data DIR
     python benchmarks/overlay.py burn
     bootdiff masks benchmarks/data/traffic/broadcast.npz --key videos --grow 1 --out benchmarks/data/traffic/logo
-    bootdiff arms benchmarks/recipes/traffic.yaml --out runs/traffic/seed-0
+    bootdiff arms benchmarks/recipes/traffic.yaml --seed 0 --out runs/traffic/seed-0
     python benchmarks/overlay.py naive runs/traffic/seed-0
     python benchmarks/overlay.py measure runs/traffic/seed-0
+    python benchmarks/overlay.py picture runs/traffic/seed-0
 
 `burn` divides benchmarks/data/traffic32.npz and writes arrays `videos`, N x 16 x 32 x 32 x 3, into its folder traffic:
 
@@ -14,6 +15,7 @@
     before.npz          the same 576 before: for the oracle, and for the detectors
     test.npz            88 clean videos of the data's own test part
     test-broadcast.npz  the same 88 under the overlay, with `videos_mask`
+    few.npz             every eighth of test.npz, and few-broadcast.npz: to restore
 
 The overlay, on a video x with values in [0, 255], is x <- (1 - a) x + a w:
 
@@ -26,6 +28,7 @@ What hides the captions is known, as it is from a subtitle track; what hides the
 `naive` trains, in the run and as its oracle is trained, on the clean videos and on the broadcast ones as they lie on
 the disk, as if these were clean: RUN/naive_mix.  `measure` draws videos of this and of the run's arms, and asks the
 detectors of `bootdiff.bench.traces`; it writes benchmarks/results/traffic/overlay-seed-S.json and prints a table.
+`picture` draws docs/images/traffic.png.
 The filters are learned on half of the videos of before.npz, burned in anew, and calibrated on the other half.
 """
 
@@ -170,6 +173,8 @@ def write(source: Path, out: Path, full: int = 64) -> None:
     for name, x in (("broadcast", before), ("test-broadcast", test)):
         y, mask, _ = burn(x, rng)
         np.savez_compressed(out / f"{name}.npz", videos=y, videos_mask=mask)
+    np.savez_compressed(out / "few.npz", videos=test[::8])
+    np.savez_compressed(out / "few-broadcast.npz", videos=y[::8], videos_mask=mask[::8])
 
 
 def stored(x: np.ndarray) -> torch.Tensor:
@@ -261,11 +266,38 @@ def measure(folder: Path, count: int, out: Path) -> None:
     print(f"{path}\n\n{table(said)}")
 
 
+def picture(folder: Path, out: Path) -> None:
+    """Files as they come, what is hidden of them, and videos drawn by bootdiff and by the naive mix."""
+    from bootdiff.app.pictures import grid, panels, save_png, to_pil
+    from bootdiff.files import load_tensors
+
+    _, recipe = read_run(folder)
+    view = gather(recipe).views["broadcast"]
+    assert view.train is not None
+    files, _, masks = view.train.gather([1, 2, 4, 8])
+    drawn = {arm: load_tensors(folder / "samples" / f"{arm}.safetensors")[0]["x"] for arm in ("bootdiff", "naive_mix")}
+    rows = {
+        "files as they come": (files, None),
+        "found and known: pink is hidden": (files, masks),
+        "drawn by bootdiff": (drawn["bootdiff"][:8].float() / 127.5 - 1, None),
+        "drawn by the naive mix": (drawn["naive_mix"][:8].float() / 127.5 - 1, None),
+    }
+    sheets = {}
+    for name, (x, m) in rows.items():
+        frames = [(i, t) for i in range(len(x)) for t in range(0, 16, 2)]
+        shown = [to_pil(x[i, :, t], None if m is None else m[i, :, t]) for i, t in frames]
+        sheets[name] = grid(shown, 8, 64)
+    names = list(sheets)
+    pages = [panels({n: sheets[n] for n in pair}) for pair in (names[:2], names[2:])]
+    save_png(grid(pages, 1, side=1, gap=0), out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("burn", help="write the videos")
-    for name, what in (("naive", "train the naive mix"), ("measure", "look for the overlay in generated videos")):
+    told = {"naive": "train the naive mix", "measure": "look for the overlay", "picture": "draw what was drawn"}
+    for name, what in told.items():
         verb = verbs.add_parser(name, help=what)
         verb.add_argument("run", type=Path, help="run of benchmarks/recipes/traffic.yaml")
         if name == "measure":
@@ -276,6 +308,8 @@ def main() -> None:
         write(HERE / "data" / "traffic32.npz", DATA)
     elif given.verb == "naive":
         naive(given.run)
+    elif given.verb == "picture":
+        picture(given.run, HERE.parent / "docs" / "images" / "traffic.png")
     else:
         measure(given.run, given.count, given.out)
 
