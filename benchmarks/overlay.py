@@ -63,6 +63,7 @@ HERE = Path(__file__).parent
 DATA, RESULTS = HERE / "data" / "traffic", HERE / "results" / "traffic"
 ROWS, ALPHA = 7, 0.05
 LEFT_OF_LOGO = (0, 22)
+ARMS = ("full_only", "bootdiff", "oracle")
 WORDS = [
     "RAIN",
     "SNOW",
@@ -230,7 +231,7 @@ def measure(folder: Path, count: int, out: Path) -> None:
     _, recipe = read_run(folder)
     device, materials = accelerate(recipe).device, gather(recipe)
     recipe = recipe.suited(materials.shape)
-    denoisers = {arm: load_arm(folder, arm, device)[1] for arm in saved_arms(folder)}
+    denoisers = {arm: load_arm(folder, arm, device)[1] for arm in ARMS if arm in saved_arms(folder)}
     if (folder / "naive_mix").is_dir():
         denoisers["naive_mix"] = load_denoiser(folder / "naive_mix", device)
     a = Assessment(recipe, materials, folder, denoisers, {}, Screen(), device)
@@ -274,13 +275,13 @@ def picture(folder: Path, out: Path) -> None:
     _, recipe = read_run(folder)
     view = gather(recipe).views["broadcast"]
     assert view.train is not None
-    files, _, masks = view.train.gather([1, 2, 4, 8])
+    files, _, masks = view.train.gather([1, 2, 4, 8, 12, 17])
     drawn = {arm: load_tensors(folder / "samples" / f"{arm}.safetensors")[0]["x"] for arm in ("bootdiff", "naive_mix")}
     rows = {
         "files as they come": (files, None),
         "found and known: pink is hidden": (files, masks),
-        "drawn by bootdiff": (drawn["bootdiff"][:8].float() / 127.5 - 1, None),
-        "drawn by the naive mix": (drawn["naive_mix"][:8].float() / 127.5 - 1, None),
+        "drawn by bootdiff": (drawn["bootdiff"][:6].float() / 127.5 - 1, None),
+        "drawn by the naive mix": (drawn["naive_mix"][:6].float() / 127.5 - 1, None),
     }
     sheets = {}
     for name, (x, m) in rows.items():
