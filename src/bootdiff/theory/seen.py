@@ -3,9 +3,9 @@
 In coordinates c of the full samples (`shrinkage.Coordinates`) a file is z = R c + e + noise, with R the rows of A U for
 the dense coordinates and e what A sees of the others. Only directions of the view's space that see anything are kept.
 
-A view of several placements has an R for each, and files that do not say which. Files with masks of their own give each
-entry of their covariance from the files that show both coordinates; where their windows vary as well, what is hidden
-counts as zero, in the files and in placements drawn like them.
+A view of several placements has an R for each, and files that do not say which. Of files with masks of their own,
+`incomplete` finds the law; where their windows vary as well, what is hidden counts as zero, in the files and in
+placements drawn like them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bootdiff.theory.own import Files, Holes, Own, positive
+from bootdiff.theory.incomplete import completed
+from bootdiff.theory.own import Files, Holes, Own
 from bootdiff.theory.shrinkage import Coordinates
 from bootdiff.views import View
 
@@ -25,7 +26,6 @@ __all__ = ["Seen"]
 
 _PLACEMENTS = 16  # at most so many placements of a view are looked at
 _CHUNK = 2**22  # numbers handled at once
-_PAIRS = 4 * 10**10  # products that files with holes may take
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Seen:
             assert masks is not None
             B, at = union
             P = _directions(B)
-            mean, cov, count = _available(files, masks, at, P)
+            mean, cov, count = completed(files, masks, at, P)
             holes = Holes(at, P, mean, cov, view.tau) if len(mean) else None
             offset = mean.new_zeros(1, len(mean))
             return cls(view, (P.T @ B)[None], offset, mean, cov, count, view.tau, tuple(places), weight, holes)
@@ -195,24 +195,3 @@ def _moments(files: Tensor, at: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
         square += z.T @ z
     mean = total / len(files)
     return mean, square / len(files) - torch.outer(mean, mean)
-
-
-def _available(files: Tensor, masks: Tensor, at: Tensor, P: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The same of files with holes, each entry from the files that show both; the median number of these files.
-
-    Where samples are large, of the first files only: the work grows with the square of their size.
-    """
-    k, r = P.shape
-    most = max(64, _PAIRS // max(k * k, 1))
-    m = masks.expand_as(files)[:most].flatten(1).float()
-    count = m.sum(0).double()
-    z = (files[:most].flatten(1).double() - at) * m
-    mean = z.sum(0) / count.clamp_min(1)
-    z = ((z - mean) * m).float()
-    cov, pairs = torch.zeros(r, r, dtype=torch.float64), []
-    for rows in torch.arange(k).split(1024):
-        seen = m[:, rows].T @ m
-        block = (z[:, rows].T @ z / seen.clamp_min(1)).double()
-        cov += P[rows].T @ (block @ P)
-        pairs.append(float(seen.median()))
-    return P.T @ mean, positive(cov) if r else cov, max(1.0, sorted(pairs)[len(pairs) // 2])
