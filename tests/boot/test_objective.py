@@ -447,3 +447,23 @@ def test_expand_is_used_on_masks_of_views():
     torch.testing.assert_close(at.mean[:, :, 0], at.base[:, :, 0])
     assert (at.mean[:, :, 1] - at.base[:, :, 1]).abs().min() > 1e-4
     torch.testing.assert_close(expand(torch.ones(3), x) * x, x)
+
+
+def test_arms_on_the_same_views_ask_them_once():
+    views, own, calls = {"small": VIEW}, LAW.through(VIEW), []
+    own.register_forward_hook(lambda *_: calls.append(1))
+    composite = Composite(BASE, views, {"small": own}, LEVELS)
+    other = Composite(BASE, views, {"small": LAW.through(VIEW)}, LEVELS, [[0.5]] * 3)
+    samples = Samples(LAW.sample(5, torch.Generator().manual_seed(0)).float())
+    held_out = HeldOut(samples, nothing(), LEVELS, draws=2, seed=1)
+    arms = {"views": composite, "stack": Stack(composite, [], LEVELS), "exact": LAW, "half": other}
+    together = held_out.denoisers(arms)
+    assert len(calls) == len(LEVELS) * 2  # not twice as often
+    for name, arm in arms.items():
+        assert torch.equal(together[name], held_out.denoiser(arm)), name
+    assert not torch.equal(together["views"], together["half"])
+    before = len(calls)
+    x, sigma = noise(2, *SHAPE), torch.ones(2)
+    composite(x, sigma)
+    composite(x, sigma)
+    assert len(calls) == before + 2  # nothing is kept afterwards

@@ -146,6 +146,19 @@ BENCHMARKS: dict[str, Benchmark] = {
         },
         training=_CPU, views=square_views(28), device="cpu",
     ),
+    # Small enough for two cores to train for as long as few full samples can bear.
+    "mnist16": Benchmark(
+        name="mnist16", data="mnist16.npz", size=(1, 16, 16), pool=5000, test=1000, flops=5e12,
+        narrow={
+            "unet": {"kind": "unet", "channels": [16, 32], "attention": False, "patch": 2},
+            "local": {"kind": "local", "width": 32, "depth": 4},
+        },
+        wide={
+            "unet": {"kind": "unet", "channels": [32, 48], "attention": False, "patch": 2},
+            "local": {"kind": "local", "width": 48, "depth": 4},
+        },
+        training=_CPU, views=square_views(16), device="cpu",
+    ),
     "cats32": Benchmark(
         name="cats32", data="cats32.npz", size=(3, 32, 32), pool=5600, test=500, flops=3e13,
         narrow={

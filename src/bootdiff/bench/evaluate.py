@@ -98,16 +98,14 @@ def sample_losses(
     # Hashed: noise from a small seed would be the very noise that synthetic data of that seed was made of.
     digits = hashlib.sha256(f"{seed} evaluation".encode()).hexdigest()[:8]
     held_out = HeldOut(samples, Composite(base, {}, {}, levels), levels, draws, int(digits, 16))
-    losses = {}
-    for arm, denoiser in denoisers.items():
-        loss = held_out.denoiser(denoiser)
+    losses = held_out.denoisers(denoisers)
+    for arm, loss in losses.items():
         if not bool(loss.isfinite().all()):
             level, sample = (~loss.isfinite()).nonzero()[0].tolist()
             raise BootdiffError(
                 f"{arm}: its held-out loss is not finite at sigma {levels[level]:g} on sample {sample}; the denoiser "
                 "has diverged: train it again with a lower learning rate, and check the data for extreme values"
             )
-        losses[arm] = loss
     return losses
 
 

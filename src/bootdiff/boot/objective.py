@@ -21,7 +21,8 @@ regularization: Ma 2025, arXiv 2505.11825.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -173,11 +174,24 @@ class HeldOut:
 
         return self._gather(errors())
 
-    @torch.no_grad()
     def denoiser(self, denoiser: Denoiser) -> Tensor:
         """Loss of any denoiser, (levels, n)."""
-        probes = probe(self.samples, self.levels, self.draws, self.seed, self.tau)
-        return self._gather((p, self._error(p, denoiser(p.x, p.sigma, p.label, p.context))) for p in probes)
+        return self.denoisers({"": denoiser})[""]
+
+    @torch.no_grad()
+    def denoisers(self, denoisers: Mapping[str, Denoiser]) -> dict[str, Tensor]:
+        """Losses of several, {name: (levels, n)}; views that they share are asked once."""
+        errors: dict[str, list[tuple[Probe, Tensor]]] = {name: [] for name in denoisers}
+        composites = {id(m): m for d in denoisers.values() for m in d.modules() if isinstance(m, Composite)}
+        with ExitStack() as stack:
+            for composite in composites.values():
+                stack.enter_context(composite.remembering())
+            for p in probe(self.samples, self.levels, self.draws, self.seed, self.tau):
+                point = replace(p, x0=p.x0[:0], x=p.x[:0], mask=None, context=None)  # what is kept of it
+                for name, denoiser in denoisers.items():
+                    error = self._error(p, denoiser(p.x, p.sigma, p.label, p.context))
+                    errors[name].append((point, error))
+        return {name: self._gather(iter(found)) for name, found in errors.items()}
 
     @torch.no_grad()
     def residual_moments(self, experts: Sequence[torch.nn.Module]) -> Moments:
