@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import socket
 import sys
 import time
@@ -51,6 +52,7 @@ __all__ = [
     "atomic_write_bytes",
     "atomic_write_json",
     "atomic_write_text",
+    "command_line",
     "load_tensors",
     "read_json",
     "read_metrics",
@@ -95,7 +97,7 @@ def _lock(directory: Path) -> IO[str]:
         raise BootdiffError(
             f"{directory}: this run is in use by {who}. Wait for it to end, stop it, or choose another directory."
         ) from None
-    owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": _now(), "command": _command()})
+    owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": _now(), "command": command_line()})
     file.truncate(0)
     file.write(owner)
     file.flush()
@@ -107,8 +109,10 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _command() -> str:
-    return " ".join(sys.argv)
+def command_line() -> str:
+    """The command of this process as a shell takes it, its program without the folder: it is read on other machines."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["bootdiff" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -273,7 +277,7 @@ class Run:
         path = self.path / "provenance.json"
         session = {
             "started": _now(),
-            "command": _command(),
+            "command": command_line(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "processors": os.cpu_count(),

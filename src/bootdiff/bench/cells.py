@@ -12,7 +12,6 @@ base that normalizes the loss are the same for all arms, seeds and numbers of fu
 from __future__ import annotations
 
 import platform
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from bootdiff.data import measure
 from bootdiff.denoise import Denoiser, White
 from bootdiff.files import atomic_write_json, read_json
 from bootdiff.recipe import Recipe
+from bootdiff.runs import command_line
 from bootdiff.sample import sample
 
 __all__ = ["ARMS", "Cell", "bootdiff_steps", "is_done", "measured", "train", "tune"]
@@ -219,7 +219,7 @@ def measured(b: Bootstrap, cell: Cell, denoiser: Denoiser, trial: int, out: Path
         "stored_parameters": ask["stored"],
         "evaluations": {"networks": ask["networks"], "flops": ask["flops"]},
         "seconds": {"training": ledger["seconds"], "held_out": ledger["evaluation_seconds"]},
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
     result["samples"] = sampled(b, cell, denoiser, out, samples) if samples else None

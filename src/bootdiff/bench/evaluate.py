@@ -32,7 +32,6 @@ import hashlib
 import importlib.metadata
 import math
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ from bootdiff.boot.objective import HeldOut, Samples
 from bootdiff.denoise import Denoiser, White
 from bootdiff.errors import BootdiffError
 from bootdiff.noise import precondition
-from bootdiff.runs import atomic_write_json
+from bootdiff.runs import atomic_write_json, command_line
 
 __all__ = [
     "EVALUATED_ON",
@@ -340,8 +339,7 @@ def write_metrics(
         "long_range": long_range,
         "ledger": ledger,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        # the program's name without its folder: a result is read on other machines
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
     atomic_write_json(path, said)
     return said
