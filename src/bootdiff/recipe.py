@@ -182,6 +182,11 @@ class Recipe(Block):
             merged = _merge(merged, self.views[view].training)
         return merged.model_copy(update={"warmup": min(merged.warmup, merged.steps)})
 
+    @property
+    def begins_at_full(self) -> bool:
+        """Whether a view's networks start at the full-only ones, which are then trained before it."""
+        return any(spec.start == "full" for spec in self.views.values())
+
     def inner(self, view: str) -> Recipe:
         """The recipe of a view that has views of its own: how its denoiser is trained, its samples being the full ones.
 
@@ -311,8 +316,9 @@ def read_mask(path: Path, where: str) -> Any:
             with Image.open(path) as picture:
                 seen = np.asarray(picture.convert("L")) >= 128
     except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise BootdiffError(
-            f"{where}: cannot read {path} ({error}); give a picture, white where observed, or an .npy array of 0 and 1"
+            f"{where}: cannot read {path} ({reason}); give a picture, white where observed, or an .npy array of 0 and 1"
         ) from None
     if not 1 <= seen.ndim <= 4 or not seen.any():
         raise BootdiffError(

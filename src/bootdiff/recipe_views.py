@@ -66,7 +66,8 @@ class _View(Block):
     def _only_used(self, handler: Any) -> dict[str, Any]:
         # Recipes of earlier runs are written without these keys, and must read the same.
         late = ("told", "start", "stop", "apart")
-        return {key: value for key, value in handler(self).items() if key not in late or value not in (None, False)}
+        said = handler(self).items()
+        return {key: value for key, value in said if key not in late or not (value is None or value is False)}
 
     @property
     def told_of(self) -> int:

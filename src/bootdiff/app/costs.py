@@ -78,7 +78,7 @@ def describe(materials: Materials) -> dict[str, dict[str, Any]]:
 
 def data_table(rows: dict[str, dict[str, Any]]) -> Table:
     """The table of `describe`."""
-    out = plain_table("Data, pixels in [-1, 1]", "data", "count", "size", "range", "mean", "spread", "sigma_data")
+    out = plain_table("Data, in stored coordinates", "data", "count", "size", "range", "mean", "spread", "sigma_data")
     for name, row in rows.items():
         size = " x ".join(str(n) for n in row["shape"])
         span = f"{row['min']:.2f} .. {row['max']:.2f}"
@@ -112,6 +112,8 @@ def warnings_of(materials: Materials, rows: dict[str, dict[str, Any]]) -> list[s
                 f"view {name}: its files have mean {row['mean']:.2f} and spread {row['std']:.2f}, full samples seen "
                 f"through it {mean:.2f} and {std:.2f}; look at views.png whether the view is what was done to the files"
             )
+        if view.masked and view.single and bool(view.mask(materials.shape).min()):  # type: ignore[union-attr]
+            said.append(f"view {name}: its mask hides nothing: its files count as full samples; is it the right mask?")
     if len(materials.held_out) < 8:
         said.append(
             f"full: {len(materials.held_out)} held-out sample(s) decide on stopping, gains and stacking; more make "

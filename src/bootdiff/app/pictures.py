@@ -159,7 +159,7 @@ def view_rows(materials: Materials, rows: int = 4, least: int = 96) -> Image.Ima
     full, shape = materials.full, tuple(materials.full.shape)
     vectors = kind_of(shape) == "vector"
     rows = min(200 if vectors else rows, len(full))
-    chosen = [full[i] for i in range(rows)]
+    chosen = [full[i] for i in evenly(len(full), rows)]
     pairs: dict[str, tuple[Shown, Shown, Meaning]] = {}
     rng = torch.Generator().manual_seed(0)
     for name, material in materials.every_view().items():
@@ -174,7 +174,7 @@ def view_rows(materials: Materials, rows: int = 4, least: int = 96) -> Image.Ima
         if train is None:  # its denoiser comes from elsewhere
             pairs[name] = shown, [], Meaning()
             continue
-        files = [train[i] for i in range(min(rows, len(train)))]
+        files = [train[i] for i in evenly(len(train), rows)]
         fixed = material.through.mask(shape) if material.through.single else None
         pairs[name] = shown, [(s.x, fixed if s.mask is None else s.mask) for s in files], Meaning.of(train)
     note = "a view of a full sample and the view's own files should look alike"

@@ -33,7 +33,7 @@ def open_pretrained(folder: str | Path) -> Denoiser:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise BootdiffError(f"{folder}: no such folder; give that of a trained model (a recipe's paths start at it)")
+        raise BootdiffError(f"{folder}: no such folder; give a trained model's (paths start at the recipe's folder)")
     if (folder / "model.json").is_file():
         return load_denoiser(folder)
     if (folder / "denoiser" / "model.json").is_file():

@@ -20,7 +20,16 @@ import torch
 
 from bootdiff.boot.loading import fingerprint
 from bootdiff.boot.objective import Samples
-from bootdiff.boot.partial import ViewMaterial, every_view, gather_views, hold_out, load_models, open_data, takers
+from bootdiff.boot.partial import (
+    ViewMaterial,
+    check_rate,
+    every_view,
+    gather_views,
+    hold_out,
+    load_models,
+    open_data,
+    takers,
+)
 from bootdiff.data import Reclassed, Source, Subset, common_classes, divide, report_problems
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe import Recipe
@@ -148,6 +157,8 @@ def gather(recipe: Recipe) -> Materials:
             raise BootdiffError(
                 f"{what}: samples are {_by(source_.shape)}, the full ones {_by(shape)}; they must be alike"
             )
+        if source_ is not None:
+            check_rate(source_, pool, 1.0, what)
     materials = _agreed(Materials(train, held, test, oracle, views))
     load_models(recipe, materials.views, shape, materials.classes)
     return materials

@@ -28,8 +28,8 @@ from bootdiff.recipe_nesting import location, walk
 from bootdiff.views import Observed, View, compose, from_config, unmasked
 
 __all__ = [
-    "ViewMaterial", "every_view", "gather_views", "hold_out", "level_of", "load_models", "nets_of", "open_data",
-    "owners", "takers", "where",
+    "ViewMaterial", "check_rate", "every_view", "gather_views", "hold_out", "level_of", "load_models", "nets_of",
+    "open_data", "owners", "takers", "where",
 ]  # fmt: skip
 
 # At most so many samples of a plentiful view are held out: enough for a choice among snapshots.
@@ -211,6 +211,8 @@ def gather_views(
             source = Simulated(cut, material.through, seed=seed, corruption=corruption)
         if source is not None:
             _check(material.through, source, outer, tuple(shape), path)
+            if spec.data is not None and pool is not None:
+                check_rate(source, pool, material.through.pace(tuple(shape)), f"{where(path)}.data")
             source = _masked_as(material.through, source, tuple(shape), path)
             if material.through.told and not source.told:
                 rows = None if spec.offsets is None else read_offsets(level.locate(spec.offsets))
@@ -265,6 +267,21 @@ def _check(through: View, source: Source, outer: ViewMaterial | None, shape: tup
         raise BootdiffError(
             f"{where(path)}: its files have masks, but this view hides nothing: add {{kind: random_mask}} to the view, "
             "or leave masks and missing out"
+        )
+
+
+def check_rate(source: Source, full: Source, pace: float | None, at: str) -> None:
+    """Raises BootdiffError where recordings do not run as fast as the full ones, `pace` of whose steps are one of
+    theirs; unknown rates, as of folders of frames and arrays, pass."""
+    if pace is None or source.rate is None or full.rate is None:
+        return
+    wanted, unit = full.rate / pace, "frames per second" if source.kind == "video" else "values per second"
+    if abs(source.rate - wanted) > 0.005 * wanted:
+        how = f"say {at}.fps: {wanted:.5g} to resample them" if source.kind == "video" else "resample them"
+        through = f", so {wanted:.5g} through this view" if pace != 1 else ""
+        raise BootdiffError(
+            f"{at}: the recordings in {source.where} have {source.rate:.5g} {unit}, full ones have {full.rate:.5g}"
+            f"{through}; {how}, or correct the recipe"
         )
 
 

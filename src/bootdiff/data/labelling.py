@@ -64,7 +64,7 @@ def number_labels(
         first = int(refused[0])
         hint = "" if unlabelled == "keep" else ", or allow samples without a label with unlabelled: keep"
         raise BootdiffError(
-            f"{where}: {len(refused)} of {count} samples have no valid label, first {row(first)} ({labels[first]!r}); "
+            f"{where}: {len(refused)} of {count} samples have no valid label, first {row(first)} ({labels[first]}); "
             f"classes are {some(known)}. Label all samples or none{hint}."
         )
     if not known:

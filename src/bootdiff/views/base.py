@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -32,6 +33,13 @@ class View(ABC):
     masked: bool = False
     told: bool = False
     single: bool = True
+
+    def __str__(self) -> str:
+        """The kind and what was given, as messages name it."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        image = given.pop("image", None)
+        said = [f"{k}={v}" for k, v in given.items() if v is not None and v is not False]
+        return f"{type(self).__name__}({', '.join(said if image is None else ['image', *said])})"
 
     @abstractmethod
     def shape(self, full: Shape) -> Shape:
@@ -87,6 +95,19 @@ class View(ABC):
         """
         parts = [p for p in (self.mask(full), self.place(full)) if p is not None]
         return torch.cat(parts) if parts else None
+
+    def pace(self, full: Shape) -> float | None:
+        """Frames of a full video, or values of a signal, from one of the view's to the next; None without a next one.
+
+        >>> from bootdiff.views import FrameStride, FrameWindow
+        >>> FrameWindow(4).pace((3, 12, 8, 8)), FrameStride(3).pace((3, 12, 8, 8))
+        (1.0, 3.0)
+        """
+        seen, axis = self.shape(full), {2: -1, 4: -3}.get(len(full))
+        if axis is None or len(seen) != len(full) or seen[axis] < 2:
+            return None
+        times = self.placements(full)[0]._locate(coordinates(full, axis)).movedim(axis, 0).flatten(1)[:, 0]
+        return round(float(times[1] - times[0]) * full[axis] / 2, 6)
 
     @property
     def free(self) -> int:
