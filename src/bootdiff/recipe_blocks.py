@@ -109,6 +109,10 @@ class ViewSpec(Block):
     same_as: str | None = Field(
         None, min_length=1, description="another view (clips.stills: the one inside clips) whose denoiser serves here"
     )
+    start: Literal["scratch", "full"] = Field(
+        "scratch",
+        description="full: its networks start at the full-only ones where they are alike, which saves steps",
+    )
     offsets: str | None = Field(
         None,
         min_length=1,
@@ -123,8 +127,8 @@ class ViewSpec(Block):
     @model_serializer(mode="wrap")
     def _only_used(self, handler: Any) -> dict[str, Any]:
         # Recipes of earlier runs are written without these keys, and must read the same.
-        late = ("pretrained", "views", "same_as", "offsets")
-        return {key: value for key, value in handler(self).items() if value is not None or key not in late}
+        late = {"pretrained": None, "views": None, "same_as": None, "offsets": None, "start": "scratch"}
+        return {key: value for key, value in handler(self).items() if key not in late or value != late[key]}
 
     def held_out(self, n: int, name: str = "view") -> int:
         """How many of n files are held out, in 1 .. n - 1; BootdiffError if none is left to train on."""

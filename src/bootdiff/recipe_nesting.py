@@ -69,6 +69,8 @@ def _alone(path: str, spec: ViewSpec) -> Iterator[Problem]:
     if spec.views is not None and any(block.kind in ("mask", "random_mask") for block in spec.view):
         hint = "give the mask to the views inside, or these views to the full samples"
         yield location(path, "views"), f"a view that hides a part cannot have views of its own; {hint}"
+    if spec.start == "full" and ("." in path or spec.views or spec.same_as or spec.pretrained):
+        yield location(path, "start"), "full is for views of the full samples that are trained on their own files"
     if "." in path and spec.corruption is not None:
         yield location(path, "corruption"), "only for views of the full samples: leave it out"
 

@@ -120,6 +120,43 @@ def test_the_unregularized_arm_is_that_of_a_recipe_without_penalties(tmp_path, a
         assert any(not torch.equal(mine[key], theirs[key]) for key in mine)
 
 
+AT_FULL = """\
+simulate: {pool: {path: digits}, full: 20, test: 10, limit: 60}
+views:
+  small: {view: {kind: downsample, factor: 2}, start: full}
+  boxes: {view: {kind: random_mask, hide: box, fraction: 0.25}, start: full}
+  apart: {view: {kind: crop, size: [8, 4], offset: [0, 0]}}
+backbones:
+  unet: {kind: unet, channels: [8, 8], attention: false, patch: 2}
+  local: {kind: local, width: 8, depth: 3}
+training: {steps: 6, batch: 8, lr: 0.01, evaluate_every: 3, views: {steps: 1, warmup: 1, lr: 1e-12, evaluate_every: 1}}
+levels: [0.3, 1.5]
+"""
+
+
+def test_views_start_at_the_full_only_networks_where_told_and_alike(tmp_path, accelerator):
+    said = []
+    recipe = load_recipe_text(AT_FULL)
+    boot = bootstrap(tmp_path / "run", recipe, accelerator)
+    boot.say = said.append
+    with boot.run:
+        boot.denoiser("views_only")
+    assert set(boot.ledger) == set(trainings(recipe, ["views_only"]))
+    final = {stage: load_tensors(boot.run.path / stage / "final.safetensors")[0] for stage in boot.ledger}
+
+    def distance(one, other):
+        pairs = [(final[one][key], final[other][key]) for key in final[one]]
+        return max((a[:, : b.shape[1]] - b).abs().max() if a.ndim > 1 else (a - b).abs().max() for a, b in pairs)
+
+    # Of a view of 4 x 4 pixels the patches are smaller: its U-Net is another one.
+    for view, alike in (("small-local", True), ("boxes-local", True), ("boxes-unet", True), ("apart-local", False)):
+        assert (distance(f"view-{view}", f"full-{view.split('-')[1]}") < 1e-6) == alike, view
+    (first,) = (key for key, w in final["view-boxes-local"].items() if w.shape != final["full-local"][key].shape)
+    assert final["view-boxes-local"][first][:, 1:].abs().max() < 1e-6  # and what it sees of the mask
+    assert sum("starts anew" in line for line in said) == 1
+    assert any(line.startswith("view-small-unet: starts anew") for line in said)
+
+
 def test_a_stage_is_known_by_what_it_was_made_with(tmp_path, accelerator):
     """A stage that lies there complete keeps its key, so that no other run takes it for what it is not."""
 

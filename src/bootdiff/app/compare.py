@@ -107,7 +107,8 @@ def assess(a: Assessment) -> dict[str, Any]:
     if {"views_only", "bootdiff"} <= set(losses) and len(levels) > 1:
         nats = evaluate.information(by_sample, levels, base)
     residual = a.recipe.residual
-    needs = (residual.full_experts, a.recipe.gains.mode == "fit", residual.warm)
+    judged = a.recipe.gains.mode == "fit" or a.recipe.begins_at_full
+    needs = (residual.full_experts, judged, residual.warm)
     cost = {arm: row for arm, row in ledger.costs(a.costs, *needs).items() if arm in losses}
     note = evaluate.EVALUATED_ON[a.evaluated_on]
     a.screen.show(

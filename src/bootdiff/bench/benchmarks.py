@@ -87,6 +87,7 @@ class Benchmark:
         nets: str = "narrow",
         steps: Mapping[str, int] | None = None,
         dropout: float = 0.0,
+        start: str = "scratch",
     ) -> Recipe:
         """The recipe of a cell.
 
@@ -96,6 +97,7 @@ class Benchmark:
             nets: "narrow" or "wide".
             steps: of bootdiff's parts, "views", "full", "residual".
             dropout: of the backbones.
+            start: where the views' networks start, "scratch" or "full".
 
         Raises:
             BootdiffError: no such views; the data are not there.
@@ -121,7 +123,7 @@ class Benchmark:
             "full": {"holdout": max(2, round(0.2 * self.count(n_full)))},
             "test": {"path": str(path), "key": "test", "limit": self.test},
             "flip": self.flip,
-            "views": {name: {"holdout": self.view_holdout, **block} for name, block in cell.items()},
+            "views": {name: {"holdout": self.view_holdout, "start": start, **block} for name, block in cell.items()},
             "backbones": backbones,
             "training": training,
             "levels": list(self.levels),

@@ -39,10 +39,11 @@ from bootdiff.sample import sample
 __all__ = ["ARMS", "Cell", "bootdiff_steps", "is_done", "measured", "train", "tune"]
 
 OWN: dict[str, tuple[dict[str, Any], ...]] = {
-    "bootdiff": ({}, {"split": [1, 1, 1]}, {"split": [2, 2, 1]}),
-    "unregularized": ({}, {"split": [1, 1, 1]}, {"split": [2, 2, 1]}),
+    "bootdiff": ({}, {"start": "scratch"}, {"split": [2, 2, 1]}),
+    "unregularized": ({}, {"start": "scratch"}, {"split": [2, 2, 1]}),
 }
-"""bootdiff's own arms, and the settings they may try: shares of the steps for views, full samples and residual."""
+"""bootdiff's own arms, and the settings they may try: shares of the steps for views, full samples and residual, and
+where the views' networks start."""
 
 SPLIT = (1, 2, 1)
 """The residual starts where full-only training ends, so that its steps are worth most; it needs few of its own."""
@@ -105,7 +106,9 @@ class Cell:
     def recipe(self, settings: Mapping[str, Any], steps: Mapping[str, int] | None = None) -> Recipe:
         """The cell's recipe; bootdiff's own arms have narrow networks, the others wide ones unless told otherwise."""
         nets = "narrow" if self.arm in OWN else settings.get("nets", "wide")
-        return self.benchmark.recipe(self.filed, self.n_full, self.seed, nets, steps, settings.get("dropout", 0.0))
+        start = settings.get("start", "full") if self.arm in OWN else "scratch"
+        dropout = settings.get("dropout", 0.0)
+        return self.benchmark.recipe(self.filed, self.n_full, self.seed, nets, steps, dropout, start)
 
 
 def tune(benchmark: Benchmark, out: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Bootstrapping diffusion, stage by stage (Ma 2025, arXiv 2505.11825, with the regularizers of docs/regularization.md).
 
-    1. views        for each kind i of partial data: train d_i on its own files
+    1. views        for each kind i of partial data: train d_i on its own files (with `start: full` after stage 2)
     2. full         denoisers trained on the full samples alone (they are the arm `full_only`, and experts of the stack)
     3. gains        which views know what the full samples do not teach (`news`)?  For these, lambda_i(sigma): regress
                     x0 - b on the views' lifted evidence, on full samples
@@ -38,7 +38,7 @@ from bootdiff.boot.objective import UNLABELLED, HeldOut, ResidualObjective, Trai
 from bootdiff.boot.partial import nets_of
 from bootdiff.boot.saving import save_denoiser
 from bootdiff.boot.shelf import Shelf, digest
-from bootdiff.boot.starting import start_at
+from bootdiff.boot.starting import alike, start_at
 from bootdiff.data import Batches, Subset, evenly
 from bootdiff.denoise import Denoiser, White
 from bootdiff.nets import build_net
@@ -181,11 +181,25 @@ class Bootstrap:
         bench = self.view_bench(name)
         composite = self.no_views(bench.base)
         training = self.recipe.training_for("views", name)
-        experts = {
-            f"{own}-{kind}": self.expert(f"{own}-{kind}", bench, composite, "base", net, training)
-            for kind, net in nets_of(self.recipe, name).items()
-        }
+        experts = {}
+        for kind, net in nets_of(self.recipe, name).items():
+            start, parents = self._start_of_view(name, kind, net)
+            experts[f"{own}-{kind}"] = self.expert(
+                f"{own}-{kind}", bench, composite, "base", net, training, parents, start=start
+            )
         return self.stack(own, bench, composite, experts)
+
+    def _start_of_view(self, name: str, kind: str, net: Any) -> tuple[StageDir | None, list[Any]]:
+        """Where the training of a view's network starts, None: anew, and what is to be known of that."""
+        if self.recipe.views[name].start != "full":
+            return None, []
+        full, bench = self.full_bench(), self.view_bench(name)
+        other = self.recipe.backbones.get(kind)
+        if bench.classes != full.classes or not alike(net, bench.base.shape, other, full.base.shape):
+            self.say(f"view-{name}-{kind}: starts anew, as it is another network than full-{kind} at its size")
+            return None, []
+        self.full_experts()
+        return self.run.stage(f"full-{kind}"), ["start", self._keys[f"full-{kind}"]]
 
     def _pretrained(self, own: str, denoiser: Denoiser) -> Denoiser:
         """A denoiser that is there already: it costs no training, but an evaluation whenever it is asked."""

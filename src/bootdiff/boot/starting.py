@@ -7,9 +7,14 @@ of F0, and zeros where its first layer reads the views' estimates:
 
 Its parametrization is F0's, on the white base, D = b + c_out F.  So what full-only training has learned is not learned
 again: of the residual's steps none are spent on noise levels at which the views have nothing to say.
+
+A view's network starts likewise, where it is told (`start: full`): convolutions fit samples of every size.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from bootdiff.boot.composite import Expert
 from bootdiff.boot.objective import Trainee
@@ -18,7 +23,21 @@ from bootdiff.files import load_tensors
 from bootdiff.runs import StageDir
 from bootdiff.train import load_weights
 
-__all__ = ["start_at"]
+__all__ = ["alike", "start_at"]
+
+
+def alike(net: Any, shape: Sequence[int], other: Any, full: Sequence[int]) -> bool:
+    """Whether two backbones have the same weights, but for what they see beside x.
+
+    Args:
+        net: block of the recipe, for samples of `shape`, views of samples of `full`.
+        other: the block for samples of `full`, or None.
+    """
+    if other is None or len(shape) != len(full) or shape[0] != full[0]:
+        return False
+    if net.kind not in ("unet", "local") and tuple(shape) != tuple(full):
+        return False
+    return bool(net.sized(shape, full) == other.sized(full, full))
 
 
 def start_at(expert: Expert, stage: StageDir) -> None:

@@ -23,6 +23,8 @@ def _arm(top: Recipe, recipe: Recipe, arm: str, around: str, shared: Mapping[str
     """Those of an arm of `recipe`, which is that of the view at the path `around` (of the full samples: "")."""
     names: list[str] = []
     nets, prefix = list(recipe.backbones), _prefix(around)
+    if arm in ("views_only", "unregularized", "bootdiff") and recipe.begins_at_full:
+        names += [f"{prefix}full-{net}" for net in nets]
     if arm in ("views_only", "unregularized", "bootdiff"):
         for name in recipe.views:
             names += _view(top, f"{around}.{name}" if around else name, shared)
