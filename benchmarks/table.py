@@ -4,8 +4,10 @@
 
 Each benchmarks/results/NAME/seed-S.json is the metrics.json of one `bootdiff arms` run, each regularization-NAME.json
 what benchmarks/regularization.py wrote; beside the runs, overlay-seed-0.json is of benchmarks/overlay.py (table
-NAME-overlay), and restore-WHAT.json the report.json of a `bootdiff restore` (table NAME-restore-WHAT). Between the
-markers `<!-- table NAME -->` and `<!-- end -->` of a document the table of NAME is written anew.
+NAME-overlay), and restore-WHAT.json the report.json of a `bootdiff restore` (table NAME-restore-WHAT). Runs of videos
+and signals have a table NAME-long-range, and those of the rain radar tables of all recipes together: radar and
+radar-long-range. Between the markers `<!-- table NAME -->` and `<!-- end -->` of a document the table of NAME is
+written anew.
 """
 
 from __future__ import annotations
@@ -31,6 +33,13 @@ def mean_std(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f}{spread}"
 
 
+def kind(run: dict[str, Any]) -> str:
+    """What a run's samples are: image, video, signal or vector."""
+    recipe = run["recipe"]
+    block = recipe["test"] or (recipe["simulate"] or {}).get("pool") or recipe["full"]
+    return str(block.get("kind") or "image")
+
+
 def table(runs: list[dict[str, Any]]) -> str:
     """Losses of each arm over the seeds, its paired difference to full-only, and what it cost."""
     levels = [f"{s:g}" for s in runs[0]["levels"]]
@@ -50,12 +59,59 @@ def table(runs: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     shares = [r["gap_closed"]["mean"] for r in runs if r["gap_closed"]]
     said = (
-        f"{len(runs)} seed(s), {runs[0]['count']} {runs[0]['evaluated_on']} images each; ± is the deviation over them"
+        f"{len(runs)} seed(s), {runs[0]['count']} {runs[0]['evaluated_on']} {kind(runs[0])}s each; ± is the deviation "
+        "over them"
     )
-    if shares and all(s == s for s in shares):
+    if shares and all(s is not None and s == s for s in shares):
         each = ", ".join(f"{100 * s:.0f} %" for s in shares)
         said += f". Share of the gap full-only → oracle closed: {100 * statistics.mean(shares):.0f} % ({each})"
     return "\n".join(lines) + "\n\n" + said + "."
+
+
+def together(found: dict[str, dict[str, Any]]) -> str:
+    """Loss of each arm in runs of several recipes, one row each; bootdiff's less full-only's on the same samples."""
+    arms = [arm for arm in ARMS if all(arm in run["holdout_loss"] for run in found.values())]
+    head = ["recipe", *(arm.replace("_", "-") for arm in arms), "bootdiff - full-only ± s.e.", "FLOPs / full-only's"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, run in found.items():
+        losses = run["holdout_loss"]
+        gain = losses["bootdiff"]["versus"]["full_only"]
+        cells = [name, *(f"{losses[arm]['mean']:.4f}" for arm in arms), f"{gain['mean']:+.4f} ± {gain['stderr']:.4f}"]
+        cells.append(f"{costs(run['ledger']['stages'])['bootdiff']['ratio']['flops']:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    first = next(iter(found.values()))
+    said = f"Seed {first['seed']}, {first['count']} {first['evaluated_on']} {kind(first)}s; s.e. over them, paired."
+    return "\n".join(lines) + f"\n\n{said}"
+
+
+def long_range(found: dict[str, dict[str, Any]]) -> str:
+    """Correlation at the longest lag, of samples and of real ones; of arms that recipes have in common, once."""
+    several = len(found) > 1
+    head = ["arm", *(["recipe"] if several else []), "samples ± s.e.", "less the real ± s.e.", "rms, all lags ± s.e."]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    firsts = [run["long_range"] for run in found.values()]
+    for arm in (arm for arm in ARMS if arm in firsts[0]):
+        shared = all(f[arm]["curve"]["samples"] == firsts[0][arm]["curve"]["samples"] for f in firsts)
+        for name, far in list(zip(found, firsts))[: 1 if shared else None]:
+            q = far[arm]
+            cells = [arm.replace("_", "-"), *([("all" if shared else name)] if several else [])]
+            cells.append(f"{q['samples']['mean']:.3f} ± {q['samples']['stderr']:.3f}")
+            cells.append(f"{q['difference']['mean']:+.3f} ± {q['difference']['stderr']:.3f}")
+            cells.append(f"{q['rms']['mean']:.3f} ± {q['rms']['stderr']:.3f}")
+            lines.append("| " + " | ".join(f"**{c}**" if arm == "bootdiff" else c for c in cells) + " |")
+    q = next(iter(firsts[0].values()))
+    real = f"Real ones: {q['real']['mean']:.3f} ± {q['real']['stderr']:.3f}, {q['lag']} steps apart"
+    return "\n".join(lines) + f"\n\n{real}; {q['count']} samples of each arm against {q['reference_count']} real ones."
+
+
+def overlay(found: dict[str, Any]) -> str:
+    """What the detectors found, and the denoising loss of the naive mix."""
+    said = traces(found)
+    if "naive_mix" in found:
+        mix = found["naive_mix"]
+        said += f"\n\nDenoising loss of the naive mix on clean test videos: {mix['mean']:.4f} ± {mix['stderr']:.4f}"
+        said += f" ({mix['flops'] / 1e12:.1f} TFLOP)."
+    return said
 
 
 def variants(found: dict[str, Any]) -> str:
@@ -92,14 +148,21 @@ def insert(made: dict[str, str]) -> None:
 
 def main() -> None:
     made = {p.stem: variants(json.loads(p.read_text(encoding="utf-8"))) for p in RESULTS.glob("regularization-*.json")}
+    radar = {}
     for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
-        paths = sorted(folder.glob("seed-*.json"))
-        if paths:
-            made[folder.name] = table([json.loads(p.read_text(encoding="utf-8")) for p in paths])
+        runs = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("seed-*.json"))]
+        if runs:
+            made[folder.name] = table(runs)
+            if runs[0].get("long_range"):
+                made[f"{folder.name}-long-range"] = long_range({folder.name: runs[0]})
+            if folder.name.startswith("radar-"):
+                radar[folder.name.removeprefix("radar-")] = runs[0]
         for path in folder.glob("overlay-seed-0.json"):
-            made[f"{folder.name}-overlay"] = traces(json.loads(path.read_text(encoding="utf-8")))
+            made[f"{folder.name}-overlay"] = overlay(json.loads(path.read_text(encoding="utf-8")))
         for path in folder.glob("restore-*.json"):
             made[f"{folder.name}-{path.stem}"] = restoration(json.loads(path.read_text(encoding="utf-8")))
+    if radar:
+        made |= {"radar": together(radar), "radar-long-range": long_range(radar)}
     insert(made)
 
 
