@@ -27,7 +27,7 @@ __all__ = ["bench", "cells", "run_cell", "run_cells"]
 
 
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="mnist, cats32 or cats64.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="mnist16, mnist, mnist-long, cats32 or cats64.", show_default=False)],
     arms: Annotated[str, typer.Option(help="Only these arms, separated by spaces.")] = "",
     views: Annotated[str, typer.Option(help="Only these kinds of views, separated by spaces.")] = "",
     n_full: Annotated[str, typer.Option(help="Per cent of the pool in full, separated by spaces.")] = "2",
@@ -54,9 +54,9 @@ def bench(
     One result per method, kind of views, number of full images and seed. What is there is not made again; when
     interrupted, the same command goes on.
 
-    bootdiff bench mnist --views "thumbnails2 three" --n-full 2 --seeds "0 1 2"
-    bootdiff bench mnist --budget 9
-    bootdiff bench mnist --table
+    bootdiff bench mnist16 --views "thumbnails2 three" --n-full 2 --seeds "0 1 2"
+    bootdiff bench mnist16 --budget 9
+    bootdiff bench mnist16 --table
     """
     from bootdiff.app.bars import Screen
     from bootdiff.bench.benchmarks import benchmark
