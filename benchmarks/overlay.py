@@ -268,20 +268,20 @@ def measure(folder: Path, count: int, out: Path) -> None:
 
 
 def picture(folder: Path, out: Path) -> None:
-    """Files as they come, what is hidden of them, and videos drawn by bootdiff and by the naive mix."""
+    """Files as they come, what is hidden of them, videos drawn by bootdiff and by the naive mix, and means of all."""
     from bootdiff.app.pictures import grid, panels, save_png, to_pil
     from bootdiff.files import load_tensors
 
     _, recipe = read_run(folder)
     view = gather(recipe).views["broadcast"]
     assert view.train is not None
-    files, _, masks = view.train.gather([1, 2, 4, 8, 12, 17])
+    files, _, masks = view.train.gather([1, 2, 4, 8])
     drawn = {arm: load_tensors(folder / "samples" / f"{arm}.safetensors")[0]["x"] for arm in ("bootdiff", "naive_mix")}
     rows = {
         "files as they come": (files, None),
         "found and known: pink is hidden": (files, masks),
-        "drawn by bootdiff": (drawn["bootdiff"][:6].float() / 127.5 - 1, None),
-        "drawn by the naive mix": (drawn["naive_mix"][:6].float() / 127.5 - 1, None),
+        "drawn by bootdiff": (drawn["bootdiff"][:4].float() / 127.5 - 1, None),
+        "drawn by the naive mix": (drawn["naive_mix"][:4].float() / 127.5 - 1, None),
     }
     sheets = {}
     for name, (x, m) in rows.items():
@@ -290,7 +290,14 @@ def picture(folder: Path, out: Path) -> None:
         sheets[name] = grid(shown, 8, 64)
     names = list(sheets)
     pages = [panels({n: sheets[n] for n in pair}) for pair in (names[:2], names[2:])]
-    save_png(grid(pages, 1, side=1, gap=0), out)
+    means = {"clean files": videos("before")[0], "broadcast files": videos("broadcast")[0]}
+    means |= {f"videos drawn by {arm.replace('_', ' ')}": x.float() / 127.5 - 1 for arm, x in drawn.items()}
+    averages = {f"mean of {len(x)} {name}": x.mean((0, 2)) for name, x in means.items()}
+    # All stretched alike, about the mean of each.
+    stretched = {name: grid([to_pil(2.5 * (x - x.mean()))], 1, 160) for name, x in averages.items()}
+    pages.append(panels(stretched))
+    page = grid(pages, 1, side=1, gap=0)
+    save_png(page.crop((0, 0, page.width, page.height - max(p.height for p in pages) + pages[-1].height)), out)
 
 
 def main() -> None:
