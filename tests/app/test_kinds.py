@@ -174,6 +174,7 @@ def test_sample_draws_what_can_be_looked_at(trained, tmp_path):
 
 def test_other_endings_are_refused_with_those_that_are_known(trained, tmp_path):
     said = refused("sample", trained.run, "-n", 1, "--out", tmp_path / "x.mp3")
+    assert "sampling" not in said
     assert f"{trained.kind}s are written as .{ {'video': 'gif'}.get(trained.kind, 'png') }" in said
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from bootdiff.app.bars import Screen
 from bootdiff.app.meaning import Meaning
 from bootdiff.app.session import accelerate, classes_of, load_arm, read_run
-from bootdiff.app.writing import default_suffix, write_samples
+from bootdiff.app.writing import check_out, default_suffix, write_samples
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe_blocks import Sampling
 from bootdiff.sample import SOLVERS, sample
@@ -45,6 +45,8 @@ def draw_from_run(
     name, denoiser = load_arm(folder, arm, device or "cpu")
     number = None if label is None else class_number(label, classes_of(folder), count_classes(denoiser) or 0)
     check_guidance(guidance, guidance_interval, number)
+    out = out or folder / "samples" / f"{name}-seed{seed}{default_suffix(denoiser.shape)}"
+    check_out(out, denoiser.shape)  # before the work, not after it
     with screen.work(f"sampling {name}") as done:
         x = sample(
             denoiser, count, seed=seed, scheduler=scheduler, steps=steps or sampling.steps, label=number,
@@ -53,7 +55,6 @@ def draw_from_run(
         )  # fmt: skip
     title = f"{name.replace('_', ' ')}, seed {seed}" + (f", {label}" if label is not None else "")
     title += f", guidance {guidance:g}" if guidance != 1 else ""
-    out = out or folder / "samples" / f"{name}-seed{seed}{default_suffix(denoiser.shape)}"
     return write_samples(x, out, title, Meaning.of_run(folder))
 
 

@@ -25,7 +25,7 @@ from bootdiff.data import kind_of
 from bootdiff.errors import BootdiffError
 from bootdiff.files import atomic_write_bytes
 
-__all__ = ["as_stored", "default_suffix", "write_samples"]
+__all__ = ["as_stored", "check_out", "default_suffix", "write_samples"]
 
 _SUFFIXES = {
     "image": (".png", ".npy", ".npz"),
@@ -55,16 +55,22 @@ def as_stored(x: Tensor, meaning: Meaning | None = None) -> np.ndarray:
     return meaning.restore(x).movedim(1, -1).contiguous().numpy()
 
 
+def check_out(out: Path, shape: tuple[int, ...]) -> None:
+    """Raises BootdiffError where samples of this shape, channels first, are not written as such a file."""
+    kind, suffix = kind_of(shape), out.suffix.lower()
+    if (suffix or kind not in _FOLDERS) and suffix not in _SUFFIXES[kind] and not (out.is_dir() and kind in _FOLDERS):
+        folder = f" or into a folder of {_FOLDERS[kind]} (no ending)" if kind in _FOLDERS else ""
+        raise BootdiffError(f"--out {out}: {kind}s are written as {', '.join(_SUFFIXES[kind])}{folder}")
+
+
 def write_samples(x: Tensor, out: Path, title: str = "", meaning: Meaning | None = None) -> Path:
     """Samples (n, C, *space) in stored coordinates to `out`; the module's table says which endings there are.
 
     Raises:
         BootdiffError: a file of another kind is asked for, or the place cannot be written.
     """
+    check_out(out, x.shape[1:])
     kind, suffix = kind_of(x.shape[1:]), out.suffix.lower()
-    if (suffix or kind not in _FOLDERS) and suffix not in _SUFFIXES[kind] and not (out.is_dir() and kind in _FOLDERS):
-        folder = f" or into a folder of {_FOLDERS[kind]} (no ending)" if kind in _FOLDERS else ""
-        raise BootdiffError(f"--out {out}: {kind}s are written as {', '.join(_SUFFIXES[kind])}{folder}")
     meaning = meaning or Meaning()
     try:
         if suffix not in _SUFFIXES[kind]:
