@@ -165,6 +165,11 @@ def test_sample_draws_what_can_be_looked_at(trained, tmp_path):
     else:
         assert call("sample", trained.run, "-n", 3, "--out", tmp_path / "plot.svg").exit_code == 0
         assert "<svg" in (tmp_path / "plot.svg").read_text()
+    if trained.kind == "signal":
+        assert call("sample", trained.run, "-n", 2, "--out", tmp_path / "tables").exit_code == 0
+        tables = [np.loadtxt(path, delimiter=",", skiprows=1) for path in sorted((tmp_path / "tables").iterdir())]
+        assert call("sample", trained.run, "-n", 2, "--out", tmp_path / "x.npy").exit_code == 0
+        np.testing.assert_allclose(tables, np.load(tmp_path / "x.npy"), rtol=1e-6, atol=1e-6)
     if trained.kind == "vector":
         assert call("sample", trained.run, "-n", 4, "--out", tmp_path / "x.csv").exit_code == 0
         table = list(csv.reader((tmp_path / "x.csv").read_text().splitlines()))

@@ -125,3 +125,28 @@ views:
     (tmp_path / "two.csv").write_text("a,c\n11,-5.1\n9,-4.9\n")
     answers, _ = restored(run, tmp_path / "two.csv", tmp_path / "out2", "--view", "two", *FAST)
     np.testing.assert_allclose(answers[:, 1][:, [0, 2]], [[11, -5.1], [9, -4.9]], atol=1e-4)
+    head, first, _ = (tmp_path / "out2" / "answers" / "1.csv").read_text().splitlines()
+    assert head == "a,b,c"
+    assert first.startswith("11,")
+
+
+def test_recordings_in_tables_come_back_as_tables(tmp_path):
+    recipe = """\
+full: {path: full, kind: signal, length: 16, standardize: true}
+views: {gaps: {view: {kind: random_mask, hide: gap, apart: true},
+               data: {path: in, kind: signal, length: 16, missing: mask}}}
+"""
+    run = run_of(tmp_path, recipe, (2, 16), Meaning(Units((400.0, 0.0), (50.0, 1.0), True), None, ["height", "wind"]))
+    (tmp_path / "in").mkdir()
+    rows = [[f"{483 + t}", f"{t / 10:.1f}"] for t in range(32)]
+    rows[3][0] = rows[20][1] = rows[21][1] = ""
+    (tmp_path / "in" / "north.csv").write_text("height,wind\n" + "\n".join(map(",".join, rows)) + "\n")
+    restored(run, tmp_path / "in" / "north.csv", tmp_path / "out", "--view", "gaps", *FAST)
+    written = sorted(path.name for path in (tmp_path / "out" / "answers").iterdir())
+    assert written == [f"north-{at}-{k}.csv" for at in ("0-16", "16-32") for k in (1, 2, 3)]
+    for at, name in ((0, "north-0-16-2.csv"), (16, "north-16-32-1.csv")):
+        head, *lines = (tmp_path / "out" / "answers" / name).read_text().splitlines()
+        assert head == "height,wind"
+        for row, line in zip(rows[at : at + 16], lines, strict=True):
+            for given, value in zip(row, line.split(","), strict=True):
+                assert float(value) == pytest.approx(float(given), abs=1e-4) if given else np.isfinite(float(value))

@@ -2,7 +2,8 @@
 
 A folder of answers gets
 
-    answers/NAME-1.png ...    the completed files (videos: .gif); mean/ and spread/ beside them
+    answers/NAME-1.png ...    the completed files (videos: .gif; signals: .csv; vectors: 1.csv ..., a row for each
+                              file); of pictures and videos, mean/ and spread/ beside them
     answers.npy               all of them, (files, answers, *space, C), in the units of the data
     spread.npz                mean and spread (standard deviation over the answers) of each file, and the files' names
     overview.png              what was given, mean, spread and answers of the first files beside each other
@@ -26,7 +27,7 @@ from bootdiff.app import pictures
 from bootdiff.app.bars import Screen
 from bootdiff.app.meaning import Meaning
 from bootdiff.app.tables import plain_table
-from bootdiff.app.writing import as_stored
+from bootdiff.app.writing import as_stored, write_table
 from bootdiff.bench import restoration
 from bootdiff.boot.materials import Materials
 from bootdiff.data import Simulated, Source, Subset, evenly, kind_of
@@ -160,6 +161,11 @@ def write_answers(
                     write(shown[i, k], out / "answers" / f"{name}-{k + 1}")
                 write(mean[i], out / "mean" / name)
                 write(2 * spread[i] / top - 1, out / "spread" / name)
+        for k in range(count) if kind == "vector" else ():
+            write_table(as_stored(shown[:, k], meaning), out / "answers" / f"{k + 1}.csv", meaning)
+        for i, name in enumerate(partial.names) if kind == "signal" else ():
+            for k, values in enumerate(as_stored(shown[i], meaning)):
+                write_table(values, out / "answers" / f"{name}-{k + 1}.csv", meaning)
         page = _overview(shown, mean, spread, top, given, partial.truth, meaning, title)
         pictures.save_png(page, out / "overview.png")
     except OSError as error:
@@ -280,8 +286,9 @@ def _scores(scores: dict[str, Any]) -> list[Any]:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Names as file names, without their endings; equal ones are numbered."""
-    ending = re.compile(r"\.(png|jpe?g|webp|gif|mp4|webm|avi|mov|mkv|wav)$", re.IGNORECASE)
-    plain = [re.sub(r"[^\w.-]+", "-", ending.sub("", name)) for name in names]
+    # of a window, too: reel.mp4[0:8]
+    ending = re.compile(r"\.(png|jpe?g|webp|gif|mp4|webm|avi|mov|mkv|wav|npy|csv|tsv|parquet)(?=$|\[)", re.IGNORECASE)
+    plain = [re.sub(r"[^\w.-]+", "-", ending.sub("", name)).strip("-") for name in names]
     counts: dict[str, int] = {}
     out = []
     for name in plain:

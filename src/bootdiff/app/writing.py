@@ -4,7 +4,7 @@
     image     .png (a grid), a folder of .png        .npy .npz
     video     .gif (all, moving), .png (frames in    .npy .npz
               rows), a folder of .gif
-    signal    .png .svg (plots)                      .npy .npz
+    signal    .png .svg (plots)                      .npy .npz, a folder of .csv
     vector    .png .svg (pair plot)                  .npy .npz .csv
 
 Images and videos are clamped to their range, and are of 8 bits where their files are.
@@ -25,7 +25,7 @@ from bootdiff.data import kind_of
 from bootdiff.errors import BootdiffError
 from bootdiff.files import atomic_write_bytes
 
-__all__ = ["as_stored", "check_out", "default_suffix", "write_samples"]
+__all__ = ["as_stored", "check_out", "default_suffix", "write_samples", "write_table"]
 
 _SUFFIXES = {
     "image": (".png", ".npy", ".npz"),
@@ -33,7 +33,7 @@ _SUFFIXES = {
     "signal": (".png", ".svg", ".npy", ".npz"),
     "vector": (".png", ".svg", ".csv", ".npy", ".npz"),
 }
-_FOLDERS = {"image": "PNG pictures", "video": "GIF animations"}
+_FOLDERS = {"image": "PNG pictures", "video": "GIF animations", "signal": "CSV tables"}
 
 
 def default_suffix(shape: tuple[int, ...]) -> str:
@@ -94,23 +94,32 @@ def _write_each(x: Tensor, out: Path, kind: str, meaning: Meaning) -> Path:
     for i, sample in enumerate(x):
         if kind == "image":
             pictures.save_png(pictures.to_pil(sample), out / f"{i:0{digits}d}.png")
+        elif kind == "signal":
+            write_table(as_stored(sample[None], meaning)[0], out / f"{i:0{digits}d}.csv", meaning)
         else:
             pictures.save_gif(sample[None], out / f"{i:0{digits}d}.gif", meaning.rate, side=max(sample.shape[-2:]))
     return out
 
 
 def _write_numbers(values: np.ndarray, out: Path, meaning: Meaning) -> Path:
+    if out.suffix.lower() == ".csv":
+        return write_table(values, out, meaning)
     out.parent.mkdir(parents=True, exist_ok=True)
     file = io.BytesIO()
     if out.suffix.lower() == ".npy":
         np.save(file, values)
-    elif out.suffix.lower() == ".npz":
-        np.savez_compressed(file, samples=values)
     else:
-        text = io.StringIO(newline="")
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow([meaning.name(c) for c in range(values.shape[1])])
-        rows.writerows([f"{v:.9g}" for v in row] for row in values.tolist())
-        file.write(text.getvalue().encode())
+        np.savez_compressed(file, samples=values)
     atomic_write_bytes(out, file.getvalue())
+    return out
+
+
+def write_table(values: np.ndarray, out: Path, meaning: Meaning) -> Path:
+    """Rows of C values (rows, C), float32, as CSV under the names of the columns; the folder is made."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([meaning.name(c) for c in range(values.shape[1])])
+    rows.writerows([f"{v:.7g}" for v in row] for row in values.tolist())  # what float32 holds
+    atomic_write_bytes(out, text.getvalue().encode())
     return out
