@@ -282,7 +282,7 @@ def sample(
     screen = Screen()
     guided = (guidance, guidance_interval)
     where = draw_from_run(run, arm, count, seed, steps, scheduler, label, out, screen, *guided)
-    screen.say(f"{count} image(s): {where}", "bold")
+    screen.say(f"{count} sample(s): {where}", "bold")
 
 
 @_verb
