@@ -31,13 +31,14 @@ levels: [0.3, 1.5]
 gains: {draws: 1, folds: 2}
 evaluate: {draws: 1, samples: 0}
 sampling: {count: 2, steps: 2}
+distill: {samples: 3, backbones: {one: {kind: local, width: 4, depth: 3}}}
 device: cpu
 """
 TIMING = {
     "seconds", "images_per_second", "evaluation_seconds", "peak_memory", "sessions", "ratio", "seconds_per_step",
     "command", "started", "pid",
 }  # fmt: skip
-ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "oracle")
+ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "distilled", "oracle")
 
 
 def attempt(path, reuse=()):
@@ -53,7 +54,7 @@ def attempt(path, reuse=()):
     torch.set_num_threads(1)
     curves.loss_curves = curves.level_curves = lambda *_: None
     with open_session(load_recipe_text(RECIPE), path, Screen(quiet=True), reuse=reuse) as session:
-        compare(session)
+        compare(session, ARMS)
 
 
 def watch(path, told):

@@ -29,6 +29,7 @@ from .errors import BootdiffError
 from .recipe_backbones import Backbone, UNetSpec, default_backbones
 from .recipe_blocks import (
     Data,
+    Distill,
     Evaluation,
     Full,
     Gains,
@@ -83,6 +84,7 @@ class Recipe(Block):
     )
     residual: Residual = Field(default_factory=Residual, description="what is learned beyond the views")
     gains: Gains = Field(default_factory=Gains, description="how much each view counts")
+    distill: Distill = Field(default_factory=Distill, description="how the arm `distilled` is made")
     sampling: Sampling = Field(default_factory=Sampling, description="how samples are drawn")
     evaluate: Evaluation = Field(default_factory=Evaluation, description="how the result is measured")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
@@ -164,20 +166,22 @@ class Recipe(Block):
         """The training of one network, overrides merged in; warmup is at most steps.
 
         Args:
-            stage: "views", "full" (full-only experts), "residual" or "oracle" (as "full" where not told otherwise).
+            stage: "views", "full" (full-only experts), "residual", "distilled" or "oracle" (as "full" where not told
+                otherwise).
             view: name of the view, with "views"; None for what all views share.
 
         Raises:
             ValueError: another stage, or no such view.
         """
-        if stage not in ("views", "full", "residual", "oracle"):
-            raise ValueError(f"stage must be 'views', 'full', 'residual' or 'oracle', got {stage!r}")
+        if stage not in ("views", "full", "residual", "distilled", "oracle"):
+            raise ValueError(f"stage must be 'views', 'full', 'residual', 'distilled' or 'oracle', got {stage!r}")
         if view is not None and (stage != "views" or view not in self.views):
             raise ValueError(f"no view {view!r} in stage {stage!r}; views: {', '.join(self.views)}")
         base = {name: getattr(self.training, name) for name in Training.model_fields}
         merged = Training.model_construct(**base)
-        for over in ("full", "oracle") if stage == "oracle" else (stage,):
-            merged = _merge(merged, getattr(self.training, over))
+        blocks = {"distilled": [self.distill.training], "oracle": [self.training.full, self.training.oracle]}
+        for over in blocks[stage] if stage in blocks else [getattr(self.training, stage)]:
+            merged = _merge(merged, over)
         if view is not None:
             merged = _merge(merged, self.views[view].training)
         return merged.model_copy(update={"warmup": min(merged.warmup, merged.steps)})
@@ -186,6 +190,11 @@ class Recipe(Block):
     def begins_at_full(self) -> bool:
         """Whether a view's networks start at the full-only ones, which are then trained before it."""
         return any(spec.start == "full" for spec in self.views.values())
+
+    @property
+    def students(self) -> dict[str, Any]:
+        """The backbones of the arm `distilled`."""
+        return dict(self.distill.backbones or self.backbones)
 
     def inner(self, view: str) -> Recipe:
         """The recipe of a view that has views of its own: how its denoiser is trained, its samples being the full ones.
@@ -245,6 +254,8 @@ class Recipe(Block):
 
     def _plain(self, absolute: bool) -> dict[str, Any]:
         plain = self.model_dump(mode="json")
+        if self.distill == Distill():
+            del plain["distill"]  # recipes of earlier runs are written without it
         if plain["training"]["warmup"] > plain["training"]["steps"]:
             # A default that nobody wrote, lowered where it is used; written out it would be refused.
             del plain["training"]["warmup"]
@@ -288,6 +299,8 @@ def _result_only(plain: dict[str, Any]) -> dict[str, Any]:
         }
 
     kept = {key: value for key, value in plain.items() if key not in _PLACE}
+    if "distill" in kept:
+        kept["distill"] = {**kept["distill"], "training": strip(kept["distill"]["training"])}
     return {**kept, "training": strip(plain["training"]), "views": every(plain["views"])}
 
 

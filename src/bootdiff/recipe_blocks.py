@@ -17,6 +17,7 @@ from .recipe_views import Corruption, Views, whole
 
 __all__ = [
     "Data",
+    "Distill",
     "Evaluation",
     "Full",
     "Gains",
@@ -207,6 +208,20 @@ class Gains(Block):
     draws: int = Field(4, ge=1, description="noise draws per full sample and level")
     smooth: float = Field(0.35, ge=0, description="width of the smoothing over ln sigma; 0, 1 and 2 of it are tried")
     prune: float = Field(2.0, ge=0, description="gains that improve by less than so many standard errors become 0")
+
+
+class Distill(Block):
+    """How the arm `distilled` is made: bootdiff's model in as few networks as full-only has."""
+
+    samples: int = Field(1000, ge=1, description="drawn from bootdiff's model, to learn on beside the full samples")
+    backbones: dict[Name, Backbone] | None = Field(
+        None, min_length=1, description="its networks, by names you choose; null: those of `backbones`"
+    )
+    training: Training = Field(default_factory=Training, description="overrides of training for these networks")
+
+    @field_serializer("training")
+    def _only_given(self, block: Training) -> dict[str, Any]:
+        return block.model_dump(exclude_unset=True)
 
 
 class Sampling(Block):

@@ -22,6 +22,8 @@ LEDGER = {
     "full-unet": entry(8, 8.0),
     "residual-unet": entry(16, 16.0, 500),
     "oracle-unet": entry(32, 32.0),
+    "distilled-samples": entry(0, 0.0),
+    "distilled-unet": entry(64, 64.0),
 }
 
 
@@ -42,6 +44,7 @@ def test_every_arm_has_its_stages():
         ("bootdiff", False, True, False, 31),
         ("bootdiff", False, False, True, 31),
         ("bootdiff", False, False, False, 23),
+        ("distilled", True, True, True, 95),
         ("oracle", False, False, False, 32),
     ],
 )
@@ -88,6 +91,6 @@ def test_a_ledger_without_flops_has_no_ratio_of_them():
 
 
 def test_an_unregularized_arm_with_networks_of_its_own_costs_those():
-    ledger = LEDGER | {"unregularized-unet": entry(64, 64.0)}
-    assert totals(ledger, "unregularized")["parameters"] == 7 + 8 + 64
+    ledger = LEDGER | {"unregularized-unet": entry(128, 128.0)}
+    assert totals(ledger, "unregularized")["parameters"] == 7 + 8 + 128
     assert totals(ledger, "bootdiff")["parameters"] == 31

@@ -23,6 +23,7 @@ from bootdiff.app.bars import Screen, clock, number
 from bootdiff.app.session import trainings
 from bootdiff.app.tables import plain_table
 from bootdiff.boot.composite import Composite, Snapshots, Stack
+from bootdiff.boot.distilling import Distillation
 from bootdiff.boot.materials import Materials
 from bootdiff.boot.objective import ResidualObjective, Trainee
 from bootdiff.boot.partial import nets_of
@@ -174,9 +175,15 @@ class _Planner:
                 classes = None if oracle.classes is None else len(oracle.classes)
                 bench = Bench(**{**vars(bench), "train": oracle, "classes": classes})
             beyond = kind in ("residual", "unregularized")
-            training, net = recipe.training_for("residual" if beyond else kind), recipe.backbones[rest]
+            nets = recipe.students if kind == "distilled" else recipe.backbones
+            training, net = recipe.training_for("residual" if beyond else kind), nets[rest]
             composite, on = (self.untrained(), "views") if beyond else (boot.no_views(bench.base), "base")
-        return self._measure(whole, bench, composite, on, net, training)
+        noise = LogNormal(training.noise.mean, training.noise.std)
+        objective = ResidualObjective(composite, noise, tau=bench.tau)
+        if kind == "distilled":
+            teacher = self.stack(self.untrained(), recipe.backbones.values(), "views")
+            objective = Distillation(composite, noise, teacher=teacher)
+        return self._measure(whole, bench, composite, on, net, training, objective)
 
     def untrained(self) -> Composite:
         """The views' composite with new weights: it costs what the trained one does."""
@@ -216,10 +223,18 @@ class _Planner:
         net = net.sized(bench.base.shape, boot.root.materials.shape)
         return boot._build(name, bench, composite, on, net, [1.0] * len(boot.levels))
 
-    def _measure(self, name: str, bench: Bench, composite: Composite, on: str, net: Any, training: Any) -> Cost:
+    def _measure(
+        self,
+        name: str,
+        bench: Bench,
+        composite: Composite,
+        on: str,
+        net: Any,
+        training: Any,
+        objective: ResidualObjective,
+    ) -> Cost:
         boot = self.boot
         trainee = Trainee(self._expert(name, bench, composite, on, net)).train()
-        objective = ResidualObjective(composite, LogNormal(training.noise.mean, training.noise.std), tau=bench.tau)
         batches = Batches(
             bench.train, bench.scale, training.batch, flip=bench.flip, device=boot.device, mask=bench.mask
         )

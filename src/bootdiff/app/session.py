@@ -80,7 +80,7 @@ class Session:
 
 
 def arms_of(materials: Materials, arms: Sequence[str] = ()) -> list[str]:
-    """The arms that were asked for (none: all that the data allow), in the order of `ARMS`.
+    """The arms that were asked for, in the order of `ARMS`; none: all that the data allow, but `distilled`.
 
     Raises:
         BootdiffError: an unknown arm, or the oracle without its data.
@@ -93,7 +93,8 @@ def arms_of(materials: Materials, arms: Sequence[str] = ()) -> list[str]:
             "--arm oracle: the oracle is trained on all of the data in full, and the recipe has none: give the block "
             "`oracle` (or cut the views out of a pool by `simulate`), or leave this arm out"
         )
-    return [arm for arm in ARMS if (arm in arms if arms else arm != "oracle" or materials.oracle is not None)]
+    every = [arm for arm in ARMS if arm != "distilled" and (arm != "oracle" or materials.oracle is not None)]
+    return [arm for arm in ARMS if arm in (arms or every)]
 
 
 def accelerate(recipe: Recipe, tensorboard: str | Path | None = None) -> Any:

@@ -21,6 +21,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "views_only": ("view-", "full-"),
     "unregularized": ("view-", "residual-", "full-"),
     "bootdiff": ("view-", "residual-", "full-"),
+    "distilled": ("view-", "residual-", "full-", "distilled-"),
     "oracle": ("oracle-",),
 }
 """First parts of the names of the stages whose networks an arm needs."""
@@ -62,7 +63,7 @@ def totals(
     if "view-" in wanted and not needed:
         wanted -= {"full-"}
     if "residual-" in wanted and not any(name.startswith("residual-") for name in ledger):
-        wanted = wanted - {"residual-"} | {"full-"}
+        wanted = wanted - {"residual-", "distilled-"} | {"full-"}
     missing = sorted(kind for kind in wanted if not any(name.startswith(kind) for name in ledger))
     if missing:
         raise ValueError(

@@ -21,6 +21,8 @@ def trainings(recipe: Recipe, arms: Sequence[str]) -> list[str]:
 
 def _arm(top: Recipe, recipe: Recipe, arm: str, around: str, shared: Mapping[str, str]) -> list[str]:
     """Those of an arm of `recipe`, which is that of the view at the path `around` (of the full samples: "")."""
+    if arm == "distilled":
+        return [*_arm(top, recipe, "bootdiff", around, shared), *(f"distilled-{net}" for net in recipe.students)]
     names: list[str] = []
     nets, prefix = list(recipe.backbones), _prefix(around)
     if arm in ("views_only", "unregularized", "bootdiff") and recipe.begins_at_full:
