@@ -208,6 +208,12 @@ class Gains(Block):
     draws: int = Field(4, ge=1, description="noise draws per full sample and level")
     smooth: float = Field(0.35, ge=0, description="width of the smoothing over ln sigma; 0, 1 and 2 of it are tried")
     prune: float = Field(2.0, ge=0, description="gains that improve by less than so many standard errors become 0")
+    news: float = Field(
+        0.5,
+        ge=0,
+        description="views that improve full-only training by less than so many standard errors, over all levels "
+        "together, are left out",
+    )
 
 
 class Distill(Block):

@@ -12,6 +12,7 @@ from bootdiff.boot.objective import HeldOut, Samples
 from bootdiff.boot.stages import Bootstrap
 from bootdiff.denoise import White
 from bootdiff.recipe import load_recipe_text
+from bootdiff.recipe_blocks import Gains
 from bootdiff.runs import Run
 from bootdiff.theory.exact import Gaussian
 from bootdiff.views import Crop, Downsample
@@ -24,13 +25,13 @@ def smooth(length):
     return Gaussian(torch.zeros(SHAPE), torch.exp(-torch.cdist(pixels, pixels) / length))
 
 
-def news(law, others, against):
+def news(law, others, against, count=300, seed=0, levels=LEVELS, **how):
     views = {"left": Crop((4, 2), (0, 0)), "small": Downsample(2)}
     denoisers = {name: other.through(views[name]) for name, other in others.items()}
-    composite = Composite(White(SHAPE, [0.0], 1.0), {n: views[n] for n in others}, denoisers, LEVELS)
-    samples = Samples(law.sample(300, torch.Generator().manual_seed(0)).float())
-    moments = HeldOut(samples, composite, LEVELS, draws=2).evidence_moments(against)
-    return fit_weights(moments, LEVELS, nonnegative=True)
+    composite = Composite(White(SHAPE, [0.0], 1.0), {n: views[n] for n in others}, denoisers, levels)
+    samples = Samples(law.sample(count, torch.Generator().manual_seed(seed)).float())
+    moments = HeldOut(samples, composite, levels, draws=2, seed=seed).evidence_moments(against)
+    return fit_weights(moments, levels, nonnegative=True, **how)
 
 
 def test_exact_views_have_no_news_for_who_knows_the_law():
@@ -50,6 +51,23 @@ def test_a_view_of_another_law_has_none():
     against_nothing = news(law, {"left": other}, None)
     assert (against_nothing.values > 0.1).any()
     assert (news(law, {"left": other}, law).values == 0).all()
+
+
+def test_few_samples_see_faint_news_better_in_one_question_than_level_by_level():
+    """Share of 30 draws of 20 samples in which a view is found to have news: where there is nothing new (dissimilar, or
+    the law is known), and where there is a little."""
+    law, levels = smooth(2.0), (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+
+    def found(other, against, **how):
+        kept = [news(law, {"small": other}, against, 20, seed, levels, **how).values.any() for seed in range(30)]
+        return sum(map(float, kept)) / len(kept)
+
+    ours = {"prune": Gains().news, "joint": True}
+    assert found(smooth(0.7), law, **ours) <= 0.1
+    assert found(law, law, **ours) <= 0.2
+    faint = smooth(1.0)
+    assert found(law, faint, **ours) >= 0.45
+    assert found(law, faint, prune=2.0) <= 0.25
 
 
 RECIPE = """

@@ -138,6 +138,7 @@ def fit_weights(
     nonnegative: bool = False,
     prune: float = 2.0,
     ridges: Sequence[float] = RIDGES,
+    joint: bool = False,
 ) -> Weights:
     """Solve the regression of this file.
 
@@ -149,6 +150,7 @@ def fit_weights(
         nonnegative: whether weights must be >= 0.
         prune: standard errors by which a candidate must improve the out-of-sample loss of a level to stay there.
         ridges: relative ridge strengths to choose from.
+        joint: a candidate is judged once, by the mean over all levels, and stays or goes at all of them.
 
     Raises:
         ValueError: moments that are not finite; more candidates than 12.
@@ -189,6 +191,7 @@ def fit_weights(
             without = active.clone()
             without[:, i] = False
             better = out_of_sample(without, ridge, width) - full
+            better = better.mean(0, keepdim=True).expand(count, n) if joint else better
             error = (better.std(1) / math.sqrt(n)).clamp_min(1e-12 * power[:, 0])
             score = better.mean(1) / error
             significance[:, i] = torch.where(active[:, i], score, torch.zeros_like(score))

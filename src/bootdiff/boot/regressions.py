@@ -2,7 +2,8 @@
 
 Each is the regression of `gains.py`, of another target on other candidates:
 
-    news        x0 - D_full on A_i^T (d_i - A_i D_full),    weights >= 0; a view with weight 0 everywhere is left out
+    news        x0 - D_full on A_i^T (d_i - A_i D_full),    weights >= 0; a view that does not lower the mean over the
+                                                            levels by `gains.news` standard errors is left out
     gains       x0 - b on A_i^T (d_i - A_i b)
     kappa       x0 - V on D_k - V,                          weights >= 0
 """
@@ -28,11 +29,12 @@ def news(
     """Weights of the views' evidence beside the full-only denoiser, on held-out samples.
 
     Against the white base even an unrelated view has something to say (that pictures are smooth, say).  A view that
-    adds nothing, at no noise level, to what the full samples alone teach is left out.
+    adds nothing to what the full samples alone teach is left out.  It is one question per view, asked of all noise
+    levels together: level by level, twenty held-out samples are too few to see faint news that are there.
     """
     held_out = HeldOut(samples, composite, recipe.levels, 4, seed=seed, tau=tau)
     moments, how = held_out.evidence_moments(full_only), recipe.gains
-    return fit_weights(moments, recipe.levels, how.folds, _widths(recipe), nonnegative=True, prune=how.prune)
+    return fit_weights(moments, recipe.levels, how.folds, _widths(recipe), nonnegative=True, prune=how.news, joint=True)
 
 
 def gains(composite: Composite, samples: Sequence[Samples], recipe: Recipe, seed: int, tau: float = 0.0) -> Weights:
