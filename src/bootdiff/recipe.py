@@ -188,8 +188,8 @@ class Recipe(Block):
 
     @property
     def begins_at_full(self) -> bool:
-        """Whether a view's networks start at the full-only ones, which are then trained before it."""
-        return any(spec.start == "full" for spec in self.views.values())
+        """Whether a view's networks may start at the full-only ones, which are then trained before it."""
+        return any(spec.start == "best" for spec in self.views.values())
 
     @property
     def students(self) -> dict[str, Any]:

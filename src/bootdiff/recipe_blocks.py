@@ -110,9 +110,10 @@ class ViewSpec(Block):
     same_as: str | None = Field(
         None, min_length=1, description="another view (clips.stills: the one inside clips) whose denoiser serves here"
     )
-    start: Literal["scratch", "full"] = Field(
+    start: Literal["scratch", "best"] = Field(
         "scratch",
-        description="full: its networks start at the full-only ones where they are alike, which saves steps",
+        description="best: its networks start at full-only's or at those of the views before it, where they are alike: "
+        "at what is best on its held-out files, which saves steps",
     )
     offsets: str | None = Field(
         None,
@@ -155,10 +156,11 @@ class Residual(Block):
     subspace: float = Field(0.0, ge=0, description="further weight of its part in the views' row space")
     project: bool = Field(False, description="keep it out of the views' row space altogether")
     sees_views: bool = Field(True, description="its networks see the views' estimates beside x")
-    start: Literal["auto", "full", "views"] = Field(
+    start: Literal["auto", "best", "full", "views"] = Field(
         "auto",
-        description="full: at the full-only networks, which learn to see the views; views: at zero, on top of them; "
-        "auto: full, unless energy, subspace, project, sees_views or full_experts say otherwise",
+        description="best: its networks start at full-only's or a view's, whichever is best on held-out full samples, "
+        "and learn to see the views; full: at full-only's last weights; views: at zero, on top of the views; auto: "
+        "best, unless energy, subspace, project, sees_views or full_experts say otherwise",
     )
     full_experts: bool = Field(True, description="stack denoisers trained on the full samples alone, too")
     snapshots: int = Field(4, ge=1, description="snapshots per expert offered to the choice per noise level")
@@ -184,19 +186,25 @@ class Residual(Block):
 
     @property
     def warm(self) -> bool:
-        """Whether training starts at the full-only networks.
+        """Whether training starts at networks that are there already, for which full-only's are needed.
 
         >>> Residual().warm, Residual(energy=0.1).warm, Residual(start="views").warm
         (True, False, False)
         """
-        return self.start == "full" or (
+        return self.start in ("best", "full") or (
             self.start == "auto" and self.sees_views and self.full_experts and not self.penalized
         )
 
+    @property
+    def starts_best(self) -> bool:
+        """Whether it is asked which of these networks is best."""
+        return self.warm and self.start != "full"
+
     @model_validator(mode="after")
     def _check(self) -> Residual:
-        if self.start == "full" and (self.penalized or not self.sees_views):
-            fail([(("start",), "full goes without energy, subspace and project, and with sees_views; or write views")])
+        if self.start in ("best", "full") and (self.penalized or not self.sees_views):
+            said = f"{self.start} goes without energy, subspace and project, and with sees_views; or write views"
+            fail([(("start",), said)])
         return self
 
 

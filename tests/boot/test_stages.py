@@ -123,8 +123,8 @@ def test_the_unregularized_arm_is_that_of_a_recipe_without_penalties(tmp_path, a
 AT_FULL = """\
 simulate: {pool: {path: digits}, full: 20, test: 10, limit: 60}
 views:
-  small: {view: {kind: downsample, factor: 2}, start: full}
-  boxes: {view: {kind: random_mask, hide: box, fraction: 0.25}, start: full}
+  small: {view: {kind: downsample, factor: 2}, start: best}
+  boxes: {view: {kind: random_mask, hide: box, fraction: 0.25}, start: best}
   apart: {view: {kind: crop, size: [8, 4], offset: [0, 0]}}
 backbones:
   unet: {kind: unet, channels: [8, 8], attention: false, patch: 2}

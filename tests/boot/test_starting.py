@@ -26,16 +26,6 @@ NETS = [
 ]
 
 
-class Folder:
-    """What a stage's directory is to `start_at`."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __truediv__(self, name):
-        return self.path / name
-
-
 def expert(kind, shape, more, options, seed, on="base"):
     torch.manual_seed(seed)
     net = build_net(kind, shape[0] + more, shape, None, **options)
@@ -48,7 +38,7 @@ def expert(kind, shape, more, options, seed, on="base"):
 def test_an_expert_starts_with_the_answers_of_one_that_saw_less(tmp_path, kind, shape, options):
     plain, wide = expert(kind, shape, 0, options, 0), expert(kind, shape, shape[0], options, 1)
     save_tensors(tmp_path / "final.safetensors", Trainee(plain).state_dict(), {})
-    start_at(wide, Folder(tmp_path))
+    start_at(wide, tmp_path / "final.safetensors")
     x, sigma, seen = torch.randn(3, *shape), torch.tensor([0.1, 0.5, 2.0]), torch.randn(3, *shape)
     torch.testing.assert_close(wide(x, sigma, seen), plain(x, sigma, None), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(wide(x, sigma, 5 * seen), wide(x, sigma, seen), atol=1e-5, rtol=1e-5)
@@ -58,7 +48,7 @@ def test_the_same_width_is_copied_and_another_network_is_refused(tmp_path):
     kind, shape, options = NETS[3]
     plain, twin = expert(kind, shape, 0, options, 0), expert(kind, shape, 0, options, 1)
     save_tensors(tmp_path / "final.safetensors", Trainee(plain).state_dict(), {})
-    start_at(twin, Folder(tmp_path))
+    start_at(twin, tmp_path / "final.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), twin.parameters(), strict=True))
     with pytest.raises(BootdiffError, match="start: views"):
-        start_at(expert(kind, shape, 2, {**options, "width": 16}, 1), Folder(tmp_path))
+        start_at(expert(kind, shape, 2, {**options, "width": 16}, 1), tmp_path / "final.safetensors")

@@ -183,7 +183,8 @@ class _Planner:
         if kind == "distilled":
             teacher = self.stack(self.untrained(), recipe.backbones.values(), "views")
             objective = Distillation(composite, noise, teacher=teacher)
-        return self._measure(whole, bench, composite, on, net, training, objective)
+        shown = boot.shown() if kind == "residual" else 0
+        return self._measure(whole, bench, composite, on, net, training, objective, shown)
 
     def untrained(self) -> Composite:
         """The views' composite with new weights: it costs what the trained one does."""
@@ -218,10 +219,10 @@ class _Planner:
         experts = [self._expert("", bench, composite, kind, net) for kind in kinds for net in nets]
         return Stack(composite, [Snapshots([expert], levels, [0] * len(levels)) for expert in experts], levels)
 
-    def _expert(self, name: str, bench: Bench, composite: Composite, on: str, net: Any) -> Any:
+    def _expert(self, name: str, bench: Bench, composite: Composite, on: str, net: Any, shown: int = 0) -> Any:
         boot = self.boot
         net = net.sized(bench.base.shape, boot.root.materials.shape)
-        return boot._build(name, bench, composite, on, net, [1.0] * len(boot.levels))
+        return boot._build(name, bench, composite, on, net, [1.0] * len(boot.levels), shown=shown)
 
     def _measure(
         self,
@@ -232,9 +233,10 @@ class _Planner:
         net: Any,
         training: Any,
         objective: ResidualObjective,
+        shown: int,
     ) -> Cost:
         boot = self.boot
-        trainee = Trainee(self._expert(name, bench, composite, on, net)).train()
+        trainee = Trainee(self._expert(name, bench, composite, on, net, shown)).train()
         batches = Batches(
             bench.train, bench.scale, training.batch, flip=bench.flip, device=boot.device, mask=bench.mask
         )

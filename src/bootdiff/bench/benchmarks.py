@@ -97,7 +97,7 @@ class Benchmark:
             nets: "narrow" or "wide".
             steps: of bootdiff's parts, "views", "full", "residual".
             dropout: of the backbones.
-            start: where the views' networks start, "scratch" or "full".
+            start: where the views' networks start, "scratch" or "best".
 
         Raises:
             BootdiffError: no such views; the data are not there.

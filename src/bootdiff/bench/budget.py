@@ -62,11 +62,11 @@ def step_flops(
     training: Training,
     objective: ResidualObjective | None = None,
     batches: Any = None,
+    shown: int = 0,
 ) -> int:
     """FLOPs of one training step of a network, over all processes."""
-    expert = b._build(
-        "count", bench, composite, on, net.sized(bench.base.shape, b.materials.shape), [1.0] * len(b.levels)
-    )
+    net = net.sized(bench.base.shape, b.materials.shape)
+    expert = b._build("count", bench, composite, on, net, [1.0] * len(b.levels), shown=shown)
     trainee = Trainee(expert).train()
     if objective is None:
         noise = LogNormal(training.noise.mean, training.noise.std)
@@ -109,7 +109,8 @@ def parts(b: Bootstrap) -> dict[str, list[int]]:
     for net in b.recipe.backbones.values():
         training = b.recipe.training_for("full")
         flops["full"].append(step_flops(b, full, b.no_views(full.base), "base", net, training))
-        flops["residual"].append(step_flops(b, full, composite, "views", net, b.recipe.training_for("residual")))
+        training = b.recipe.training_for("residual")
+        flops["residual"].append(step_flops(b, full, composite, "views", net, training, shown=b.shown()))
     return flops
 
 

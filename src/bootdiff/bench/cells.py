@@ -106,7 +106,7 @@ class Cell:
     def recipe(self, settings: Mapping[str, Any], steps: Mapping[str, int] | None = None) -> Recipe:
         """The cell's recipe; bootdiff's own arms have narrow networks, the others wide ones unless told otherwise."""
         nets = "narrow" if self.arm in OWN else settings.get("nets", "wide")
-        start = settings.get("start", "full") if self.arm in OWN else "scratch"
+        start = settings.get("start", "best") if self.arm in OWN else "scratch"
         dropout = settings.get("dropout", 0.0)
         return self.benchmark.recipe(self.filed, self.n_full, self.seed, nets, steps, dropout, start)
 

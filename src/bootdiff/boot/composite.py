@@ -8,7 +8,7 @@ a product of experts over the base: base times prod_i (view marginal / base marg
 b(A_i x) = A_i b(x).)  A view with several placements, as a crop has, lifts as their coverage-weighted sum.  A *residual
 expert* sees x and the lifted view estimates,
 
-    r_k(x, sigma) = c_r(sigma) F_k(c_in (x - m), A_i^T (d_i - A_i m) / sigma_data, c_noise),
+    r_k(x, sigma) = c_r(sigma) F_k(c_in (x - m), mask, A_i^T (d_i - A_i m) / sigma_data, c_noise),
 
 with c_r(sigma)^2 the measured mean square of x0 - V, so that F_k's target has unit variance; without views V = b, and
 b + r is an ordinary EDM denoiser.  The *stack* is
@@ -266,13 +266,14 @@ class Expert(nn.Module):
     """r(x, sigma) = c_r(sigma) F(c_in (x - m), seen / sigma_data, context; c_noise).
 
     Args:
-        net: backbone F with C + seen + context input channels and C output channels.
+        net: backbone F with C + context + seen input channels and C output channels.
         base: the white base (its mean and sigma_data precondition the input).
         levels: noise levels of `scale`, ascending.
         scale: c_r / c_out at each level; c_out is that of the white base, so 1 stands for "no views".
         sees: whether F sees the lifted view estimates.
         on: what r is added to: "views" (the composite V) or "base" (the white base: a denoiser of its own).
         null: views (or their configs) by name, in whose null space F is kept; None for no such limit.
+        shown: mask channels that F sees; they are 1 where no context is given: nothing is hidden.
     """
 
     scale: Tensor
@@ -287,15 +288,16 @@ class Expert(nn.Module):
         sees: bool,
         on: str,
         null: Mapping[str, View | dict[str, Any]] | None = None,
+        shown: int = 0,
     ) -> None:
         super().__init__()
         if on not in ("views", "base"):
             raise ValueError(f"an expert stands on 'views' or on 'base', not {on!r}")
-        self.net, self.base, self.sees, self.on = net, base, sees, on
+        self.net, self.base, self.sees, self.on, self.shown = net, base, sees, on, shown
         self.null = _views(null or {})
         self.config = {
             "net": net, "base": base, "levels": list(levels), "scale": list(scale), "sees": sees, "on": on,
-            "null": {n: view_kinds.to_config(v) for n, v in self.null.items()},
+            "null": {n: view_kinds.to_config(v) for n, v in self.null.items()}, "shown": shown,
         }  # fmt: skip
         self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
         self.register_buffer("scale", torch.tensor(list(scale), dtype=torch.float64), persistent=False)
@@ -312,10 +314,12 @@ class Expert(nn.Module):
         """F itself, of unit scale, (B, *shape)."""
         c = precondition(sigma, self.base.sigma_data)
         parts = [expand(c.c_in, x) * (x - self.base.mean.to(x.dtype))]
-        if self.sees and seen is not None:
-            parts.append(seen / self.base.sigma_data)
         if context is not None:
             parts.append(context.to(x.dtype))
+        elif self.shown:
+            parts.append(x.new_ones(len(x), self.shown, *x.shape[2:]))
+        if self.sees and seen is not None:
+            parts.append(seen / self.base.sigma_data)
         return project_null(self.net(torch.cat(parts, 1), c.c_noise, label).to(x.dtype), self.null)
 
     def forward(

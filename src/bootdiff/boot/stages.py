@@ -1,11 +1,11 @@
 """Bootstrapping diffusion, stage by stage (Ma 2025, arXiv 2505.11825, with the regularizers of docs/regularization.md).
 
-    1. views        for each kind i of partial data: train d_i on its own files (with `start: full` after stage 2)
+    1. views        for each kind i of partial data: train d_i on its own files (with `start: best` after stage 2)
     2. full         denoisers trained on the full samples alone (they are the arm `full_only`, and experts of the stack)
     3. gains        which views know what the full samples do not teach (`news`)?  For these, lambda_i(sigma): regress
                     x0 - b on the views' lifted evidence, on full samples
     4. residual     train experts r_k of x0 - V on the full samples, each stopped per noise level on held-out ones; they
-                    start at the full-only networks (`starting`), or at zero on top of the views
+                    start at full-only's or a view's networks (`starting`), or at zero on top of the views
                     (`unregularized`: the same without energy, subspace and projection, where the recipe sets them)
     5. stack        kappa_k(sigma) >= 0: regress x0 - V on D_k - V, on held-out full samples
     6. distilled    where asked for: the full-only networks, taught to answer as the stack does (`distilling`)
@@ -19,6 +19,7 @@ command goes on to the same result.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,12 +35,11 @@ from bootdiff.boot.materials import in_memory
 from bootdiff.boot.partial import nets_of
 from bootdiff.boot.saving import save_denoiser
 from bootdiff.boot.shelf import digest
-from bootdiff.boot.starting import alike
+from bootdiff.boot.starting import alike, masks_of, weights_of
 from bootdiff.boot.workshop import Workshop
 from bootdiff.data import Subset, evenly
 from bootdiff.denoise import Denoiser
 from bootdiff.noise import LogNormal
-from bootdiff.runs import StageDir
 from bootdiff.sample import classes_of
 
 __all__ = ["ARMS", "Bench", "Bootstrap"]
@@ -129,7 +129,7 @@ class Bootstrap(Workshop):
             parents = [key, *([self._keys[f"full-{name}"]] if same else [])]
             experts[f"distilled-{name}"] = self.expert(
                 f"distilled-{name}", bench, none, "base", net, training, parents, penalized=False, objective=objective,
-                start=self.run.stage(f"full-{name}") if same else None,
+                start=weights_of(self.run.stage(f"full-{name}")) if same else [],
             )  # fmt: skip
         return self.stack("distilled", bench, none, experts)
 
@@ -170,25 +170,51 @@ class Bootstrap(Workshop):
         bench = self.view_bench(name)
         composite = self.no_views(bench.base)
         training = self.recipe.training_for("views", name)
+        begun = self.recipe.views[name].start == "best"
+        before = list(self.recipe.views)[: list(self.recipe.views).index(name)] if begun else []
+        for other in before:
+            self.view(other)
         experts = {}
         for kind, net in nets_of(self.recipe, name).items():
-            start, parents = self._start_of_view(name, kind, net)
+            start, parents = self._starts(bench, kind, net, masks_of(bench) or 0, before) if begun else ([], [])
+            if begun and not start:
+                self.say(f"{own}-{kind}: starts anew, no network that is there is like it")
             experts[f"{own}-{kind}"] = self.expert(
                 f"{own}-{kind}", bench, composite, "base", net, training, parents, start=start
             )
         return self.stack(own, bench, composite, experts)
 
-    def _start_of_view(self, name: str, kind: str, net: Any) -> tuple[StageDir | None, list[Any]]:
-        """Where the training of a view's network starts, None: anew, and what is to be known of that."""
-        if self.recipe.views[name].start != "full":
-            return None, []
-        full, bench = self.full_bench(), self.view_bench(name)
-        other = self.recipe.backbones.get(kind)
-        if bench.classes != full.classes or not alike(net, bench.base.shape, other, full.base.shape):
-            self.say(f"view-{name}-{kind}: starts anew, as it is another network than full-{kind} at its size")
-            return None, []
-        self.full_experts()
-        return self.run.stage(f"full-{kind}"), ["start", self._keys[f"full-{kind}"]]
+    def _starts(self, target: Bench, kind: str, net: Any, shown: int, views: Sequence[str]) -> tuple[list[Path], Any]:
+        """What a network can start at: full-only's of its kind and those of these views, where they are alike.
+
+        Returns:
+            the weights, and what the result depends on by them.
+        """
+        full, found = self.full_bench(), []
+        candidates = [(f"{self.prefix}full-{kind}", full, self.recipe.backbones.get(kind))]
+        for name in views:
+            v = self.materials.views[name]
+            if v.owner is None and v.pretrained is None and not v.views:
+                other = nets_of(self.recipe, name).get(kind)
+                candidates.append((f"{self.prefix}view-{name}-{kind}", self.view_bench(name), other))
+        for stage, bench, other in candidates:
+            same = alike(net, target.base.shape, other, bench.base.shape, self.root.materials.shape)
+            if same and bench.classes == target.classes and masks_of(bench) in (0, shown):
+                found.append(stage)
+        if found and found[0].startswith(f"{self.prefix}full-"):
+            self.full_experts()
+        paths = [path for stage in found for path in weights_of(self.run.stage(stage))]
+        return paths, ["start", [self._keys[stage] for stage in found]]
+
+    def shown(self) -> int:
+        """Mask channels of residual experts that may start at a masked view's networks: as many as these see."""
+        if not self.recipe.residual.starts_best or self.full_bench().samples.context is not None:
+            return 0
+        counts = [0]
+        for name, v in self.materials.views.items():
+            if v.owner is None and v.pretrained is None and not v.views:
+                counts.append(masks_of(self.view_bench(name)) or 0)
+        return max(counts)
 
     def _pretrained(self, own: str, denoiser: Denoiser) -> Denoiser:
         """A denoiser that is there already: it costs no training, but an evaluation whenever it is asked."""
@@ -223,15 +249,18 @@ class Bootstrap(Workshop):
         training = self.recipe.training_for("residual" if what == "unregularized" else what)
         parents = [] if what == "full" else [*self._view_keys(), composite.gains.tolist()]
         bench, own = self.full_bench(), f"{self.prefix}{what}"
-        experts = {}
+        experts, shown = {}, self.shown() if what == "residual" and on == "base" else 0
         for name, net in self.recipe.backbones.items():
-            start, more = None, []
-            if what == "residual" and on == "base":
-                start = self.run.stage(f"{self.prefix}full-{name}")
+            start: list[Path] = []
+            more: list[Any] = []
+            if what == "residual" and on == "base" and self.recipe.residual.starts_best:
+                start, more = self._starts(bench, name, net, shown, list(composite.views))
+            elif what == "residual" and on == "base":
+                start = [self.run.stage(f"{self.prefix}full-{name}") / "final.safetensors"]
                 more = ["start", self._keys[f"{self.prefix}full-{name}"]]
             experts[f"{own}-{name}"] = self.expert(
                 f"{own}-{name}", bench, composite, on, net, training, [*parents, *more], what != "unregularized",
-                start=start,
+                start=start, shown=shown,
             )  # fmt: skip
         return experts
 

@@ -1,52 +1,83 @@
-"""Where the training of an expert starts: at the last weights of another one, which may have seen less.
+"""Where the training of an expert starts: at the weights of another one, which may have seen less.
 
-A residual expert F(c_in x, seen, c_noise) that starts at the full-only network F0(c_in x, c_noise) is given the weights
-of F0, and zeros where its first layer reads the views' estimates:
+A residual expert F(c_in x, m, seen, c_noise) that starts at the full-only network F0(c_in x, c_noise) is given the
+weights of F0, and zeros where its first layer reads the mask m and the views' estimates:
 
-    W = [W0 | 0],    so that F(x, seen) = F0(x) for whatever the views say, until training says otherwise.
+    W = [W0 | 0 | 0],    so that F(x, m, seen) = F0(x) for whatever the views say, until training says otherwise.
 
 Its parametrization is F0's, on the white base, D = b + c_out F.  So what full-only training has learned is not learned
 again: of the residual's steps none are spent on noise levels at which the views have nothing to say.
 
-A view's network starts likewise, where it is told (`start: full`): convolutions fit samples of every size.
+It may as well start at a view's network F_i(c_in y, m, c_noise), W = [W_i | 0]: one trained on ten thousand pictures
+under a caption knows more of pictures than one trained on a hundred whole ones, once it is told by m = 1 that nothing
+is hidden.  Convolutions fit samples of every size.  Which start is best is asked, not assumed: each candidate is tried
+on the held-out samples of what is to be trained, as it stands, and the least mean loss over the noise levels wins.  So
+a dissimilar view is never started at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from bootdiff.boot.bench import Bench
 from bootdiff.boot.composite import Expert
-from bootdiff.boot.objective import Trainee
+from bootdiff.boot.objective import HeldOut, Trainee
 from bootdiff.errors import BootdiffError
-from bootdiff.files import load_tensors
+from bootdiff.files import load_tensors, read_json
 from bootdiff.runs import StageDir
-from bootdiff.train import load_weights
+from bootdiff.train import load_weights, snapshot_path
 
-__all__ = ["alike", "start_at"]
+__all__ = ["alike", "best_start", "masks_of", "start_at", "weights_of"]
 
 
-def alike(net: Any, shape: Sequence[int], other: Any, full: Sequence[int]) -> bool:
+def alike(net: Any, shape: Sequence[int], other: Any, there: Sequence[int], full: Sequence[int]) -> bool:
     """Whether two backbones have the same weights, but for what they see beside x.
 
     Args:
-        net: block of the recipe, for samples of `shape`, views of samples of `full`.
-        other: the block for samples of `full`, or None.
+        net: block of the recipe, for samples of `shape`.
+        other: the block for samples of `there`, or None.
+        full: shape of the full samples that both are views of.
     """
-    if other is None or len(shape) != len(full) or shape[0] != full[0]:
+    if other is None or len(shape) != len(there) or shape[0] != there[0]:
         return False
-    if net.kind not in ("unet", "local") and tuple(shape) != tuple(full):
+    if net.kind not in ("unet", "local") and tuple(shape) != tuple(there):
         return False
-    return bool(net.sized(shape, full) == other.sized(full, full))
+    return bool(net.sized(shape, full) == other.sized(there, full))
 
 
-def start_at(expert: Expert, stage: StageDir) -> None:
-    """Give an expert the last weights of a complete stage, whose network may have fewer input channels: the first ones.
+def masks_of(bench: Bench) -> int | None:
+    """How many mask channels a bench's networks see; None where they are told a place, too."""
+    if bench.samples.place is not None:
+        return None
+    return 0 if bench.samples.mask is None else int(bench.samples.mask.shape[1])
+
+
+def weights_of(stage: StageDir) -> list[Path]:
+    """What one can start at in a complete stage: its last weights, and the snapshots that its own samples chose."""
+    return [stage / "final.safetensors", *(snapshot_path(stage, k) for k in read_json(stage / "choice.json")["steps"])]
+
+
+def best_start(expert: Expert, paths: Sequence[Path], held_out: HeldOut) -> dict[str, Any]:
+    """Try each start on held-out samples.
+
+    Returns:
+        {"start": the path of the best, from the run's folder on, "losses": mean over the levels by such paths}.
+    """
+    losses = {}
+    for path in paths:
+        start_at(expert, path)
+        losses[f"{path.parent.name}/{path.name}"] = float(held_out.expert(expert).nanmean())
+    return {"start": min(losses, key=lambda name: losses[name]), "losses": losses}
+
+
+def start_at(expert: Expert, path: Path) -> None:
+    """Give an expert the weights of another one, whose network may have fewer input channels: the first ones.
 
     Raises:
         BootdiffError: a network of another kind or size.
     """
-    path = stage / "final.safetensors"
     trainee = Trainee(expert)
     own = trainee.state_dict()
     there, _ = load_tensors(path)

@@ -24,7 +24,7 @@ from bootdiff.boot.gains import Weights
 from bootdiff.boot.materials import Materials
 from bootdiff.boot.objective import UNLABELLED, HeldOut, ResidualObjective, Trainee, residual_energy
 from bootdiff.boot.shelf import Shelf, digest
-from bootdiff.boot.starting import start_at
+from bootdiff.boot.starting import best_start, start_at
 from bootdiff.data import Batches
 from bootdiff.denoise import White
 from bootdiff.nets import build_net
@@ -97,12 +97,14 @@ class Workshop:
         penalized: bool = True,
         objective: ResidualObjective | None = None,
         batches: Any = None,
-        start: StageDir | None = None,
+        start: Sequence[Path] = (),
+        shown: int = 0,
     ) -> Snapshots:
         """Train one expert on a composite, and choose its snapshot for each noise level on held-out samples.
 
-        Other methods differ in `objective` and `batches` (None: the residual's, on `bench.train`) and in the complete
-        stage whose last weights they `start` from; what these depend on beside the bench must be among the `parents`.
+        Other methods differ in `objective` and `batches` (None: the residual's, on `bench.train`) and in the weights
+        they `start` at, of several in those that are best on the held-out samples; what these depend on beside the
+        bench must be among the `parents`. `shown`: of the expert (`composite.Expert`).
         """
         net = net.sized(bench.base.shape, self.root.materials.shape)
         residual = self.recipe.residual
@@ -114,14 +116,20 @@ class Workshop:
         other |= {} if residual.sees_views else {"sees_views": False}
         settings = regular | (other if on == "views" else {})
         settings |= {} if bench.classes is None else {"unlabelled": UNLABELLED}
+        settings |= {"shown": shown} if shown else {}
         key = self._key(name, bench, encode(net.model_dump()), training, settings, residual.snapshots, list(parents))
         stage = self._stage(name, key)
         held_out = self.held_out(bench, composite)
         scale = self._shelf.once(stage, "scale.json", lambda: residual_energy(held_out, on).tolist())
-        expert = self._build(name, bench, composite, on, net, scale, residual.project)
+        expert = self._build(name, bench, composite, on, net, scale, residual.project, shown)
         trainee = Trainee(expert)
-        if start is not None:
-            start_at(expert, start)
+        if start and not stage.done:
+            # Asked for one alone it would cost time and tell nothing.
+            best = partial(best_start, expert, start, held_out)
+            start_at(
+                expert,
+                start[0] if len(start) == 1 else self.run.path / self._shelf.once(stage, "start.json", best)["start"],
+            )
         if objective is None:
             noise = LogNormal(training.noise.mean, training.noise.std)
             objective = ResidualObjective(composite, noise, tau=bench.tau, **regular)
@@ -223,11 +231,12 @@ class Workshop:
         net: Any,
         scale: list[float],
         project: bool = False,
+        shown: int = 0,
     ) -> Expert:
         sees = bool(composite.views) and self.recipe.residual.sees_views
         channels = bench.base.shape[0] + (composite.seen if sees else 0)
         beside = bench.samples.context
-        channels += 0 if beside is None else beside.shape[1]
+        channels += shown if beside is None else beside.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(name))
             built = build_net(net.kind, channels, bench.base.shape, bench.classes, **net.options())
@@ -235,7 +244,7 @@ class Workshop:
             # Tensor cores want channels last; on a CPU it would change the results of earlier runs by rounding.
             built = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         null = composite.views if on == "views" and project else None
-        return Expert(built, bench.base, self.levels, scale, sees, on, null).to(self.device)
+        return Expert(built, bench.base, self.levels, scale, sees, on, null, shown).to(self.device)
 
     # -- stages on disk ------------------------------------------------------------------------------------------------
 

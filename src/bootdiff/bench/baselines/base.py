@@ -85,7 +85,7 @@ def experts(
         composite, on: what the experts stand on; None: the white base.
         objective: None for the plain denoising loss.
         batches: (stage, training) -> batches; None: those of `bench.train`.
-        start: complete stage whose weights each backbone starts from.
+        start: complete stage whose last weights each backbone starts at.
         parents: what the result depends on beside bench, backbone and training.
     """
     composite = b.no_views(bench.base) if composite is None else composite
@@ -97,9 +97,10 @@ def experts(
     found = {}
     for kind, net in nets.items():
         stage = f"{name}-{kind}"
+        begin = [] if start is None else [start[kind] / "final.safetensors"]
         found[stage] = b.expert(
             stage, bench, composite, on, net, training, parents, penalized=False, objective=objective,
-            batches=None if batches is None else batches(stage, training), start=None if start is None else start[kind],
+            batches=None if batches is None else batches(stage, training), start=begin,
         )  # fmt: skip
     return found
 
