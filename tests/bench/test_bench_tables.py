@@ -85,6 +85,15 @@ def test_the_table_of_losses_names_every_arm_and_marks_the_best():
     assert "1.00 T | 50 %" in tables.cost_table(tables.columns(made(0.4))[0])
 
 
+def test_an_arm_of_fewer_seeds_says_so_and_is_no_rival():
+    rows = [r for r in made(0.4) if r["arm"] != "naive_mix" or r["seed"] == 0]
+    first = tables.columns(rows)[0]
+    (line,) = (line for line in tables.loss_table([first]).splitlines() if line.startswith("| naive-mix"))
+    assert "(1 of 3 seeds)" in line
+    assert tables.loss_table([first]).count("seeds)") == 1
+    assert first.best_other == "full_only"
+
+
 def test_results_are_read_and_damaged_ones_named(tmp_path):
     with pytest.raises(BootdiffError, match="no results"):
         tables.read(tmp_path, "made-up")

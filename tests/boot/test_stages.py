@@ -15,7 +15,7 @@ from bootdiff.boot.materials import gather
 from bootdiff.boot.shelf import Shelf
 from bootdiff.boot.stages import Bootstrap
 from bootdiff.recipe import load_recipe_text
-from bootdiff.runs import Run, load_tensors
+from bootdiff.runs import Run, load_tensors, read_json
 
 RECIPE = """\
 simulate: {pool: {path: digits, limit: 60}, full: 12}
@@ -155,6 +155,24 @@ def test_views_start_at_the_full_only_networks_where_told_and_alike(tmp_path, ac
     assert final["view-boxes-local"][first][:, 1:].abs().max() < 1e-6  # and what it sees of the mask
     assert sum("starts anew" in line for line in said) == 1
     assert any(line.startswith("view-small-unet: starts anew") for line in said)
+
+
+def test_the_residual_is_asked_where_it_starts_and_sees_that_nothing_is_hidden(tmp_path, accelerator):
+    recipe = load_recipe_text(f"{AT_FULL}gains: {{mode: unit}}\n")
+    boot = bootstrap(tmp_path / "run", recipe, accelerator)
+    with boot.run:
+        boot.denoiser("bootdiff")
+        residual = boot.residual_experts(boot.denoiser("views_only"))
+    asked = {
+        kind: {name.split("/")[0] for name in read_json(tmp_path / "run" / f"residual-{kind}" / "start.json")["losses"]}
+        for kind in ("unet", "local")
+    }
+    assert asked["unet"] == {"full-unet", "view-boxes-unet"}  # the others' patches are smaller
+    assert asked["local"] == {"full-local", "view-small-local", "view-boxes-local", "view-apart-local"}
+    assert residual["residual-local"].members[0].shown == 1
+    # x, a mask of ones, three views' estimates
+    first = next(p for p in residual["residual-local"].members[0].parameters() if p.ndim == 4)
+    assert first.shape[1] == 1 + 1 + 3
 
 
 def test_a_stage_is_known_by_what_it_was_made_with(tmp_path, accelerator):

@@ -175,7 +175,10 @@ def _label(column: Column) -> str:
 
 
 def loss_table(found: Sequence[Column]) -> str:
-    """Mean loss of every arm (rows) in every column, ± deviation over seeds; the best arm but the oracle is bold."""
+    """Mean loss of every arm (rows) in every column, ± deviation over seeds; the best arm but the oracle is bold.
+
+    An arm of fewer seeds than bootdiff says how many.
+    """
     rows = [["arm", *(_label(c) for c in found)]]
     arms = [arm for arm in ARMS if any(arm in c.arms for c in found)]
     best = []
@@ -191,6 +194,7 @@ def loss_table(found: Sequence[Column]) -> str:
             values = c.losses(arm)
             text = f"{statistics.fmean(values):.4f}"
             text += f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            text += f" ({len(values)} of {len(c.arms[OURS])} seeds)" if len(values) < len(c.arms.get(OURS, {})) else ""
             row.append(f"**{text}**" if arm == winner else text)
         rows.append(row)
     return _markdown(rows)

@@ -21,11 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bootdiff.boot.bench import Bench
 from bootdiff.boot.composite import Expert
 from bootdiff.boot.objective import HeldOut, Trainee
 from bootdiff.errors import BootdiffError
 from bootdiff.files import load_tensors, read_json
+from bootdiff.nets import build_net
 from bootdiff.runs import StageDir
 from bootdiff.train import load_weights, snapshot_path
 
@@ -40,11 +43,14 @@ def alike(net: Any, shape: Sequence[int], other: Any, there: Sequence[int], full
         other: the block for samples of `there`, or None.
         full: shape of the full samples that both are views of.
     """
-    if other is None or len(shape) != len(there) or shape[0] != there[0]:
+    if other is None or len(shape) != len(there):
         return False
-    if net.kind not in ("unet", "local") and tuple(shape) != tuple(there):
-        return False
-    return bool(net.sized(shape, full) == other.sized(there, full))
+    with torch.device("meta"):  # shapes, no values
+        mine, its = (
+            build_net(own.kind, at[0], at, None, **own.sized(at, full).options())
+            for own, at in ((net, shape), (other, there))
+        )
+    return type(mine) is type(its) and bool(mine.config == its.config)
 
 
 def masks_of(bench: Bench) -> int | None:
