@@ -110,10 +110,10 @@ class ViewSpec(Block):
     same_as: str | None = Field(
         None, min_length=1, description="another view (clips.stills: the one inside clips) whose denoiser serves here"
     )
-    start: Literal["scratch", "best"] = Field(
-        "scratch",
-        description="best: its networks start at full-only's or at those of the views before it, where they are alike: "
-        "at what is best on its held-out files, which saves steps",
+    start: Literal["best", "scratch"] = Field(
+        "best",
+        description="best: its networks start at full-only's or at those of the views before it, where they are alike, "
+        "whichever wins a short race; scratch: anew",
     )
     offsets: str | None = Field(
         None,
@@ -129,7 +129,7 @@ class ViewSpec(Block):
     @model_serializer(mode="wrap")
     def _only_used(self, handler: Any) -> dict[str, Any]:
         # Recipes of earlier runs are written without these keys, and must read the same.
-        late = {"pretrained": None, "views": None, "same_as": None, "offsets": None, "start": "scratch"}
+        late = {"pretrained": None, "views": None, "same_as": None, "offsets": None}
         return {key: value for key, value in handler(self).items() if key not in late or value != late[key]}
 
     def held_out(self, n: int, name: str = "view") -> int:
@@ -158,8 +158,8 @@ class Residual(Block):
     sees_views: bool = Field(True, description="its networks see the views' estimates beside x")
     start: Literal["auto", "best", "full", "views"] = Field(
         "auto",
-        description="best: its networks start at full-only's or a view's, whichever is best on held-out full samples, "
-        "and learn to see the views; full: at full-only's last weights; views: at zero, on top of the views; auto: "
+        description="best: its networks start at full-only's or a view's, whichever wins a short race, and learn to "
+        "see the views; full: at full-only's last weights; views: at zero, on top of the views; auto: "
         "best, unless energy, subspace, project, sees_views or full_experts say otherwise",
     )
     full_experts: bool = Field(True, description="stack denoisers trained on the full samples alone, too")

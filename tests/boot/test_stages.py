@@ -125,7 +125,7 @@ simulate: {pool: {path: digits}, full: 20, test: 10, limit: 60}
 views:
   small: {view: {kind: downsample, factor: 2}, start: best}
   boxes: {view: {kind: random_mask, hide: box, fraction: 0.25}, start: best}
-  apart: {view: {kind: crop, size: [8, 4], offset: [0, 0]}}
+  apart: {view: {kind: crop, size: [8, 4], offset: [0, 0]}, start: scratch}
 backbones:
   unet: {kind: unet, channels: [8, 8], attention: false, patch: 2}
   local: {kind: local, width: 8, depth: 3}
@@ -157,22 +157,38 @@ def test_views_start_at_the_full_only_networks_where_told_and_alike(tmp_path, ac
     assert any(line.startswith("view-small-unet: starts anew") for line in said)
 
 
-def test_the_residual_is_asked_where_it_starts_and_sees_that_nothing_is_hidden(tmp_path, accelerator):
-    recipe = load_recipe_text(f"{AT_FULL}gains: {{mode: unit}}\n")
+RACED = (
+    AT_FULL.replace("start: full", "start: scratch")
+    .replace("start: best", "start: scratch")
+    .replace(
+        "{steps: 6, batch: 8, lr: 0.01, evaluate_every: 3, views: {steps: 1, warmup: 1, lr: 1e-12, evaluate_every: 1}}",
+        "{steps: 6, batch: 8, lr: 0.01, evaluate_every: 3, residual: {steps: 48, warmup: 0, evaluate_every: 24}}",
+    )
+)
+
+
+def test_residual_networks_race_from_all_that_are_alike_and_the_best_is_trained_on(tmp_path, accelerator):
+    recipe = load_recipe_text(f"{RACED}gains: {{mode: unit}}\n")
     boot = bootstrap(tmp_path / "run", recipe, accelerator)
     with boot.run:
         boot.denoiser("bootdiff")
         residual = boot.residual_experts(boot.denoiser("views_only"))
-    asked = {
-        kind: {name.split("/")[0] for name in read_json(tmp_path / "run" / f"residual-{kind}" / "start.json")["losses"]}
-        for kind in ("unet", "local")
-    }
-    assert asked["unet"] == {"full-unet", "view-boxes-unet"}  # the others' patches are smaller
-    assert asked["local"] == {"full-local", "view-small-local", "view-boxes-local", "view-apart-local"}
-    assert residual["residual-local"].members[0].shown == 1
-    # x, a mask of ones, three views' estimates
-    first = next(p for p in residual["residual-local"].members[0].parameters() if p.ndim == 4)
-    assert first.shape[1] == 1 + 1 + 3
+    assert set(boot.ledger) == set(trainings(recipe, ["bootdiff"]))
+    folder = {kind: tmp_path / "run" / f"residual-{kind}" for kind in ("unet", "local")}
+    raced = {kind: read_json(folder[kind] / "start.json") for kind in folder}
+    assert list(raced["unet"]["losses"]) == ["full-unet", "view-boxes-unet"]  # the others' patches are smaller
+    assert list(raced["local"]["losses"]) == ["full-local", "view-small-local", "view-boxes-local", "view-apart-local"]
+    for kind, short in (("unet", 3), ("local", 1)):
+        losses = list(raced[kind]["losses"].values())
+        assert raced[kind]["start"] == f"residual-{kind}.start-{losses.index(min(losses))}/final.safetensors"
+        assert [spent["steps"] for spent in raced[kind]["ledgers"]] == [short] * len(losses)
+        # The race is paid out of the same steps.
+        assert boot.ledger[f"residual-{kind}"]["steps"] == 48
+        assert read_json(folder[kind] / "done.json")["ledger"]["steps"] == 48 - short * len(losses)
+    expert = residual["residual-local"].members[0]
+    assert expert.shown == 1
+    first = next(p for p in expert.parameters() if p.ndim == 4)
+    assert first.shape[1] == 1 + 1 + 3  # x, a mask of ones, three views' estimates
 
 
 def test_a_stage_is_known_by_what_it_was_made_with(tmp_path, accelerator):

@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bootdiff.boot.composite import Composite, Expert
-from bootdiff.boot.objective import HeldOut, Samples, Trainee
-from bootdiff.boot.starting import best_start, start_at
+from bootdiff.boot.composite import Expert
+from bootdiff.boot.objective import Trainee
+from bootdiff.boot.starting import start_at
 from bootdiff.denoise import White
 from bootdiff.errors import BootdiffError
 from bootdiff.files import save_tensors
 from bootdiff.nets import build_net
-from bootdiff.noise import precondition
-from bootdiff.theory.exact import Gaussian
 
 LEVELS = [0.1, 1.0]
 NETS = [
@@ -59,40 +57,6 @@ def test_a_masked_views_network_answers_as_if_it_were_told_that_nothing_is_hidde
     got = residual(x, sigma, seen)
     torch.testing.assert_close(got, view(x, sigma, None, None, shown), atol=1e-5, rtol=1e-5)
     assert (got - view(x, sigma, None, None, hidden)).abs().max() > 1e-2
-
-
-def test_the_start_is_the_one_that_is_best_on_held_out_samples(tmp_path):
-    """Three candidates: the exact denoiser of the law, one a little off, one of nonsense."""
-    shape, law = (4,), Gaussian(torch.tensor([0.2, -0.1, 0.0, 0.3]), torch.diag(torch.tensor([0.1, 0.2, 0.3, 0.4])))
-    base = White(shape, [0.1, 0.1, 0.1, 0.1], 0.5)
-
-    class Denoises(torch.nn.Module):
-        """(D_law - b) / c_out + offset, of what an expert hands to its network."""
-
-        def __init__(self, offset):
-            super().__init__()
-            self.offset = torch.nn.Parameter(torch.tensor(offset))
-
-        def forward(self, inputs, c_noise, label):
-            sigma = (4 * c_noise).exp()
-            c = precondition(sigma, base.sigma_data)
-            x = inputs / c.c_in[:, None] + base.mean
-            return (law(x, sigma) - base(x, sigma)) / c.c_out[:, None] + self.offset
-
-    expert = Expert(Denoises(9.0), base, LEVELS, [1.0] * len(LEVELS), False, "base")
-    paths = []
-    for name, offset in (("off", 0.1), ("exact", 0.0), ("nonsense", 2.0)):
-        (tmp_path / name).mkdir()
-        paths.append(tmp_path / name / "final.safetensors")
-        other = Expert(Denoises(offset), base, LEVELS, [1.0] * len(LEVELS), False, "base")
-        save_tensors(paths[-1], Trainee(other).state_dict(), {})
-    samples = Samples(law.sample(500, torch.Generator().manual_seed(0)).float())
-    found = best_start(expert, paths, HeldOut(samples, Composite(base, {}, {}, LEVELS), LEVELS))
-    assert found["start"] == "exact/final.safetensors"
-    want = found["losses"]["exact/final.safetensors"] + torch.tensor([0.1**2, 2.0**2])
-    assert [found["losses"][f"{n}/final.safetensors"] for n in ("off", "nonsense")] == pytest.approx(
-        want.tolist(), rel=0.05
-    )
 
 
 def test_the_same_width_is_copied_and_another_network_is_refused(tmp_path):

@@ -35,7 +35,7 @@ from bootdiff.boot.materials import in_memory
 from bootdiff.boot.partial import nets_of
 from bootdiff.boot.saving import save_denoiser
 from bootdiff.boot.shelf import digest
-from bootdiff.boot.starting import alike, masks_of, weights_of
+from bootdiff.boot.starting import alike, masks_of
 from bootdiff.boot.workshop import Workshop
 from bootdiff.data import Subset, evenly
 from bootdiff.denoise import Denoiser
@@ -129,7 +129,7 @@ class Bootstrap(Workshop):
             parents = [key, *([self._keys[f"full-{name}"]] if same else [])]
             experts[f"distilled-{name}"] = self.expert(
                 f"distilled-{name}", bench, none, "base", net, training, parents, penalized=False, objective=objective,
-                start=weights_of(self.run.stage(f"full-{name}")) if same else [],
+                start=[self.run.stage(f"full-{name}") / "final.safetensors"] if same else [],
             )  # fmt: skip
         return self.stack("distilled", bench, none, experts)
 
@@ -188,7 +188,8 @@ class Bootstrap(Workshop):
         """What a network can start at: full-only's of its kind and those of these views, where they are alike.
 
         Returns:
-            the weights, and what the result depends on by them.
+            their last weights (those trained longest, not those that are best by themselves), and what the result
+            depends on by them.
         """
         full, found = self.full_bench(), []
         candidates = [(f"{self.prefix}full-{kind}", full, self.recipe.backbones.get(kind))]
@@ -203,8 +204,8 @@ class Bootstrap(Workshop):
                 found.append(stage)
         if found and found[0].startswith(f"{self.prefix}full-"):
             self.full_experts()
-        paths = [path for stage in found for path in weights_of(self.run.stage(stage))]
-        return paths, ["start", [self._keys[stage] for stage in found]]
+        paths = [self.run.stage(stage) / "final.safetensors" for stage in found]
+        return paths, ["race", [self._keys[stage] for stage in found]]
 
     def shown(self) -> int:
         """Mask channels of residual experts that may start at a masked view's networks: as many as these see."""

@@ -8,7 +8,7 @@ What is made of which is not known here: that is `stages`, and the methods under
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from bootdiff.boot.gains import Weights
 from bootdiff.boot.materials import Materials
 from bootdiff.boot.objective import UNLABELLED, HeldOut, ResidualObjective, Trainee, residual_energy
 from bootdiff.boot.shelf import Shelf, digest
-from bootdiff.boot.starting import best_start, start_at
+from bootdiff.boot.starting import race, start_at
 from bootdiff.data import Batches
 from bootdiff.denoise import White
 from bootdiff.nets import build_net
@@ -33,9 +33,20 @@ from bootdiff.recipe import Recipe
 from bootdiff.recipe_blocks import Training
 from bootdiff.runs import Run, StageDir
 from bootdiff.spec import encode
-from bootdiff.train import Progress, fit
+from bootdiff.train import FitResult, Progress, fit
 
-__all__ = ["Workshop"]
+__all__ = ["Workshop", "together"]
+
+
+def together(ledger: dict[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The ledger of a training with what was spent before it, on the same network.
+
+    >>> together({"steps": 7, "flops_per_step": 2, "peak_memory": 5}, [{"steps": 1, "peak_memory": 9}])
+    {'steps': 8, 'flops_per_step': 2, 'peak_memory': 9}
+    """
+    summed = ("steps", "images", "flops", "seconds", "evaluation_seconds")
+    out = {k: sum([v, *(o.get(k, 0) for o in others)]) if k in summed else v for k, v in ledger.items()}
+    return out | {"peak_memory": max(o["peak_memory"] for o in (ledger, *others))}
 
 
 @dataclass
@@ -103,8 +114,8 @@ class Workshop:
         """Train one expert on a composite, and choose its snapshot for each noise level on held-out samples.
 
         Other methods differ in `objective` and `batches` (None: the residual's, on `bench.train`) and in the weights
-        they `start` at, of several in those that are best on the held-out samples; what these depend on beside the
-        bench must be among the `parents`. `shown`: of the expert (`composite.Expert`).
+        they `start` at, of several in those that win a race (`starting`); what these depend on beside the bench must be
+        among the `parents`. `shown`: of the expert (`composite.Expert`).
         """
         net = net.sized(bench.base.shape, self.root.materials.shape)
         residual = self.recipe.residual
@@ -121,33 +132,48 @@ class Workshop:
         stage = self._stage(name, key)
         held_out = self.held_out(bench, composite)
         scale = self._shelf.once(stage, "scale.json", lambda: residual_energy(held_out, on).tolist())
-        expert = self._build(name, bench, composite, on, net, scale, residual.project, shown)
-        trainee = Trainee(expert)
-        if start and not stage.done:
-            # Asked for one alone it would cost time and tell nothing.
-            best = partial(best_start, expert, start, held_out)
-            start_at(
-                expert,
-                start[0] if len(start) == 1 else self.run.path / self._shelf.once(stage, "start.json", best)["start"],
-            )
         if objective is None:
             noise = LogNormal(training.noise.mean, training.noise.std)
             objective = ResidualObjective(composite, noise, tau=bench.tau, **regular)
         batches = batches or self.batches(name, bench, training)
+        expert = self._build(name, bench, composite, on, net, scale, residual.project, shown)
+
+        def train(stage: StageDir, steps: int, warmup: int, begin: Path | None, **how: Any) -> FitResult:
+            if begin is not None and not stage.done:
+                start_at(expert, begin)
+            return fit(
+                Trainee(expert), objective, batches, stage, steps=steps, lr=training.lr, warmup=warmup,
+                schedule=training.schedule, ema=training.ema, weight_decay=training.weight_decay, clip=training.clip,
+                seed=self._seed(name), accelerator=self.accelerator, checkpoint_seconds=training.checkpoint_seconds,
+                compile=training.compile, progress=self.progress, **how,
+            )  # fmt: skip
+
+        def raced() -> dict[str, Any]:
+            losses, spent = {}, []
+            for k, path in enumerate(start):
+                own = self._stage(f"{name}.start-{k}", digest([key, k]))
+                spent.append(train(own, short, min(training.warmup, short // 4), path, keep=False).ledger)
+                losses[path.parent.name] = float(held_out.expert(expert.eval()).nanmean())
+            best = min(range(len(start)), key=lambda k: losses[start[k].parent.name])
+            return {"start": f"{name}.start-{best}/final.safetensors", "losses": losses, "ledgers": spent}
+
+        short, steps = race(len(start), training.steps)
+        begin, spent = start[0] if start else None, []
+        if short:
+            found = self._shelf.once(stage, "start.json", raced)
+            begin, spent = self.run.path / found["start"], found["ledgers"]
         done = stage.done
-        result = fit(
-            trainee, objective, batches, stage,
-            steps=training.steps, lr=training.lr, warmup=training.warmup, schedule=training.schedule, ema=training.ema,
-            weight_decay=training.weight_decay, clip=training.clip, seed=self._seed(name), accelerator=self.accelerator,
-            evaluate=lambda model: self._by_level(held_out.expert(model.expert)),  # type: ignore[arg-type]
-            evaluate_every=training.evaluate_every, checkpoint_seconds=training.checkpoint_seconds,
-            compile=training.compile, progress=self.progress,
+        result = train(
+            stage, steps, training.warmup, begin, evaluate_every=training.evaluate_every,
+            evaluate=lambda model: self._by_level(held_out.expert(model.expert)),
         )  # fmt: skip
-        self.ledger[name] = result.ledger
+        self.ledger[name] = together(result.ledger, spent)
         choose = partial(choosing.choose, stage, expert, held_out, result.snapshots, residual.snapshots)
         choice = self._shelf.once(stage, "choice.json", choose)
         if not done:
-            self.say(f"{name}: held-out loss {choice['loss']:.4f}, best steps {choice['steps']} of {training.steps}")
+            for other, loss in (found["losses"] if short else {}).items():
+                self.say(f"{name}: started at {other}, held-out loss {loss:.4f} after {short} steps")
+            self.say(f"{name}: held-out loss {choice['loss']:.4f}, best steps {choice['steps']} of {steps}")
         return choosing.chosen(stage, expert, self.levels, choice).to(self.device)
 
     def batches(self, name: str, bench: Bench, training: Training) -> Batches:
