@@ -189,7 +189,8 @@ class Recipe(Block):
     @property
     def begins_at_full(self) -> bool:
         """Whether a view's networks may start at the full-only ones, which are then trained before it."""
-        return any(spec.start == "best" for spec in self.views.values())
+        own = (v for v in self.views.values() if v.views is None and v.pretrained is None and v.same_as is None)
+        return any(spec.start == "best" for spec in own)
 
     @property
     def students(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ command goes on to the same result.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -171,7 +172,7 @@ class Bootstrap(Workshop):
         composite = self.no_views(bench.base)
         training = self.recipe.training_for("views", name)
         begun = self.recipe.views[name].start == "best"
-        before = list(self.recipe.views)[: list(self.recipe.views).index(name)] if begun else []
+        before = list(itertools.takewhile(lambda other: other != name, self._own_views())) if begun else []
         for other in before:
             self.view(other)
         experts = {}
@@ -193,11 +194,9 @@ class Bootstrap(Workshop):
         """
         full, found = self.full_bench(), []
         candidates = [(f"{self.prefix}full-{kind}", full, self.recipe.backbones.get(kind))]
-        for name in views:
-            v = self.materials.views[name]
-            if v.owner is None and v.pretrained is None and not v.views:
-                other = nets_of(self.recipe, name).get(kind)
-                candidates.append((f"{self.prefix}view-{name}-{kind}", self.view_bench(name), other))
+        for name in (v for v in self._own_views() if v in views):
+            other = nets_of(self.recipe, name).get(kind)
+            candidates.append((f"{self.prefix}view-{name}-{kind}", self.view_bench(name), other))
         for stage, bench, other in candidates:
             same = alike(net, target.base.shape, other, bench.base.shape, self.root.materials.shape)
             if same and bench.classes == target.classes and masks_of(bench) in (0, shown):
@@ -211,11 +210,12 @@ class Bootstrap(Workshop):
         """Mask channels of residual experts that may start at a masked view's networks: as many as these see."""
         if not self.recipe.residual.starts_best or self.full_bench().samples.context is not None:
             return 0
-        counts = [0]
-        for name, v in self.materials.views.items():
-            if v.owner is None and v.pretrained is None and not v.views:
-                counts.append(masks_of(self.view_bench(name)) or 0)
-        return max(counts)
+        return max([0, *(masks_of(self.view_bench(name)) or 0 for name in self._own_views())])
+
+    def _own_views(self) -> list[str]:
+        """The views whose networks are trained here, on their files alone."""
+        views = self.materials.views.items()
+        return [name for name, v in views if v.owner is None and v.pretrained is None and not v.views]
 
     def _pretrained(self, own: str, denoiser: Denoiser) -> Denoiser:
         """A denoiser that is there already: it costs no training, but an evaluation whenever it is asked."""
