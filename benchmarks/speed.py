@@ -15,7 +15,8 @@
 
 A step lasts from asking for its batch to asking for the next one. The three take steps in turn, so that the machine's
 speed drops out of the ratios; given are the median over the steps and its quartiles. `sampling`: seconds per sample of
-bootdiff's denoiser against full-only's, and against each network of full-only by itself.
+bootdiff's denoiser against full-only's, against the distilled one's where the run has it, and against each network of
+full-only by itself.
 """
 
 from __future__ import annotations
@@ -235,13 +236,14 @@ def loop(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
-    from bootdiff.app.session import load_arm, read_run
+    from bootdiff.app.session import load_arm, read_run, saved_arms
     from bootdiff.sample import sample
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     _, recipe = read_run(args.run)
     full: Any = load_arm(args.run, "full_only", device)[1]
-    arms: dict[str, Any] = {"bootdiff": load_arm(args.run, "bootdiff", device)[1], "full_only": full}
+    named = ["bootdiff", *(arm for arm in saved_arms(args.run) if arm == "distilled")]
+    arms: dict[str, Any] = {arm: load_arm(args.run, arm, device)[1] for arm in named} | {"full_only": full}
     for k, expert in enumerate(full.experts):
         weights = [[1.0]] * len(full.levels)
         arms[f"full-only's network {k + 1}"] = Stack(full.composite, [expert], full.levels.tolist(), weights).to(device)

@@ -24,7 +24,7 @@ from bootdiff.bench.traces import table as traces
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "oracle")
+ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "distilled", "oracle")
 
 
 def mean_std(values: list[float]) -> str:

@@ -219,7 +219,7 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="The run's directory. Default: runs/NAME of the recipe.")] = None,
     arm: Annotated[
         list[str] | None,
-        typer.Option(help="bootdiff, full_only, views_only, unregularized or oracle; may be given several times."),
+        typer.Option(help="bootdiff, distilled, full_only, views_only, unregularized or oracle; may be repeated."),
     ] = None,
     reuse: Reuse = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes on this machine (one per GPU, say).")] = 1,
@@ -231,6 +231,7 @@ def fit(
     goes on after an interruption, to the same weights.
 
     bootdiff fit mine.yaml
+    bootdiff fit mine.yaml --arm distilled
     bootdiff fit mine.yaml --arm full_only --out runs/mine
     """
     if processes > 1 and "LOCAL_RANK" not in os.environ:
@@ -327,7 +328,8 @@ def arms(
     """Is it better? Train the arms of one recipe and print one table.
 
     full_only: the full images alone. views_only: the partial ones, and gains. unregularized: the residual as it comes.
-    bootdiff: all of it. oracle: everything in full, where the recipe has it.
+    bootdiff: all of it. oracle: everything in full, where the recipe has it. Where asked for, distilled: bootdiff in
+    as many networks as full_only has.
 
     bootdiff arms mine.yaml
     bootdiff arms mine.yaml --seed 0 --seed 1 --seed 2 --samples 0

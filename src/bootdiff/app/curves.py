@@ -24,6 +24,8 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path | N
     """
     groups: dict[str, dict[str, tuple[list[tuple[int, float]], ...]]] = {}
     for row in rows:
+        if ".start-" in row["stage"]:
+            continue  # a race: where a network starts
         kind = str(row["stage"]).split("-")[0]
         held_out, training = groups.setdefault(kind, {}).setdefault(row["stage"], ([], []))
         losses = [v for v in (row.get("heldout") or {}).values() if v is not None]
@@ -31,12 +33,11 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path | N
             held_out.append((row["step"], sum(losses) / len(losses)))
         elif row.get("loss") is not None:
             training.append((row["step"], row["loss"]))
-    order = ["view", "full", "residual", "unregularized", "oracle"]
+    order = ["view", "full", "residual", "unregularized", "distilled", "oracle"]
     kinds = sorted(groups, key=lambda kind: order.index(kind) if kind in order else len(order))
     if not kinds:
         return None
     titles = {"view": "views", "full": "full samples alone", "residual": "residual"}
-    titles |= {"unregularized": "unregularized", "oracle": "oracle"}
     figure, axes = new_figure(2, len(kinds))
     for column, kind in enumerate(kinds):
         for line, axis in enumerate(axes[:, column]):
@@ -57,6 +58,7 @@ _ARMS: dict[str, dict[str, Any]] = {
     "views_only": {"color": "#b07c10"},
     "unregularized": {"color": "#d1495b"},
     "bootdiff": {"color": "#1f6fb4", "linewidth": 2.6},
+    "distilled": {"color": "#1f6fb4", "linestyle": ":", "linewidth": 2.0},
     "oracle": {"color": "#2a9d62", "linestyle": "--"},
 }
 
