@@ -187,8 +187,9 @@ def run(folder, text, accelerator, **more):
     return Bootstrap(recipe, materials, opened, accelerator, say=lambda text: None, **more)
 
 
-def test_the_arm_asks_no_view_and_is_made_again_of_what_is_there(tmp_path, accelerator):
-    text = RECIPE + "distill: {samples: 12, training: {steps: 9}}\n"
+@pytest.mark.parametrize("kappa", ["stack", "one"])
+def test_the_arm_asks_no_view_and_is_made_again_of_what_is_there(tmp_path, accelerator, kappa):
+    text = f"{RECIPE}distill: {{samples: 12, training: {{steps: 9}}}}\nresidual: {{kappa: {kappa}}}\n"
     boot = run(tmp_path / "run", text, accelerator)
     with boot.run:
         made = boot.denoiser("distilled")

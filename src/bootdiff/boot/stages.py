@@ -118,7 +118,7 @@ class Bootstrap(Workshop):
         bench, training, nets = self.full_bench(), self.recipe.training_for("distilled"), self.recipe.students
         classes = None if bench.classes is None else classes_of(teacher)
         count, how, seed = self.recipe.distill.samples, self.recipe.sampling, self._seed("distilled-samples")
-        key = digest(["samples", self._keys["residual-stack"], count, how.model_dump(exclude={"count"}), seed, classes])
+        key = digest(["samples", self._last_key(), count, how.model_dump(exclude={"count"}), seed, classes])
         stage = self._stage("distilled-samples", key)
         drawn, labels, cost = draw_pool(teacher, stage, key, count, how, seed, classes, self.accelerator, self.progress)
         self.ledger["distilled-samples"] = cost
@@ -165,8 +165,7 @@ class Bootstrap(Workshop):
         if material.views:
             inner = self.inner(name)
             denoiser = inner.denoiser("bootdiff")
-            last = inner._keys.get(f"{inner.prefix}residual-stack") or digest(sorted(inner._keys.values()))
-            self._keys[f"{own}-stack"] = last
+            self._keys[f"{own}-stack"] = inner._last_key()
             return denoiser
         bench = self.view_bench(name)
         composite = self.no_views(bench.base)
@@ -291,6 +290,10 @@ class Bootstrap(Workshop):
     def _full_keys(self) -> list[str]:
         self.denoiser("full_only")
         return [self._keys[f"{self.prefix}full-stack"]]
+
+    def _last_key(self) -> str:
+        """What the finished model depends on; without fitted weights (`residual.kappa: one`) the stack has no stage."""
+        return self._keys.get(f"{self.prefix}residual-stack") or digest(sorted(self._keys.values()))
 
     def _view_keys(self) -> list[str]:
         names = [f"{self.prefix}view-{name}-stack" for name in self.recipe.views]
