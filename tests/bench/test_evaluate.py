@@ -117,7 +117,7 @@ def made_up(n=400, seed=0):
     g = torch.Generator().manual_seed(seed)
     common = torch.randn(3, n, generator=g, dtype=torch.float64)
     own = {arm: 0.2 * torch.randn(3, n, generator=g, dtype=torch.float64) for arm in ARMS}
-    means = dict(zip(ARMS, (0.6, 0.9, 0.7, 0.45, 0.4), strict=True))
+    means = dict(zip(ARMS, (0.6, 0.9, 0.7, 0.45, 0.47, 0.4), strict=True))
     return {arm: means[arm] + 0.5 * common + own[arm] for arm in ARMS}
 
 
@@ -175,7 +175,9 @@ def test_losses_of_different_sizes_are_refused():
 
 def test_gap_closed_on_made_up_losses():
     """Full-only 4, oracle 2 and an arm at 2.5 on every sample: three quarters, known exactly."""
-    flat = {arm: torch.full((3, 5), value).double() for arm, value in zip(ARMS, (4.0, 5.0, 3.0, 2.5, 2.0), strict=True)}
+    flat = {
+        arm: torch.full((3, 5), value).double() for arm, value in zip(ARMS, (4.0, 5.0, 3.0, 2.5, 2.6, 2.0), strict=True)
+    }
     got = gap_closed(tabulate(flat, LEVELS))
     assert (got["mean"], got["stderr"]) == (0.75, 0)
     assert all(row == {"mean": 0.75, "stderr": 0} for row in got["per_level"].values())
