@@ -94,6 +94,18 @@ def test_an_arm_of_fewer_seeds_says_so_and_is_no_rival():
     assert first.best_other == "full_only"
 
 
+def test_figures_of_samples_are_given_once_for_arms_that_see_no_views():
+    figures = {"count": 9, "fid": 2.5, "kid": {"mean": 0.01}, "precision": 0.8, "recall": 0.9}
+    figures["memorization"] = {"share": 0.0}
+    rows = made(0.4) + [r | {"views": "blur"} for r in made(0.4) if r["views"] == "noise"]
+    for r in rows:
+        drawn = r["arm"] == "full_only" or (r["arm"], r["views"]) == ("bootdiff", "noise")
+        r["samples"] = figures if drawn and r["n_full"] == 2 else None
+    lines = tables.quality_table(tables.columns(rows)).splitlines()[2:]
+    assert [line.split(" | ")[:3] for line in lines] == [["| noise", "2 %", arm] for arm in ("full-only", "bootdiff")]
+    assert "2.5 | 10.00 | 0.80 | 0.90 | 0.0 %" in lines[0]
+
+
 def test_results_are_read_and_damaged_ones_named(tmp_path):
     with pytest.raises(BootdiffError, match="no results"):
         tables.read(tmp_path, "made-up")

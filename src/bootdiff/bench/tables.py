@@ -226,10 +226,15 @@ def verdict_table(results: Sequence[Result], found: Sequence[Column]) -> str:
 
 
 def quality_table(found: Sequence[Column]) -> str:
-    """Figures of the samples, means over the seeds that have them; empty where none has."""
+    """Figures of the samples, means over the seeds that have them; empty where none has.
+
+    Only of columns in which an arm that sees views has any: the others would repeat those that see none.
+    """
     head = ["views", "full", "arm", "samples", "FID", "KID x 1000", "precision", "recall", "copies"]
     rows = [head]
     for c in found:
+        if not any(r.get("samples") and r["views"] != NO_VIEWS for by in c.arms.values() for r in by.values()):
+            continue
         for arm, by_seed in c.arms.items():
             qs = [r["samples"] for r in by_seed.values() if r.get("samples")]
             if not qs:
