@@ -7,6 +7,7 @@ end.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,26 +101,40 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
+_ARM_COLOURS = (
+    "#1f6fb4", "#e08a1e", "#2a9d62", "#d1495b", "#7a52a8", "#8c564b", "#c05fa5", "#a9a91f", "#3aa6b9", "#5b7f2b",
+)  # fmt: skip
+
+
 def _against_full(found: Sequence[tables.Column], path: Path) -> None:
-    """Per kind of views, every arm's loss less full-only's, with both errors."""
-    figure, axes = _axes(1.5 + 1.6 * len(found), 4.0)
+    """Per kind of views, every arm's loss less full-only's, with both errors.
+
+    The axis ends at twice the largest gain of any arm: what is worse is a triangle at the edge, with its value.
+    """
+    figure, axes = _axes(1.5 + 1.6 * len(found), 4.6)
     arms = list(dict.fromkeys(arm for c in found for arm in c.arms if arm != "full_only"))
-    for k, arm in enumerate(arms):
-        at, means, errors = [], [], []
-        for i, c in enumerate(found):
-            difference = c.difference(arm, "full_only")
-            if difference is not None:
-                at.append(i + (k - len(arms) / 2) * 0.8 / len(arms))
-                means.append(difference.mean)
-                errors.append(2 * difference.error)
-        styles: dict[str, dict[str, Any]] = {"bootdiff": {"color": "black", "zorder": 3}, "oracle": {"color": "gray"}}
-        style = styles.get(arm, {})
-        size, label = 5.0 if arm == "bootdiff" else 3.5, arm.replace("_", "-")
-        axes.errorbar(at, means, errors, fmt="o", markersize=size, label=label, **style)
+    compared = [[c.difference(arm, "full_only") for c in found] for arm in arms]
+    gain = max([-d.mean for row in compared for d in row if d is not None and d.mean < 0], default=0.01)
+    top = 2 * gain
+    colours = dict(zip((a for a in arms if a not in tables.REFERENCE), itertools.cycle(_ARM_COLOURS), strict=False))
+    colours |= {"bootdiff": "black", "oracle": "#9a9a9a", "unregularized": "#c9c9c9"}
+    for k, (arm, row) in enumerate(zip(arms, compared, strict=True)):
+        at = [i + (k + 0.5 - len(arms) / 2) * 0.85 / len(arms) for i in range(len(found))]
+        inside = [(x, d) for x, d in zip(at, row, strict=True) if d is not None and d.mean <= top]
+        style: dict[str, Any] = {"color": colours[arm], "zorder": 3 if arm == "bootdiff" else 2}
+        axes.errorbar(
+            [x for x, _ in inside], [d.mean for _, d in inside], [2 * d.error for _, d in inside], fmt="o",
+            markersize=6.5 if arm == "bootdiff" else 4.0, label=arm.replace("_", "-"), **style,
+        )  # fmt: skip
+        for x, d in zip(at, row, strict=True):
+            if d is not None and d.mean > top:
+                axes.plot([x], [0.96 * top], marker="^", markersize=5, linestyle="", **style)
+                axes.annotate(f"{d.mean:+.3f}", (x, 0.93 * top), rotation=90, fontsize=6.5, ha="center", va="top")
+    axes.set_ylim(-1.25 * gain, top)
     axes.axhline(0, color="0.7", linewidth=1)
     axes.set_xticks(range(len(found)), [c.views for c in found])
     axes.set_ylabel("loss - loss of full-only (± 2 s.e.)")
-    axes.legend(fontsize=7, ncols=2)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=6, frameon=False)
     figure.savefig(path, dpi=110)
 
 

@@ -32,6 +32,7 @@ from bootdiff.bench.cells import ARMS
 from bootdiff.errors import BootdiffError
 
 __all__ = [
+    "REFERENCE",
     "Column",
     "Difference",
     "columns",
