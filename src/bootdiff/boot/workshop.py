@@ -145,12 +145,12 @@ class Workshop:
                 Trainee(expert), objective, batches, stage, steps=steps, lr=training.lr, warmup=warmup,
                 schedule=training.schedule, ema=training.ema, weight_decay=training.weight_decay, clip=training.clip,
                 seed=self._seed(name), accelerator=self.accelerator, checkpoint_seconds=training.checkpoint_seconds,
-                compile=training.compile, progress=self.progress, **how,
+                progress=self.progress, **how,
             )  # fmt: skip
 
         def raced() -> dict[str, Any]:
             losses, spent = {}, []
-            for k, path in enumerate(start):
+            for k, path in enumerate(start):  # too short to be worth compiling
                 own = self._stage(f"{name}.start-{k}", digest([key, k]))
                 spent.append(train(own, short, min(training.warmup, short // 4), path, keep=False).ledger)
                 losses[path.parent.name] = float(held_out.expert(expert.eval()).nanmean())
@@ -164,7 +164,7 @@ class Workshop:
             begin, spent = self.run.path / found["start"], found["ledgers"]
         done = stage.done
         result = train(
-            stage, steps, training.warmup, begin, evaluate_every=training.evaluate_every,
+            stage, steps, training.warmup, begin, evaluate_every=training.evaluate_every, compile=training.compile,
             evaluate=lambda model: self._by_level(held_out.expert(model.expert)),
         )  # fmt: skip
         self.ledger[name] = together(result.ledger, spent)
