@@ -109,6 +109,9 @@ def draw_pool(
 
     Returns:
         samples (count, *shape) and labels (count,), or None, on the CPU; the ledger: networks are asked, none trained.
+
+    Raises:
+        BootdiffError: the teacher answered with NaN or an infinity; no room on the disk.
     """
     starts = range(0, count, _CHUNK)
     labels = torch.arange(count) % classes if classes else None
@@ -151,18 +154,10 @@ class Distillation(ResidualObjective):
     teacher: Denoiser | None = None
 
     def loss(
-        self,
-        expert: Expert,
-        x0: Tensor,
-        x: Tensor,
-        sigma: Tensor,
-        label: Tensor | None,
-        mask: Tensor | None,
-        *more: Any,
-        **how: Any,
+        self, expert: Expert, x0: Tensor, x: Tensor, sigma: Tensor, label: Tensor | None, *more: Any, **how: Any
     ) -> Tensor:
         """Losses (b,) of a student at noisy samples: those of an expert, were x0 what the teacher answers."""
         assert self.teacher is not None
         with torch.no_grad():
             answer = self.teacher(x, sigma, label)
-        return super().loss(expert, answer.float(), x, sigma, label, mask, *more, **how)
+        return super().loss(expert, answer.float(), x, sigma, label, *more, **how)
