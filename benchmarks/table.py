@@ -21,10 +21,10 @@ from bootdiff.bench.ledger import costs
 from bootdiff.bench.restoration import table as restored
 from bootdiff.bench.tables import fill
 from bootdiff.bench.traces import table as traces
+from bootdiff.boot.stages import ARMS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "distilled", "oracle")
 
 
 def mean_std(values: list[float]) -> str:

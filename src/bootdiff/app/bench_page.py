@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bootdiff.app.plots import COLOURS
 from bootdiff.bench import tables
 from bootdiff.bench.benchmarks import Benchmark
 from bootdiff.errors import BootdiffError
@@ -101,11 +102,6 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-_ARM_COLOURS = (
-    "#1f6fb4", "#e08a1e", "#2a9d62", "#d1495b", "#7a52a8", "#8c564b", "#c05fa5", "#a9a91f", "#3aa6b9", "#5b7f2b",
-)  # fmt: skip
-
-
 def _against_full(found: Sequence[tables.Column], path: Path) -> None:
     """Per kind of views, every arm's loss less full-only's, with both errors.
 
@@ -116,7 +112,7 @@ def _against_full(found: Sequence[tables.Column], path: Path) -> None:
     compared = [[c.difference(arm, "full_only") for c in found] for arm in arms]
     gain = max([-d.mean for row in compared for d in row if d is not None and d.mean < 0], default=0.01)
     top = 2 * gain
-    colours = dict(zip((a for a in arms if a not in tables.REFERENCE), itertools.cycle(_ARM_COLOURS), strict=False))
+    colours = dict(zip((a for a in arms if a not in tables.REFERENCE), itertools.cycle(COLOURS), strict=False))
     colours |= {"bootdiff": "black", "oracle": "#9a9a9a", "unregularized": "#c9c9c9"}
     for k, (arm, row) in enumerate(zip(arms, compared, strict=True)):
         at = [i + (k + 0.5 - len(arms) / 2) * 0.85 / len(arms) for i in range(len(found))]
