@@ -12,7 +12,7 @@ Both are the same problem.  At noise level sigma a target t is explained by K ca
 All sums are kept per sample, so that the ridge rho and the width of the Gaussian smoothing of G and h over ln sigma
 are chosen by cross-validation over *samples*, one choice for all levels.  A candidate whose out-of-sample improvement
 at a level is not above `prune` standard errors gets exactly 0 there, and then its network is never evaluated: a
-dissimilar view costs compute in training, never quality.
+dissimilar view costs compute in training, and nothing in sampling.
 Sources: ridge regression: Hoerl and Kennard 1970; stacking with non-negative weights: Wolpert 1992, Breiman 1996.
 """
 
