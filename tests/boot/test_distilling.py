@@ -94,12 +94,14 @@ def test_a_trained_student_answers_as_an_exact_teacher_far_from_the_samples_it_s
 # --- the samples
 
 
-def pool_of(tmp_path, name, count, key="key", rank=0, world=1, classes=None, meet=lambda: None, main=True):
+def pool_of(tmp_path, name, count, key="key", rank=0, world=1, classes=None, meet=lambda: None, main=True, asked=None):
     accelerator = SimpleNamespace(
         is_main_process=main, num_processes=world, process_index=rank, wait_for_everyone=meet, device="cpu"
     )
     with Run.open(tmp_path / name, "x: 1", main=main) as run:
-        return draw_pool(teacher(), run.stage("distilled-samples"), key, count, HOW, 3, classes, accelerator)
+        stage = run.stage("distilled-samples")
+        meet()  # as `Shelf.stage` does: the first process sweeps the folder before others write there
+        return draw_pool(asked or teacher(), stage, key, count, HOW, 3, classes, accelerator)
 
 
 def test_samples_are_drawn_once_and_again_only_where_they_are_of_another_teacher(tmp_path, monkeypatch):
@@ -125,16 +127,17 @@ def test_processes_draw_the_samples_that_one_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(distilling, "_CHUNK", 4)
     want, _, _ = pool_of(tmp_path, "one", 18)
     barrier, found, failures = threading.Barrier(2, timeout=120), {}, []
+    asked = [teacher(), teacher()]  # here: threads share the generator that networks are made with
 
     def process(rank):
+        how = {"rank": rank, "world": 2, "meet": barrier.wait, "main": rank == 0, "asked": asked[rank]}
         try:
-            found[rank] = pool_of(tmp_path, "two", 18, rank=rank, world=2, meet=barrier.wait, main=rank == 0)[0]
+            found[rank] = pool_of(tmp_path, "two", 18, **how)[0]
         except BaseException as error:
             failures.append(error)
             barrier.abort()
 
     threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
-    (tmp_path / "two" / "distilled-samples").mkdir(parents=True)
     for thread in threads:
         thread.start()
     for thread in threads:

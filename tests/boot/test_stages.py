@@ -31,7 +31,7 @@ levels: [0.3, 1.5]
 def test_processes_of_different_speed_meet_at_the_same_barriers(tmp_path, slow):
     """One process is behind after every barrier: it must not take what the other has written in the meantime for a
     stage that was complete when both began, or they wait for each other at different places."""
-    barrier, results, failures = threading.Barrier(2, timeout=10), {}, []
+    barrier, results, failures = threading.Barrier(2, timeout=120), {}, []
 
     def process(name):
         def meet():
