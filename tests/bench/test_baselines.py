@@ -20,8 +20,8 @@ from bootdiff.bench.baselines.mixing import MixedObjective, mixture
 from bootdiff.bench.baselines.naive_mix import naive_mix
 from bootdiff.bench.baselines.patch_diffusion import Coordinates, PatchObjective
 from bootdiff.bench.baselines.pretrain_finetune import pretrain_finetune
-from bootdiff.bench.budget import step_flops, steps_within
-from bootdiff.bench.cells import ARMS, OWN
+from bootdiff.bench.budget import parts, step_flops, steps_within
+from bootdiff.bench.cells import ARMS, OWN, bootdiff_steps
 from bootdiff.boot.composite import Composite
 from bootdiff.boot.materials import gather
 from bootdiff.boot.stages import Bootstrap
@@ -255,6 +255,17 @@ def test_flops_are_counted_as_the_loop_counts_them(stages):
     entry = b.ledger["full_only-local"]
     assert entry["flops_per_step"] == counted
     assert entry["steps"] == int(FLOPS / counted)
+
+
+def test_views_divide_their_share_of_the_steps(stages):
+    b = stages("three")
+    found, shares = parts(b), {"views": 2, "full": 4, "residual": 1}
+    assert len(found["views"]) == 3
+    steps = bootdiff_steps(b, 1e9, {})
+    assert steps["full"] / steps["views"] == pytest.approx(3 * shares["full"] / shares["views"], rel=0.05)
+    assert steps["full"] / steps["residual"] == pytest.approx(shares["full"] / shares["residual"], rel=0.05)
+    assert 0.9e9 < sum(steps[part] * sum(of) for part, of in found.items()) <= 1e9
+    assert bootdiff_steps(b, 1e9, {"split": [4, 4, 1]})["views"] > 1.2 * steps["views"]
 
 
 def test_no_accelerator_is_left_behind(folder):

@@ -76,10 +76,9 @@ def bench(
         from bootdiff.bench.cells import tune as choose
 
         for arm, kinds in choose(which, out).items():
-            for kind, found in kinds.items():
-                screen.say(
-                    f"{arm}, {kind}: setting {found['trial']} of {', '.join(f'{x:.4f}' for x in found['losses'])}"
-                )
+            for kind, n, found in ((kind, n, found) for kind, by_n in kinds.items() for n, found in by_n.items()):
+                losses = ", ".join(f"{x:.4f}" for x in found["losses"])
+                screen.say(f"{arm}, {kind}, {n} %: setting {found['trial']} of {losses}")
 
 
 def numbers(option: str, text: str) -> list[float]:

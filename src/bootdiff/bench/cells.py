@@ -39,14 +39,15 @@ from bootdiff.sample import sample
 __all__ = ["ARMS", "Cell", "bootdiff_steps", "is_done", "measured", "train", "tune"]
 
 OWN: dict[str, tuple[dict[str, Any], ...]] = {
-    "bootdiff": ({}, {"start": "scratch"}, {"split": [2, 2, 1]}),
-    "unregularized": ({}, {"start": "scratch"}, {"split": [2, 2, 1]}),
+    "bootdiff": ({}, {"split": [2, 8, 1]}, {"nets": "wide"}),
+    "unregularized": ({}, {"split": [2, 8, 1]}, {"nets": "wide"}),
 }
 """bootdiff's own arms, and the settings they may try: shares of the steps for views, full samples and residual, and
-where the views' networks start."""
+how wide the networks are.  The second is for full samples so many that views have less to add."""
 
-SPLIT = (1, 2, 1)
-"""The residual starts where full-only training ends, so that its steps are worth most; it needs few of its own."""
+SPLIT = (2, 4, 1)
+"""Shares of the steps: views, all of them together; full samples; residual.  The residual starts where full-only
+training or a view's ended, so that it needs few steps of its own, and each costs twice as much."""
 
 ARMS = (*(name for name in METHODS if name != "oracle"), *OWN, "oracle")
 """Every arm, in the order they are run."""
@@ -90,12 +91,12 @@ class Cell:
         return out / f"{self.label}.json"
 
     def chosen(self, out: Path) -> int:
-        """Number of the settings it runs with: its trial, or the best of the tuning for this kind of views, or 0."""
+        """Number of the settings it runs with: its trial, or the best of the tuning for such data, or 0."""
         if self.trial is not None:
             return self.trial
         tuned = out / self.benchmark.name / "tuned.json"
         found = read_json(tuned) if tuned.is_file() else {}
-        return int(found.get(self.arm, {}).get(self.filed, {}).get("trial", 0))
+        return int(found.get(self.arm, {}).get(self.filed, {}).get(f"{self.n_full:g}", {}).get("trial", 0))
 
     def run(self, trial: int) -> str:
         """Name of the folder it is trained in: arms made of the same stages share one."""
@@ -105,41 +106,42 @@ class Cell:
 
     def recipe(self, settings: Mapping[str, Any], steps: Mapping[str, int] | None = None) -> Recipe:
         """The cell's recipe; bootdiff's own arms have narrow networks, the others wide ones unless told otherwise."""
-        nets = "narrow" if self.arm in OWN else settings.get("nets", "wide")
+        nets = settings.get("nets", "narrow" if self.arm in OWN else "wide")
         start = settings.get("start", "best") if self.arm in OWN else "scratch"
         dropout = settings.get("dropout", 0.0)
         return self.benchmark.recipe(self.filed, self.n_full, self.seed, nets, steps, dropout, start)
 
 
 def tune(benchmark: Benchmark, out: Path) -> dict[str, Any]:
-    """Choose each arm's settings for each kind of views by the trials that are there; returns and writes tuned.json.
+    """Choose each arm's settings for each kind of views and each number of full samples by the trials that are there.
 
     What counts is the loss on the held-out full samples, mean over the seeds that all of the arm's trials have.
-    Arms some of whose trials are missing keep their default.
+    Arms some of whose trials are missing keep their default.  Returns and writes tuned.json:
+    arm -> views -> per cent in full -> {"trial", "losses" of all trials, "seeds"}.
     """
-    losses: dict[str, dict[str, dict[int, dict[int, float]]]] = {}
+    losses: dict[tuple[str, str, str], dict[int, dict[int, float]]] = {}
     for path in sorted((out / benchmark.name / "tuning").glob("*/*.json")):
         r = read_json(path)
-        by_trial = losses.setdefault(r["arm"], {}).setdefault(r["views"], {})
+        by_trial = losses.setdefault((r["arm"], r["views"], f"{r['n_full']:g}"), {})
         by_trial.setdefault(r["trial"], {})[r["seed"]] = r["selection_loss"]
     tuned: dict[str, Any] = {}
-    for arm, kinds in losses.items():
-        for views, by_trial in kinds.items():
-            seeds = sorted(set.intersection(*(set(found) for found in by_trial.values())))
-            if len(by_trial) == TRIALS and seeds:
-                means = {k: sum(found[s] for s in seeds) / len(seeds) for k, found in sorted(by_trial.items())}
-                best = min(means, key=lambda k: means[k])
-                said = {"trial": best, "losses": [means[k] for k in sorted(means)], "seeds": seeds}
-                tuned.setdefault(arm, {})[views] = said
+    for (arm, views, n), by_trial in losses.items():
+        seeds = sorted(set.intersection(*(set(found) for found in by_trial.values())))
+        if len(by_trial) == TRIALS and seeds:
+            means = {k: sum(found[s] for s in seeds) / len(seeds) for k, found in sorted(by_trial.items())}
+            best = min(means, key=lambda k: means[k])
+            said = {"trial": best, "losses": [means[k] for k in sorted(means)], "seeds": seeds}
+            tuned.setdefault(arm, {}).setdefault(views, {})[n] = said
     atomic_write_json(out / benchmark.name / "tuned.json", tuned)
     return tuned
 
 
 def bootdiff_steps(b: Bootstrap, flops: float, settings: Mapping[str, Any]) -> dict[str, int]:
-    """Steps of each of bootdiff's parts within the budget."""
+    """Steps of each of bootdiff's parts within the budget; the views divide theirs among them."""
     found = parts(b)
-    split = settings.get("split", SPLIT)
-    steps = steps_within(flops, [sum(found[part]) for part in PARTS], split)
+    views, *others = settings.get("split", SPLIT)
+    shares = [views / len(b.recipe.views), *others]
+    steps = steps_within(flops, [sum(found[part]) for part in PARTS], shares)
     return dict(zip(PARTS, steps, strict=True))
 
 
@@ -152,9 +154,12 @@ def train(b: Bootstrap, cell: Cell, settings: Mapping[str, Any]) -> Denoiser:
 
 
 def is_done(cell: Cell, out: Path, samples: int) -> bool:
-    """Whether the cell's result is there, with figures of as many samples."""
+    """Whether the cell's result is there, with the settings that are best now and figures of as many samples."""
     path = cell.path(out)
-    return path.is_file() and (not samples or (read_json(path).get("samples") or {}).get("count", 0) >= samples)
+    if not path.is_file():
+        return False
+    found = read_json(path)
+    return found["trial"] == cell.chosen(out) and (found.get("samples") or {}).get("count", 0) >= samples
 
 
 def features_of(cell: Cell, b: Bootstrap, out: Path) -> Features:

@@ -173,4 +173,4 @@ def ambient_omni(b: Bootstrap, flops: float, slack: float = 0.05, telling: float
     return mixture_above(b, flops - spent, found, share)
 
 
-AMBIENT_OMNI = Method(ambient_omni, ({"slack": 0.05}, {"slack": 0.02}, {"slack": 0.1}), placed)
+AMBIENT_OMNI = Method(ambient_omni, ({}, {"nets": "narrow"}, {"slack": 0.02}), placed)

@@ -215,4 +215,4 @@ class _Bare(Mixed):
         return super().gather(indices)[0], None, None
 
 
-CASCADE = Method(cascade, ({"first": 0.5}, {"first": 0.3}, {"augment": 0.5}), lambda views: bool(thumbnails_of(views)))
+CASCADE = Method(cascade, ({}, {"nets": "narrow"}, {"augment": 0.5}), lambda views: bool(thumbnails_of(views)))

@@ -96,6 +96,4 @@ def further_masking(b: Bootstrap, flops: float, hide: float = 0.3, share: float 
     )
 
 
-FURTHER_MASKING = Method(
-    further_masking, ({"hide": 0.3}, {"hide": 0.1}, {"hide": 0.5}), lambda views: bool(masks_of(views))
-)
+FURTHER_MASKING = Method(further_masking, ({}, {"nets": "narrow"}, {"hide": 0.1}), lambda views: bool(masks_of(views)))

@@ -23,4 +23,4 @@ def label_mix(b: Bootstrap, flops: float, share: float = 0.5) -> Denoiser:
     return one_stage(b, "label_mix", bench, flops, objective=objective, parents=["label_mix", share])
 
 
-LABEL_MIX = Method(label_mix, ({"share": 0.5}, {"share": 0.2}, {"share": 0.8}), placed)
+LABEL_MIX = Method(label_mix, ({}, {"nets": "narrow"}, {"share": 0.2}), placed)

@@ -21,4 +21,4 @@ def naive_mix(b: Bootstrap, flops: float, share: float = 0.5) -> Denoiser:
     return one_stage(b, "naive_mix", bench, flops, objective=objective, parents=["naive_mix", share])
 
 
-NAIVE_MIX = Method(naive_mix, ({"share": 0.5}, {"share": 0.2}, {"share": 0.8}), placed)
+NAIVE_MIX = Method(naive_mix, ({}, {"nets": "narrow"}, {"share": 0.2}), placed)

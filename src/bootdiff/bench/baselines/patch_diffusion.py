@@ -136,6 +136,4 @@ def patch_diffusion(b: Bootstrap, flops: float, share: float = 0.3) -> Denoiser:
     return one_stage(b, "patch_diffusion", full, flops, **how)
 
 
-PATCH_DIFFUSION = Method(
-    patch_diffusion, ({"share": 0.3}, {"share": 0.1}, {"share": 0.6}), lambda views: bool(crops_of(views))
-)
+PATCH_DIFFUSION = Method(patch_diffusion, ({}, {"nets": "narrow"}, {"share": 0.1}), lambda views: bool(crops_of(views)))

@@ -28,4 +28,4 @@ def pretrain_finetune(b: Bootstrap, flops: float, first: float = 0.5, share: flo
     return one_stage(b, "finetune", full, flops * (1 - first), start=start, parents=parents)
 
 
-PRETRAIN_FINETUNE = Method(pretrain_finetune, ({"first": 0.5}, {"first": 0.25}, {"first": 0.75}), placed)
+PRETRAIN_FINETUNE = Method(pretrain_finetune, ({}, {"nets": "narrow"}, {"first": 0.25}), placed)
