@@ -39,14 +39,14 @@ from bootdiff.sample import sample
 __all__ = ["ARMS", "Cell", "bootdiff_steps", "is_done", "measured", "train", "tune"]
 
 OWN: dict[str, tuple[dict[str, Any], ...]] = {
-    "bootdiff": ({}, {"split": [2, 8, 1]}, {"nets": "wide"}),
-    "unregularized": ({}, {"split": [2, 8, 1]}, {"nets": "wide"}),
+    "bootdiff": ({}, {"split": [2, 8, 1]}, {"split": [1, 2, 1]}),
+    "unregularized": ({}, {"split": [2, 8, 1]}, {"split": [1, 2, 1]}),
 }
-"""bootdiff's own arms, and the settings they may try: shares of the steps for views, full samples and residual, and
-how wide the networks are.  The second is for full samples so many that views have less to add."""
+"""bootdiff's own arms, and the settings they may try: what steps of views, full samples and residual are as.  The
+second is for full samples so many that views have less to add, the third for a residual that learns for longer."""
 
 SPLIT = (2, 4, 1)
-"""Shares of the steps: views, all of them together; full samples; residual.  The residual starts where full-only
+"""Steps of a view's networks, of full-only's and of the residual's are as these.  The residual starts where full-only
 training or a view's ended, so that it needs few steps of its own, and each costs twice as much."""
 
 ARMS = (*(name for name in METHODS if name != "oracle"), *OWN, "oracle")
@@ -137,11 +137,9 @@ def tune(benchmark: Benchmark, out: Path) -> dict[str, Any]:
 
 
 def bootdiff_steps(b: Bootstrap, flops: float, settings: Mapping[str, Any]) -> dict[str, int]:
-    """Steps of each of bootdiff's parts within the budget; the views divide theirs among them."""
+    """Steps of the networks of each of bootdiff's parts within the budget."""
     found = parts(b)
-    views, *others = settings.get("split", SPLIT)
-    shares = [views / len(b.recipe.views), *others]
-    steps = steps_within(flops, [sum(found[part]) for part in PARTS], shares)
+    steps = steps_within(flops, [sum(found[part]) for part in PARTS], settings.get("split", SPLIT))
     return dict(zip(PARTS, steps, strict=True))
 
 
