@@ -39,15 +39,14 @@ from bootdiff.sample import sample
 __all__ = ["ARMS", "Cell", "bootdiff_steps", "is_done", "measured", "train", "tune"]
 
 OWN: dict[str, tuple[dict[str, Any], ...]] = {
-    "bootdiff": ({}, {"split": [2, 8, 1]}, {"split": [1, 2, 1]}),
-    "unregularized": ({}, {"split": [2, 8, 1]}, {"split": [1, 2, 1]}),
+    "bootdiff": ({}, {"split": [2, 4, 1]}, {"split": [2, 8, 1]}),
+    "unregularized": ({}, {"split": [2, 4, 1]}, {"split": [2, 8, 1]}),
 }
-"""bootdiff's own arms, and the settings they may try: what steps of views, full samples and residual are as.  The
-second is for full samples so many that views have less to add, the third for a residual that learns for longer."""
+"""bootdiff's own arms, and the settings they may try: what the steps of a view's networks, of full-only's and of the
+residual's are as."""
 
-SPLIT = (2, 4, 1)
-"""Steps of a view's networks, of full-only's and of the residual's are as these.  The residual starts where full-only
-training or a view's ended, so that it needs few steps of its own, and each costs twice as much."""
+SPLIT = (1, 2, 1)
+"""The default.  The residual starts where full-only training or a view's ended, so that it needs few of its own."""
 
 ARMS = (*(name for name in METHODS if name != "oracle"), *OWN, "oracle")
 """Every arm, in the order they are run."""
