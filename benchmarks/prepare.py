@@ -6,6 +6,7 @@ mnist28.npz      28 x 28 x 1: `train` (20000) and `test` (5000)
 mnist16.npz      mnist28 padded to 32 x 32, averaged to 16 x 16 x 1: `train` and `test`
 cats64.npz       64 x 64 x 3: `train` (5600) and `test` (850)
 cats32.npz       cats64 averaged to 32 x 32 x 3: `train` (5600) and `test` (850)
+cats16.npz       cats32 averaged to 16 x 16 x 3: `train` (5600) and `test` (850)
 radar32.npz      12 frames of 32 x 32 x 1: `train` (1800) and `test` (250)
 traffic32.npz    16 frames of 32 x 32 x 3: `train` (640) and `test` (88)
 ecg.npz          512 values: `train` (5760) and `test` (792)
@@ -54,7 +55,9 @@ def main() -> None:
     np.savez_compressed(args.out / "mnist-tiny.npz", train=np.repeat(small["train"], 3, axis=3))
     cats = {key: load(args.data / "cats64.npz", key) for key in splits}
     np.savez_compressed(args.out / "cats64.npz", **cats)
-    np.savez_compressed(args.out / "cats32.npz", **{key: halve(x) for key, x in cats.items()})
+    cats = {key: halve(x) for key, x in cats.items()}
+    np.savez_compressed(args.out / "cats32.npz", **cats)
+    np.savez_compressed(args.out / "cats16.npz", **{key: halve(x) for key, x in cats.items()})
     for name, source in (("radar32", "radar_video32"), ("traffic32", "traffic_video32"), ("ecg", "ecg")):
         np.savez_compressed(args.out / f"{name}.npz", **{k: load(args.data / f"{source}.npz", k) for k in splits})
     for path in sorted(args.out.glob("*.npz")):

@@ -28,7 +28,10 @@ __all__ = ["bench", "cells", "run_cell", "run_cells"]
 
 def bench(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="mnist16, mnist, mnist-long, cats32 or cats64.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="NAME", help="mnist16, cats16, mnist, mnist-long, cats32 or cats64.", show_default=False
+        ),
     ],
     arms: Annotated[str, typer.Option(help="Only these arms, separated by spaces.")] = "",
     views: Annotated[str, typer.Option(help="Only these kinds of views, separated by spaces.")] = "",

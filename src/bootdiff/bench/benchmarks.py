@@ -184,6 +184,16 @@ BENCHMARKS: dict[str, Benchmark] = {
 BENCHMARKS["mnist16"] = replace(
     BENCHMARKS["mnist"], name="mnist16", data="mnist16.npz", size=(1, 16, 16), views=square_views(16)
 )
+BENCHMARKS["cats16"] = replace(
+    BENCHMARKS["mnist16"],
+    name="cats16",
+    data="cats16.npz",
+    size=(3, 16, 16),
+    pool=5600,
+    test=850,
+    flops=1e13,
+    flip="horizontal",
+)
 # Eight times the budget, for all arms alike: enough steps for few full samples to be memorized, as far as two cores go.
 BENCHMARKS["mnist-long"] = replace(BENCHMARKS["mnist"], name="mnist-long", flops=4e13)
 
