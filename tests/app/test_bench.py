@@ -113,6 +113,10 @@ def test_tuning_tries_every_setting_and_the_choice_is_used_for_such_data(place):
     assert tuned["losses"][tuned["trial"]] == min(tuned["losses"])
     assert tuned["seeds"] == [5]
     (path,) = (place / "results" / "tiny" / "noise").glob("*.json")
+    (place / "docs").mkdir()
+    (place / "docs" / "benchmarks.md").write_text("# Benchmarks\n")
+    call("bench", "tiny", "--table", "--out", place / "results", "--docs", place / "docs")
+    assert "nets narrow" in (place / "docs" / "benchmarks.md").read_text()
     for best in (2, 1):
         file.write_text(json.dumps({"naive_mix": {"noise": {"20": {**tuned, "trial": best}, "10": {"trial": 0}}}}))
         call("bench", "tiny", *how, "--seeds", "0")  # the result of other settings is made again

@@ -121,3 +121,14 @@ def test_results_are_read_and_damaged_ones_named(tmp_path):
 def test_only_what_stands_between_the_markers_is_made_anew():
     page = "a\n<!-- table x -->\nold\n<!-- end -->\nb\n<!-- table y -->\nkept\n<!-- end -->\n"
     assert tables.fill(page, {"x": "new\\1"}) == page.replace("old", "\nnew\\1\n")
+
+
+def test_the_settings_that_tuning_chose_stand_out():
+    found = {"trial": 1, "settings": [{}, {"nets": "narrow"}], "losses": [0.4, 0.31234], "seeds": [100, 101]}
+    text = tables.tuning_table({"full_only": {"none": {"10": found, "2": {**found, "trial": 0}}}})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    assert rows == [
+        ["full-only", "none", "2 %", "**default 0.4000**; nets narrow 0.3123", "100, 101"],
+        ["full-only", "none", "10 %", "default 0.4000; **nets narrow 0.3123**", "100, 101"],
+    ]
+    assert tables.tuning_table({}) == ""

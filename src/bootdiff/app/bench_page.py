@@ -17,7 +17,7 @@ from bootdiff.app.plots import COLOURS
 from bootdiff.bench import tables
 from bootdiff.bench.benchmarks import Benchmark
 from bootdiff.errors import BootdiffError
-from bootdiff.files import atomic_write_text
+from bootdiff.files import atomic_write_text, read_json
 
 __all__ = ["write_page"]
 
@@ -62,6 +62,10 @@ def write_page(which: Benchmark, out: Path, docs: Path) -> list[Path]:
     quality = tables.quality_table(found)
     if quality:
         body += ["Samples, by the features that the results name.", quality]
+    tuned = out / which.name / "tuned.json"
+    chosen = tables.tuning_table(read_json(tuned)) if tuned.is_file() else ""
+    if chosen:
+        body += ["Settings that were tuned, and those that won; all other arms have the default ones.", chosen]
     body += [f"What an arm costs, {found[0].views}, {found[0].n_full:g} %.", tables.cost_table(found[0])]
     atomic_write_text(page, tables.fill(text, {f"bench-{which.name}": "\n\n".join(body)}))
     return written

@@ -116,20 +116,23 @@ def tune(benchmark: Benchmark, out: Path) -> dict[str, Any]:
 
     What counts is the loss on the held-out full samples, mean over the seeds that all of the arm's trials have.
     Arms some of whose trials are missing keep their default.  Returns and writes tuned.json:
-    arm -> views -> per cent in full -> {"trial", "losses" of all trials, "seeds"}.
+    arm -> views -> per cent in full -> {"trial", "settings" and "losses" of all trials, "seeds"}.
     """
     losses: dict[tuple[str, str, str], dict[int, dict[int, float]]] = {}
+    settings: dict[str, dict[int, Any]] = {}
     for path in sorted((out / benchmark.name / "tuning").glob("*/*.json")):
         r = read_json(path)
         by_trial = losses.setdefault((r["arm"], r["views"], f"{r['n_full']:g}"), {})
         by_trial.setdefault(r["trial"], {})[r["seed"]] = r["selection_loss"]
+        settings.setdefault(r["arm"], {})[r["trial"]] = r["settings"]
     tuned: dict[str, Any] = {}
     for (arm, views, n), by_trial in losses.items():
         seeds = sorted(set.intersection(*(set(found) for found in by_trial.values())))
         if len(by_trial) == TRIALS and seeds:
             means = {k: sum(found[s] for s in seeds) / len(seeds) for k, found in sorted(by_trial.items())}
             best = min(means, key=lambda k: means[k])
-            said = {"trial": best, "losses": [means[k] for k in sorted(means)], "seeds": seeds}
+            tried = [settings[arm][k] for k in means]
+            said = {"trial": best, "settings": tried, "losses": list(means.values()), "seeds": seeds}
             tuned.setdefault(arm, {}).setdefault(views, {})[n] = said
     atomic_write_json(out / benchmark.name / "tuned.json", tuned)
     return tuned

@@ -42,6 +42,7 @@ __all__ = [
     "loss_table",
     "quality_table",
     "read",
+    "tuning_table",
     "verdict_table",
 ]
 
@@ -269,6 +270,25 @@ def cost_table(column: Column) -> str:
             ]
         )  # fmt: skip
     return _markdown(rows)
+
+
+def tuning_table(tuned: Mapping[str, Any]) -> str:
+    """What tuning tried and chose, of the contents of tuned.json (`cells.tune`); empty where nothing was tuned."""
+    rows = [["arm", "views", "full", "held-out loss of each setting", "seeds"]]
+    for arm, kinds in tuned.items():
+        for views, by_n in kinds.items():
+            for n, found in sorted(by_n.items(), key=lambda item: float(item[0])):
+                shown = [
+                    f"{'**' * (k == found['trial'])}{_said(settings)} {loss:.4f}{'**' * (k == found['trial'])}"
+                    for k, (settings, loss) in enumerate(zip(found["settings"], found["losses"], strict=True))
+                ]
+                seeds = ", ".join(map(str, found["seeds"]))
+                rows.append([arm.replace("_", "-"), views, f"{n} %", "; ".join(shown), seeds])
+    return _markdown(rows) if len(rows) > 1 else ""
+
+
+def _said(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in settings.items()) or "default"
 
 
 def fill(document: str, made: Mapping[str, str]) -> str:
