@@ -111,7 +111,8 @@ def _against_full(found: Sequence[tables.Column], path: Path) -> None:
 
     The axis ends at twice the largest gain of any arm: what is worse is a triangle at the edge, with its value.
     """
-    figure, axes = _axes(1.5 + 1.6 * len(found), 4.6)
+    width = 1.5 + 1.6 * len(found)
+    figure, axes = _axes(width, 4.6)
     arms = list(dict.fromkeys(arm for c in found for arm in c.arms if arm != "full_only"))
     compared = [[c.difference(arm, "full_only") for c in found] for arm in arms]
     gain = max([-d.mean for row in compared for d in row if d is not None and d.mean < 0], default=0.01)
@@ -134,7 +135,7 @@ def _against_full(found: Sequence[tables.Column], path: Path) -> None:
     axes.axhline(0, color="0.7", linewidth=1)
     axes.set_xticks(range(len(found)), [c.views for c in found])
     axes.set_ylabel("loss - loss of full-only (± 2 s.e.)")
-    figure.legend(loc="outside lower center", fontsize=8, ncols=6, frameon=False)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=min(6, int(width / 1.5)), frameon=False)
     figure.savefig(path, dpi=110)
 
 
