@@ -15,6 +15,7 @@ from tiny_benchmark import tiny
 
 from bootdiff.app import verb_bench
 from bootdiff.bench import benchmarks
+from bootdiff.bench.cells import tune
 
 
 @pytest.fixture
@@ -117,6 +118,9 @@ def test_tuning_tries_every_setting_and_the_choice_is_used_for_such_data(place):
     (place / "docs" / "benchmarks.md").write_text("# Benchmarks\n")
     call("bench", "tiny", "--table", "--out", place / "results", "--docs", place / "docs")
     assert "nets narrow" in (place / "docs" / "benchmarks.md").read_text()
+    stale = next((place / "results" / "tiny" / "tuning" / "noise").glob("*trial2.json"))
+    stale.write_text(json.dumps({**json.loads(stale.read_text()), "settings": {"share": 0.9}}))
+    assert tune(benchmarks.BENCHMARKS["tiny"], place / "results") == {}  # not all of today's settings were tried
     for best in (2, 1):
         file.write_text(json.dumps({"naive_mix": {"noise": {"20": {**tuned, "trial": best}, "10": {"trial": 0}}}}))
         call("bench", "tiny", *how, "--seeds", "0")  # the result of other settings is made again

@@ -68,7 +68,7 @@ class Cell:
     @property
     def trials(self) -> tuple[Mapping[str, Any], ...]:
         """The settings the arm may try."""
-        return OWN[self.arm] if self.arm in OWN else METHODS[self.arm].trials
+        return _trials(self.arm)
 
     @property
     def sees_views(self) -> bool:
@@ -106,33 +106,38 @@ class Cell:
     def recipe(self, settings: Mapping[str, Any], steps: Mapping[str, int] | None = None) -> Recipe:
         """The cell's recipe; bootdiff's own arms have narrow networks, the others wide ones unless told otherwise."""
         nets = settings.get("nets", "narrow" if self.arm in OWN else "wide")
-        start = settings.get("start", "best") if self.arm in OWN else "scratch"
+        start = "best" if self.arm in OWN else "scratch"
         dropout = settings.get("dropout", 0.0)
         return self.benchmark.recipe(self.filed, self.n_full, self.seed, nets, steps, dropout, start)
+
+
+def _trials(arm: str) -> tuple[Mapping[str, Any], ...]:
+    return OWN[arm] if arm in OWN else METHODS[arm].trials
 
 
 def tune(benchmark: Benchmark, out: Path) -> dict[str, Any]:
     """Choose each arm's settings for each kind of views and each number of full samples by the trials that are there.
 
     What counts is the loss on the held-out full samples, mean over the seeds that all of the arm's trials have.
-    Arms some of whose trials are missing keep their default.  Returns and writes tuned.json:
+    Arms some of whose trials are missing, or were made with settings that are no longer tried, keep their default.
+
+    Returns and writes tuned.json:
     arm -> views -> per cent in full -> {"trial", "settings" and "losses" of all trials, "seeds"}.
     """
     losses: dict[tuple[str, str, str], dict[int, dict[int, float]]] = {}
-    settings: dict[str, dict[int, Any]] = {}
     for path in sorted((out / benchmark.name / "tuning").glob("*/*.json")):
         r = read_json(path)
+        if r["settings"] != _trials(r["arm"])[r["trial"]]:
+            continue
         by_trial = losses.setdefault((r["arm"], r["views"], f"{r['n_full']:g}"), {})
         by_trial.setdefault(r["trial"], {})[r["seed"]] = r["selection_loss"]
-        settings.setdefault(r["arm"], {})[r["trial"]] = r["settings"]
     tuned: dict[str, Any] = {}
     for (arm, views, n), by_trial in losses.items():
         seeds = sorted(set.intersection(*(set(found) for found in by_trial.values())))
         if len(by_trial) == TRIALS and seeds:
             means = {k: sum(found[s] for s in seeds) / len(seeds) for k, found in sorted(by_trial.items())}
             best = min(means, key=lambda k: means[k])
-            tried = [settings[arm][k] for k in means]
-            said = {"trial": best, "settings": tried, "losses": list(means.values()), "seeds": seeds}
+            said = {"trial": best, "settings": list(_trials(arm)), "losses": list(means.values()), "seeds": seeds}
             tuned.setdefault(arm, {}).setdefault(views, {})[n] = said
     atomic_write_json(out / benchmark.name / "tuned.json", tuned)
     return tuned

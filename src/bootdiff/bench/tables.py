@@ -278,10 +278,8 @@ def tuning_table(tuned: Mapping[str, Any]) -> str:
     for arm, kinds in tuned.items():
         for views, by_n in kinds.items():
             for n, found in sorted(by_n.items(), key=lambda item: float(item[0])):
-                shown = [
-                    f"{'**' * (k == found['trial'])}{_said(settings)} {loss:.4f}{'**' * (k == found['trial'])}"
-                    for k, (settings, loss) in enumerate(zip(found["settings"], found["losses"], strict=True))
-                ]
+                shown = [f"{_said(s)} {loss:.4f}" for s, loss in zip(found["settings"], found["losses"], strict=True)]
+                shown[found["trial"]] = f"**{shown[found['trial']]}**"
                 seeds = ", ".join(map(str, found["seeds"]))
                 rows.append([arm.replace("_", "-"), views, f"{n} %", "; ".join(shown), seeds])
     return _markdown(rows) if len(rows) > 1 else ""
