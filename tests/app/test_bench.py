@@ -21,7 +21,7 @@ from bootdiff.bench.cells import tune
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with the tiny benchmark's data; the benchmark is known by its name."""
-    monkeypatch.setitem(benchmarks.BENCHMARKS, "tiny", tiny(tmp_path, flops=5e7))
+    monkeypatch.setitem(benchmarks.BENCHMARKS, "tiny", tiny(tmp_path, flops=4e8))
     return tmp_path
 
 
@@ -138,3 +138,14 @@ def test_what_is_not_there_is_named(place):
         "bench", "tiny", *options(place)[:4], "--data", place / "none", "--arms", "full_only"
     )
     assert "make some" in refused("bench", "tiny", "--table", "--docs", "docs", "--out", place / "none")
+
+
+def test_a_result_of_settings_no_longer_tried_is_made_again(place):
+    how = [*options(place), "--arms", "naive_mix", "--views", "noise"]
+    call("bench", "tiny", *how)
+    (path,) = (place / "results" / "tiny" / "noise").glob("*.json")
+    first = json.loads(path.read_text())
+    path.write_text(json.dumps({**first, "settings": {"share": 0.9}, "holdout_loss": None}))
+    call("bench", "tiny", *how)
+    again = json.loads(path.read_text())
+    assert (again["settings"], again["holdout_loss"]) == (first["settings"], first["holdout_loss"])

@@ -24,6 +24,7 @@ from bootdiff.bench.budget import parts, step_flops, steps_within
 from bootdiff.bench.cells import ARMS, OWN, bootdiff_steps
 from bootdiff.boot.composite import Composite
 from bootdiff.boot.materials import gather
+from bootdiff.boot.partial import nets_of
 from bootdiff.boot.stages import Bootstrap
 from bootdiff.denoise import White
 from bootdiff.errors import BootdiffError
@@ -259,12 +260,25 @@ def test_flops_are_counted_as_the_loop_counts_them(stages):
 
 def test_bootdiff_divides_the_budget_among_its_parts(stages):
     b = stages("three")
-    found, steps = parts(b), bootdiff_steps(b, 1e9, {})
+    found, steps = parts(b), bootdiff_steps(b, 1e10, {"split": [4, 8, 1]})
     assert {part: len(of) for part, of in found.items()} == {"views": 3, "full": 1, "residual": 1}
     assert steps["full"] / steps["views"] == pytest.approx(2, rel=0.05)
-    assert steps["full"] / steps["residual"] == pytest.approx(2, rel=0.05)
-    assert 0.9e9 < sum(steps[part] * sum(of) for part, of in found.items()) <= 1e9
-    assert bootdiff_steps(b, 1e9, {"split": [4, 4, 1]})["views"] > 1.2 * steps["views"]
+    assert steps["full"] / steps["residual"] == pytest.approx(8, rel=0.05)
+    assert 0.9e10 < sum(steps[part] * sum(of) for part, of in found.items()) <= 1e10
+    assert bootdiff_steps(b, 1e10, {"split": [8, 4, 1]})["views"] > 1.2 * steps["views"]
+
+
+def test_views_may_have_the_first_backbone_alone_and_only_the_others_be_wide(folder):
+    unet = {"kind": "unet", "channels": [8, 16], "attention": False}
+    narrow = {"unet": unet, "local": {"kind": "local", "width": 8, "depth": 3}}
+    wide = {"unet": {**unet, "channels": [16, 32]}, "local": {"kind": "local", "width": 24, "depth": 3}}
+    which = tiny(folder, narrow=narrow, wide=wide)
+    mixed = which.recipe("three", 20, 0, nets="mixed", view_nets="first")
+    assert (mixed.backbones["unet"].channels, mixed.backbones["local"].width) == ([8, 16], 24)
+    for view in mixed.views:
+        (net,) = nets_of(mixed, view).values()
+        assert (net.kind, net.channels) == ("unet", [8, 16])
+    assert list(nets_of(which.recipe("three", 20, 0), "noise")) == ["unet", "local"]
 
 
 def test_no_accelerator_is_left_behind(folder):

@@ -22,7 +22,7 @@ def tiny(folder: Path, **changes) -> Benchmark:
     training = {"batch": 16, "lr": 1e-2, "ema": 0.9, "warmup": 2, "evaluate_every": 8}
     views = square_views(8)
     how = {
-        "name": "tiny", "data": "digits.npz", "size": (1, 8, 8), "pool": 200, "test": 40, "flops": 6e7,
+        "name": "tiny", "data": "digits.npz", "size": (1, 8, 8), "pool": 200, "test": 40, "flops": 4e8,
         "narrow": NETS, "wide": NETS, "training": training, "views": views, "folder": folder, "view_holdout": 8,
         "levels": (0.2, 0.8, 3.2), "device": "cpu",
     }  # fmt: skip

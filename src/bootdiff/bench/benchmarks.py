@@ -6,7 +6,7 @@ pool, held-out samples included.  The test set is another file, the same for all
 
 bootdiff's networks are `narrow`; arms made of one network per backbone get `wide` ones, of about as many parameters as
 all of bootdiff's with one view, so that at equal FLOPs they train for about as many steps.  Each of them may also try
-`narrow` ones for longer (`baselines.base.TRIALS`).
+`narrow` ones for longer (`baselines.base.TRIALS`), and bootdiff a wide local net (`mixed`).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Benchmark:
     """One benchmark.
 
     data: the .npz file, in `folder`; pool: how many of its `train` are used; test: how many of its `test`.
-    views: by name of the cell.  narrow, wide: backbones.  training: the recipe's block but for the steps.
-    flops: what every arm may spend on training.
+    views: by name of the cell.  narrow, wide: backbones, the one that sees whole pictures first.
+    training: the recipe's block but for the steps.  flops: what every arm may spend on training.
     """
 
     name: str
@@ -88,16 +88,18 @@ class Benchmark:
         steps: Mapping[str, int] | None = None,
         dropout: float = 0.0,
         start: str = "scratch",
+        view_nets: str = "all",
     ) -> Recipe:
         """The recipe of a cell.
 
         Args:
             views: a name in `views`, or `NO_VIEWS`.
             n_full: per cent of the pool.
-            nets: "narrow" or "wide".
+            nets: "narrow", "wide", or "mixed", the first one narrow and the others, which see neighbourhoods, wide.
             steps: of bootdiff's parts, "views", "full", "residual".
             dropout: of the backbones.
             start: where the views' networks start, "scratch" or "best".
+            view_nets: what a view's denoiser is made of, "all" backbones or the "first", which sees whole pictures.
 
         Raises:
             BootdiffError: no such views; the data are not there.
@@ -110,9 +112,10 @@ class Benchmark:
                 f"{path}: the benchmark's data are not there; make them by `python benchmarks/prepare.py --data DIR`, "
                 f"or say by --data where they are"
             )
-        backbones = {
-            k: {**net, "dropout": dropout} for k, net in (self.wide if nets == "wide" else self.narrow).items()
-        }
+        first = next(iter(self.narrow))
+        blocks = {"narrow": self.narrow, "wide": self.wide, "mixed": {**self.wide, first: self.narrow[first]}}[nets]
+        backbones = {k: {**net, "dropout": dropout} for k, net in blocks.items()}
+        own = {} if view_nets == "all" else {"backbone": backbones[first]}
         training = {**self.training, **{part: {"steps": n} for part, n in (steps or {}).items()}}
         # A recipe has at least one view; arms that see none leave it alone.
         cell = self.views[views if views != NO_VIEWS else next(iter(self.views))]
@@ -123,7 +126,7 @@ class Benchmark:
             "full": {"holdout": max(2, round(0.2 * self.count(n_full)))},
             "test": {"path": str(path), "key": "test", "limit": self.test},
             "flip": self.flip,
-            "views": {name: {"holdout": self.view_holdout, "start": start, **block} for name, block in cell.items()},
+            "views": {k: {"holdout": self.view_holdout, "start": start, **own, **block} for k, block in cell.items()},
             "backbones": backbones,
             "training": training,
             "levels": list(self.levels),

@@ -38,15 +38,20 @@ from bootdiff.sample import sample
 
 __all__ = ["ARMS", "Cell", "bootdiff_steps", "is_done", "measured", "train", "tune"]
 
-OWN: dict[str, tuple[dict[str, Any], ...]] = {
-    "bootdiff": ({}, {"split": [2, 4, 1]}, {"split": [2, 8, 1]}),
-    "unregularized": ({}, {"split": [2, 4, 1]}, {"split": [2, 8, 1]}),
-}
-"""bootdiff's own arms, and the settings they may try: what the steps of a view's networks, of full-only's and of the
-residual's are as."""
+_TRIALS: tuple[dict[str, Any], ...] = (
+    {"view_nets": "first", "split": [4, 8, 1]},
+    {"view_nets": "first", "split": [4, 8, 1], "nets": "mixed"},
+    {"view_nets": "all", "split": [1, 2, 1]},
+)
+OWN = {"bootdiff": _TRIALS, "unregularized": _TRIALS}
+"""bootdiff's own arms, and the settings they may try.
 
-SPLIT = (1, 2, 1)
-"""The default.  The residual starts where full-only training or a view's ended, so that it needs few of its own."""
+view_nets: what a view's denoiser is made of.  How pictures are made locally, few full samples teach as well as many
+views, if only there are steps for it; so a view has the one network that sees whole pictures.
+split: what the steps of a view's networks, of full-only's and of the residual's are as.  The residual starts where
+full-only training or a view's ended, and needs few of its own.
+nets: as in `Benchmark.recipe`.
+"""
 
 ARMS = (*(name for name in METHODS if name != "oracle"), *OWN, "oracle")
 """Every arm, in the order they are run."""
@@ -105,10 +110,11 @@ class Cell:
 
     def recipe(self, settings: Mapping[str, Any], steps: Mapping[str, int] | None = None) -> Recipe:
         """The cell's recipe; bootdiff's own arms have narrow networks, the others wide ones unless told otherwise."""
-        nets = settings.get("nets", "narrow" if self.arm in OWN else "wide")
-        start = "best" if self.arm in OWN else "scratch"
-        dropout = settings.get("dropout", 0.0)
-        return self.benchmark.recipe(self.filed, self.n_full, self.seed, nets, steps, dropout, start)
+        nets, start = ("narrow", "best") if self.arm in OWN else ("wide", "scratch")
+        how = {key: settings[key] for key in ("nets", "dropout", "view_nets") if key in settings}
+        return self.benchmark.recipe(
+            self.filed, self.n_full, self.seed, **{"nets": nets, "steps": steps, "start": start, **how}
+        )
 
 
 def _trials(arm: str) -> tuple[Mapping[str, Any], ...]:
@@ -146,7 +152,7 @@ def tune(benchmark: Benchmark, out: Path) -> dict[str, Any]:
 def bootdiff_steps(b: Bootstrap, flops: float, settings: Mapping[str, Any]) -> dict[str, int]:
     """Steps of the networks of each of bootdiff's parts within the budget."""
     found = parts(b)
-    steps = steps_within(flops, [sum(found[part]) for part in PARTS], settings.get("split", SPLIT))
+    steps = steps_within(flops, [sum(found[part]) for part in PARTS], settings["split"])
     return dict(zip(PARTS, steps, strict=True))
 
 
@@ -164,7 +170,9 @@ def is_done(cell: Cell, out: Path, samples: int) -> bool:
     if not path.is_file():
         return False
     found = read_json(path)
-    return found["trial"] == cell.chosen(out) and (found.get("samples") or {}).get("count", 0) >= samples
+    trial = cell.chosen(out)
+    same = (found["trial"], found["settings"]) == (trial, dict(cell.trials[trial]))
+    return same and (found.get("samples") or {}).get("count", 0) >= samples
 
 
 def features_of(cell: Cell, b: Bootstrap, out: Path) -> Features:
