@@ -351,6 +351,21 @@ def test_short_forms():
     assert options == {"channels": [8, 16], "layers": 1, "attention": [1], "dropout": 0.0, "patch": 1}
 
 
+def test_a_view_may_have_one_of_the_recipes_own_backbones():
+    text = MINIMAL + "    backbone: big\nbackbones: {local: auto, big: {kind: unet, channels: [8, 16]}}\n"
+    recipe = load_recipe_text(text)
+    assert recipe.nets_of("thumbs") == {"big": recipe.backbones["big"]}
+    assert recipe.inner("thumbs").backbones == {"big": recipe.backbones["big"]}
+    default = load_recipe_text(MINIMAL + "    backbone: unet\n")
+    assert default.nets_of("thumbs") == {"unet": default.backbones["unet"]}
+    other = load_recipe_text(text.replace("backbone: big", "backbone: {kind: unet, channels: [8]}"))
+    assert list(other.nets_of("thumbs")) == ["unet"]
+    inside = MINIMAL + "    views: {still: {view: gray, data: {path: s}, backbone: big}}\n" + text.split("\n")[-2]
+    assert load_recipe_text(inside).inner("thumbs").nets_of("still") == {"big": recipe.backbones["big"]}
+    with pytest.raises(BootdiffError, match=r"views\.thumbs\.backbone: unknown kind, got 'bog'"):
+        load_recipe_text(text.replace("backbone: big", "backbone: bog"))
+
+
 @pytest.mark.parametrize(
     ("attention", "levels"), [("true", [2]), ("false", []), ("[0, 1]", [0, 1]), ("[]", [])]
 )  # fmt: skip

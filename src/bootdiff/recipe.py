@@ -60,6 +60,20 @@ def _auto_backbones(value: Any) -> Any:
     return {k: {"kind": k} if v in ("auto", None) and k in _BACKBONES else v for k, v in value.items()}
 
 
+def _by_name(views: Any, backbones: dict[Any, Any]) -> Any:
+    """The blocks of views with `backbone: NAME`, one of the recipe's own backbones, taken for that backbone."""
+    if not isinstance(views, dict):
+        return views
+    found = {}
+    for name, view in views.items():
+        if isinstance(view, dict):
+            own, inner = view.get("backbone"), view.get("views")
+            named = {"backbone": backbones[own]} if isinstance(own, str) and own in backbones else {}
+            view = {**view, **named, **({} if inner is None else {"views": _by_name(inner, backbones)})}
+        found[name] = view
+    return found
+
+
 class Recipe(Block):
     """One run. Build it with `load_recipe` or `load_recipe_text`."""
 
@@ -93,6 +107,12 @@ class Recipe(Block):
     _text: str = PrivateAttr("")
     _folder: Path = PrivateAttr(Path("."))
     _at: str = PrivateAttr("")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        backbones = _auto_backbones(value.get("backbones")) if isinstance(value, dict) else None
+        return {**value, "views": _by_name(value.get("views"), backbones)} if isinstance(backbones, dict) else value
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -197,6 +217,13 @@ class Recipe(Block):
         """The backbones of the arm `distilled`."""
         return dict(self.distill.backbones or self.backbones)
 
+    def nets_of(self, view: str) -> dict[str, Any]:
+        """The networks that a view's denoiser is made of, by name: those of the full samples, or one of its own."""
+        own = self.views[view].backbone
+        if own is None:
+            return dict(self.backbones)
+        return {next((name for name, net in self.backbones.items() if net == own), own.kind): own}
+
     def inner(self, view: str) -> Recipe:
         """The recipe of a view that has views of its own: how its denoiser is trained, its samples being the full ones.
 
@@ -204,11 +231,11 @@ class Recipe(Block):
         overrides count for both.
         """
         spec, training = self.views[view], self.training
-        own = {} if spec.backbone is None else {"backbones": {spec.backbone.kind: spec.backbone}}
         both = {
             "full": _merge(training.views, spec.training),
             "residual": _merge(training.residual, spec.training),
         }
+        own = {} if spec.backbone is None else {"backbones": self.nets_of(view)}
         update = {"views": spec.views or {}, "training": training.model_copy(update=both), **own}
         found = self.model_copy(update=update)
         found._at = f"{self._at}views.{view}."

@@ -96,7 +96,9 @@ class ViewSpec(Block):
     holdout: Holdout = Field(0.1, description="number or share held out for stopping; a share gives at most 256")
     corruption: Corruption | None = Field(None, description="damage done to simulated identity views")
     backbone: Backbone | None = Field(
-        None, description="its one network: unet, local, mlp, linear, or a block; null: all of `backbones`, stacked"
+        None,
+        description="its one network: a name in `backbones`, or unet, local, mlp, linear in their default size, or a "
+        "block; null: all of `backbones`, stacked",
     )
     training: Training = Field(default_factory=Training, description="overrides of training for this view")
     pretrained: str | None = Field(

@@ -24,7 +24,6 @@ from bootdiff.bench.budget import parts, step_flops, steps_within
 from bootdiff.bench.cells import ARMS, OWN, bootdiff_steps
 from bootdiff.boot.composite import Composite
 from bootdiff.boot.materials import gather
-from bootdiff.boot.partial import nets_of
 from bootdiff.boot.stages import Bootstrap
 from bootdiff.denoise import White
 from bootdiff.errors import BootdiffError
@@ -276,9 +275,9 @@ def test_views_may_have_the_first_backbone_alone_and_only_the_others_be_wide(fol
     mixed = which.recipe("three", 20, 0, nets="mixed", view_nets="first")
     assert (mixed.backbones["unet"].channels, mixed.backbones["local"].width) == ([8, 16], 24)
     for view in mixed.views:
-        (net,) = nets_of(mixed, view).values()
+        (net,) = mixed.nets_of(view).values()
         assert (net.kind, net.channels) == ("unet", [8, 16])
-    assert list(nets_of(which.recipe("three", 20, 0), "noise")) == ["unet", "local"]
+    assert list(which.recipe("three", 20, 0).nets_of("noise")) == ["unet", "local"]
 
 
 def test_no_accelerator_is_left_behind(folder):

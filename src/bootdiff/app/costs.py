@@ -26,7 +26,6 @@ from bootdiff.boot.composite import Composite, Snapshots, Stack
 from bootdiff.boot.distilling import Distillation
 from bootdiff.boot.materials import Materials
 from bootdiff.boot.objective import ResidualObjective, Trainee
-from bootdiff.boot.partial import nets_of
 from bootdiff.boot.stages import Bench, Bootstrap
 from bootdiff.data import Batches, measure
 from bootdiff.denoise import Denoiser
@@ -164,10 +163,10 @@ class _Planner:
         boot, recipe = self.boot, self.recipe
         if kind == "view":
             view = next(
-                v for v in recipe.views if rest.startswith(f"{v}-") and rest.removeprefix(f"{v}-") in nets_of(recipe, v)
+                v for v in recipe.views if rest.startswith(f"{v}-") and rest.removeprefix(f"{v}-") in recipe.nets_of(v)
             )
             bench, training = boot.view_bench(view), recipe.training_for("views", view)
-            net, composite, on = nets_of(recipe, view)[rest.removeprefix(f"{view}-")], boot.no_views(bench.base), "base"
+            net, composite, on = recipe.nets_of(view)[rest.removeprefix(f"{view}-")], boot.no_views(bench.base), "base"
         else:
             bench = boot.full_bench()
             if kind == "oracle":
@@ -210,7 +209,7 @@ class _Planner:
             planner = self.inner(name)
             return planner.stack(planner.untrained(), planner.recipe.backbones.values(), "views")
         bench = boot.view_bench(name)
-        return self.stack(boot.no_views(bench.base), nets_of(self.recipe, name).values(), "base", bench)
+        return self.stack(boot.no_views(bench.base), self.recipe.nets_of(name).values(), "base", bench)
 
     def stack(self, composite: Composite, nets: Iterable[Any], on: str, bench: Bench | None = None) -> Stack:
         """New experts on a composite, and on the white base beside those on views where these are stacked too."""

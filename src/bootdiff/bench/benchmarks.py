@@ -115,7 +115,7 @@ class Benchmark:
         first = next(iter(self.narrow))
         blocks = {"narrow": self.narrow, "wide": self.wide, "mixed": {**self.wide, first: self.narrow[first]}}[nets]
         backbones = {k: {**net, "dropout": dropout} for k, net in blocks.items()}
-        own = {} if view_nets == "all" else {"backbone": backbones[first]}
+        own = {} if view_nets == "all" else {"backbone": first}
         training = {**self.training, **{part: {"steps": n} for part, n in (steps or {}).items()}}
         # A recipe has at least one view; arms that see none leave it alone.
         cell = self.views[views if views != NO_VIEWS else next(iter(self.views))]

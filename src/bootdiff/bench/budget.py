@@ -20,7 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from bootdiff.boot.bench import Bench
 from bootdiff.boot.composite import Composite, Snapshots, Stack
 from bootdiff.boot.objective import ResidualObjective, Trainee
-from bootdiff.boot.partial import nets_of
 from bootdiff.boot.stages import Bootstrap
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
@@ -88,7 +87,7 @@ def untrained(b: Bootstrap) -> Composite:
         none = b.no_views(bench.base)
         experts = [
             b._build(name, bench, none, "base", net.sized(bench.base.shape, b.materials.shape), [1.0] * len(b.levels))
-            for net in nets_of(b.recipe, name).values()
+            for net in b.recipe.nets_of(name).values()
         ]
         members = [Snapshots([expert], b.levels, [0] * len(b.levels)) for expert in experts]
         denoisers[name] = Stack(none, members, b.levels)
@@ -103,9 +102,7 @@ def parts(b: Bootstrap) -> dict[str, list[int]]:
     for name in b.recipe.views:
         bench, training = b.view_bench(name), b.recipe.training_for("views", name)
         none = b.no_views(bench.base)
-        flops["views"] += [
-            step_flops(b, bench, none, "base", net, training) for net in nets_of(b.recipe, name).values()
-        ]
+        flops["views"] += [step_flops(b, bench, none, "base", net, training) for net in b.recipe.nets_of(name).values()]
     for net in b.recipe.backbones.values():
         training = b.recipe.training_for("full")
         flops["full"].append(step_flops(b, full, b.no_views(full.base), "base", net, training))

@@ -28,7 +28,7 @@ from bootdiff.recipe_nesting import location, walk
 from bootdiff.views import Observed, View, compose, from_config, unmasked
 
 __all__ = [
-    "ViewMaterial", "check_rate", "every_view", "gather_views", "hold_out", "level_of", "load_models", "nets_of",
+    "ViewMaterial", "check_rate", "every_view", "gather_views", "hold_out", "level_of", "load_models",
     "open_data", "owners", "takers", "where",
 ]  # fmt: skip
 
@@ -70,12 +70,6 @@ def level_of(recipe: Recipe, path: str) -> tuple[Recipe, str]:
     return recipe, name
 
 
-def nets_of(recipe: Recipe, view: str) -> dict[str, Any]:
-    """The networks that a view's denoiser is made of, by name."""
-    own = recipe.views[view].backbone
-    return dict(recipe.backbones) if own is None else {own.kind: own}
-
-
 def takers(recipe: Recipe) -> list[str]:
     """Paths of the views that are cut out of the pool."""
     return [p for p, spec in walk(recipe.views) if (spec.data or spec.pretrained or spec.same_as) is None]
@@ -109,7 +103,7 @@ def _identity(recipe: Recipe, path: str) -> str:
     assert spec.data is not None
     chain = _chain(recipe, path)
     fixed = [c for view in chain for c in view if c["kind"] in ("crop", "mask", "random_mask")]
-    nets = [net.model_dump() for net in nets_of(level, name).values()]
+    nets = [net.model_dump() for net in level.nets_of(name).values()]
     training = level.training_for("views", name).model_dump()
     scale = compose(*(from_config(c) for view in chain for c in view)).scale
     data = spec.data.model_dump() | {"path": str(level.locate(spec.data.path))}

@@ -33,7 +33,6 @@ from bootdiff.boot.distilling import Distillation, Pool, draw_pool
 from bootdiff.boot.gains import Weights
 from bootdiff.boot.loading import fingerprint, forward_cost
 from bootdiff.boot.materials import in_memory
-from bootdiff.boot.partial import nets_of
 from bootdiff.boot.saving import save_denoiser
 from bootdiff.boot.shelf import digest
 from bootdiff.boot.starting import alike, masks_of
@@ -175,7 +174,7 @@ class Bootstrap(Workshop):
         for other in before:
             self.view(other)
         experts = {}
-        for kind, net in nets_of(self.recipe, name).items():
+        for kind, net in self.recipe.nets_of(name).items():
             start, parents = self._starts(bench, kind, net, masks_of(bench) or 0, before) if begun else ([], [])
             if begun and not start:
                 self.say(f"{own}-{kind}: starts anew, no network that is there is like it")
@@ -194,7 +193,7 @@ class Bootstrap(Workshop):
         full, found = self.full_bench(), []
         candidates = [(f"{self.prefix}full-{kind}", full, self.recipe.backbones.get(kind))]
         for name in (v for v in self._own_views() if v in views):
-            other = nets_of(self.recipe, name).get(kind)
+            other = self.recipe.nets_of(name).get(kind)
             candidates.append((f"{self.prefix}view-{name}-{kind}", self.view_bench(name), other))
         for stage, bench, other in candidates:
             same = alike(net, target.base.shape, other, bench.base.shape, self.root.materials.shape)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bootdiff.boot.partial import level_of, nets_of, owners
+from bootdiff.boot.partial import level_of, owners
 from bootdiff.recipe import Recipe
 
 __all__ = ["trainings"]
@@ -53,7 +53,7 @@ def _view(top: Recipe, path: str, shared: Mapping[str, str]) -> list[str]:
     if spec.views is not None:
         return _arm(top, level.inner(name), "bootdiff", path, shared)
     prefix = _prefix(path.rpartition(".")[0])
-    return [f"{prefix}view-{name}-{net}" for net in nets_of(level, name)]
+    return [f"{prefix}view-{name}-{net}" for net in level.nets_of(name)]
 
 
 def _prefix(path: str) -> str:
