@@ -125,6 +125,10 @@ def test_tuning_tries_every_setting_and_the_choice_is_used_for_such_data(place):
         file.write_text(json.dumps({"naive_mix": {"noise": {"20": {**tuned, "trial": best}, "10": {"trial": 0}}}}))
         call("bench", "tiny", *how, "--seeds", "0")  # the result of other settings is made again
         assert json.loads(path.read_text())["trial"] == best
+    old = [*tuned["settings"][:2], {"share": 0.9}]
+    file.write_text(json.dumps({"naive_mix": {"noise": {"20": {**tuned, "trial": 1, "settings": old}}}}))
+    call("bench", "tiny", *how, "--seeds", "0")
+    assert json.loads(path.read_text())["trial"] == 0  # what was tuned among other settings does not count
 
 
 def test_what_is_not_there_is_named(place):

@@ -333,7 +333,7 @@ def test_a_denoiser_that_serves_twice_is_trained_once(tmp_path, accelerator, tex
         ("std: 0.05\n    data", "std: 0.06\n    data"),
         ("std: 0.05\n    data", "std: 0.05\n    holdout: 5\n    data"),
         ("std: 0.05\n    data", "std: 0.05\n    training: {lr: 0.1}\n    data"),
-        ("std: 0.05\n    data", "std: 0.05\n    backbone: local\n    data"),
+        ("std: 0.05\n    data", "std: 0.05\n    backbone: {kind: local, width: 10}\n    data"),
     ],
 )
 def test_other_settings_are_another_denoiser(tmp_path, change):

@@ -95,12 +95,13 @@ class Cell:
         return out / f"{self.label}.json"
 
     def chosen(self, out: Path) -> int:
-        """Number of the settings it runs with: its trial, or the best of the tuning for such data, or 0."""
+        """Number of the settings it runs with: its trial, or the best of today's by tuning on such data, or 0."""
         if self.trial is not None:
             return self.trial
         tuned = out / self.benchmark.name / "tuned.json"
         found = read_json(tuned) if tuned.is_file() else {}
-        return int(found.get(self.arm, {}).get(self.filed, {}).get(f"{self.n_full:g}", {}).get("trial", 0))
+        best = found.get(self.arm, {}).get(self.filed, {}).get(f"{self.n_full:g}", {})
+        return int(best["trial"]) if best.get("settings") == list(self.trials) else 0
 
     def run(self, trial: int) -> str:
         """Name of the folder it is trained in: arms made of the same stages share one."""
