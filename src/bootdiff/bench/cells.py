@@ -28,6 +28,7 @@ from bootdiff.bench.ledger import SUMMED
 from bootdiff.bench.quality import sample_quality
 from bootdiff.boot.materials import in_memory
 from bootdiff.boot.partial import open_data
+from bootdiff.boot.shelf import digest
 from bootdiff.boot.stages import Bootstrap
 from bootdiff.data import measure
 from bootdiff.denoise import Denoiser, White
@@ -104,9 +105,9 @@ class Cell:
         return int(best["trial"]) if best.get("settings") == list(self.trials) else 0
 
     def run(self, trial: int) -> str:
-        """Name of the folder it is trained in: arms made of the same stages share one."""
-        arm = "bootdiff" if self.arm in OWN else self.arm
-        own = f"{arm}-trial{trial}" if trial else arm
+        """Name of the folder it is trained in: one for each settings, shared by arms made of the same stages."""
+        arm, settings = "bootdiff" if self.arm in OWN else self.arm, dict(self.trials[trial])
+        own = f"{arm}-{digest(settings)[:8]}" if settings else arm
         return f"{self.benchmark.name}/{self.filed}/n{self.n_full:g}-seed{self.seed}/{own}"
 
     def recipe(self, settings: Mapping[str, Any], steps: Mapping[str, int] | None = None) -> Recipe:
