@@ -1,15 +1,15 @@
 """Two views of a Gaussian, each with its exact denoiser, composed, measured and sampled: no network anywhere.
 
-    python examples/exact_views.py
+python examples/exact_views.py
 """
 
 import torch
 
-from bootdiff.boot.composite import Composite
-from bootdiff.boot.objective import HeldOut, Samples
-from bootdiff.denoise import White
-from bootdiff.sample import sample
-from bootdiff.theory.exact import Gaussian
+from bootdiff.denoise import IsotropicGaussian
+from bootdiff.distributions.exact import Gaussian
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.losses import SampleSet, Validator
+from bootdiff.sampling import sample
 from bootdiff.views import Crop
 
 SHAPE, LEVELS = (1, 4, 4), (0.1, 0.4, 1.6)
@@ -21,9 +21,9 @@ def main() -> None:
     law = Gaussian(torch.zeros(SHAPE), covariance)
     views = {"left": Crop((4, 2), (0, 0)), "right": Crop((4, 2), (0, 2))}
     denoisers = {name: law.through(view) for name, view in views.items()}
-    composite = Composite(White(SHAPE, [0.0], 1.0), views, denoisers, LEVELS)
+    composite = CompositeDenoiser(IsotropicGaussian(SHAPE, [0.0], 1.0), views, denoisers, LEVELS)
 
-    test = HeldOut(Samples(law.sample(2000, torch.Generator().manual_seed(0)).float()), composite, LEVELS)
+    test = Validator(SampleSet(law.sample(2000, torch.Generator().manual_seed(0)).float()), composite, LEVELS)
     for name, denoiser in {"white base": composite.base, "both halves": composite, "the law itself": law}.items():
         losses = " ".join(f"{v:.3f}" for v in test.denoiser(denoiser).mean(1))
         print(f"{name:15s} loss at sigma {LEVELS}: {losses}")

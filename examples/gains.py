@@ -1,15 +1,15 @@
 """How much does each view know?  Gains of exact denoisers: a half, a half that overlaps it, and an unrelated law.
 
-    python examples/gains.py
+python examples/gains.py
 """
 
 import torch
 
-from bootdiff.boot.composite import Composite
-from bootdiff.boot.gains import fit_weights
-from bootdiff.boot.objective import HeldOut, Samples
-from bootdiff.denoise import White
-from bootdiff.theory.exact import Gaussian
+from bootdiff.denoise import IsotropicGaussian
+from bootdiff.distributions.exact import Gaussian
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.losses import SampleSet, Validator
+from bootdiff.method.weights import fit_weights
 from bootdiff.views import Crop, Downsample
 
 SHAPE, LEVELS = (1, 4, 4), (0.1, 0.4, 1.6, 6.4)
@@ -21,9 +21,9 @@ def main() -> None:
     other = Gaussian(torch.zeros(1, 2, 2), torch.diag(torch.tensor([4.0, 0.01, 4.0, 0.01])))
     views = {"left": Crop((4, 2), (0, 0)), "middle": Crop((4, 2), (0, 1)), "unrelated": Downsample(2)}
     denoisers = {"left": law.through(views["left"]), "middle": law.through(views["middle"]), "unrelated": other}
-    composite = Composite(White(SHAPE, [0.0], 1.0), views, denoisers, LEVELS)
-    full = Samples(law.sample(200, torch.Generator().manual_seed(0)).float())
-    found = fit_weights(HeldOut(full, composite, LEVELS, draws=4).evidence_moments(), LEVELS)
+    composite = CompositeDenoiser(IsotropicGaussian(SHAPE, [0.0], 1.0), views, denoisers, LEVELS)
+    full = SampleSet(law.sample(200, torch.Generator().manual_seed(0)).float())
+    found = fit_weights(Validator(full, composite, LEVELS, draws=4).evidence_moments(), LEVELS)
     print("sigma     " + "".join(f"{s:8g}" for s in LEVELS))
     for k, name in enumerate(views):
         print(f"{name:10s}" + "".join(f"{v:8.3f}" for v in found.values[:, k]))

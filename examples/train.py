@@ -1,13 +1,13 @@
 """Train from a recipe in Python, then sample: digits of which 80 are full, the rest thumbnails or half images.
 
-    python examples/train.py [--quick]
+python examples/train.py [--quick]
 """
 
 import sys
 
 from bootdiff import load_recipe_text, sample
-from bootdiff.app.bars import Screen
-from bootdiff.app.session import open_session
+from bootdiff.cli.console import Console
+from bootdiff.cli.session import open_session
 
 RECIPE = """
 simulate: {pool: {path: digits}, full: 80}
@@ -22,7 +22,7 @@ training: {steps: STEPS, lr: 2e-3, ema: 0.99}
 
 def main(run: str = "runs/example", steps: int = 400) -> None:
     recipe = load_recipe_text(RECIPE.replace("STEPS", str(steps)))
-    with open_session(recipe, run, Screen()) as session:
+    with open_session(recipe, run, Console()) as session:
         denoiser = session.train("bootdiff")
         images = sample(denoiser, 4, seed=0)
     print(f"{len(images)} images of {tuple(images.shape[1:])}, values {images.min():.2f} to {images.max():.2f}")

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from bootdiff.denoise import White, denoising_error, expand, mean_over
+from bootdiff.denoise import IsotropicGaussian, denoising_error, expand, mean_over
+from bootdiff.distributions.exact import Gaussian
 from bootdiff.spec import decode, encode
-from bootdiff.theory.exact import Gaussian
 
 SHAPE = (2, 3, 2)
 MEAN, DATA = [0.3, -0.1], 0.5
@@ -23,11 +23,11 @@ def test_the_white_base_is_the_posterior_mean_of_white_data():
     mean = torch.tensor(MEAN, dtype=torch.float64)[:, None, None].expand(SHAPE)
     exact = Gaussian(mean, DATA**2 * torch.eye(12, dtype=torch.float64))
     x, sigma = noise(20, *SHAPE), torch.logspace(-2, 2, 20, dtype=torch.float64)
-    torch.testing.assert_close(White(SHAPE, MEAN, DATA)(x, sigma), exact(x, sigma), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(IsotropicGaussian(SHAPE, MEAN, DATA)(x, sigma), exact(x, sigma), rtol=1e-6, atol=1e-6)
 
 
 def test_the_white_base_at_no_noise_and_at_much():
-    base, x = White(SHAPE, MEAN, DATA), noise(2, *SHAPE).float()
+    base, x = IsotropicGaussian(SHAPE, MEAN, DATA), noise(2, *SHAPE).float()
     torch.testing.assert_close(base(x, torch.zeros(2)), x)
     torch.testing.assert_close(base(x, torch.full((2,), 1e9)), base.mean.expand_as(x))
     assert base(x.double(), torch.ones(2)).dtype == torch.float64
@@ -35,7 +35,7 @@ def test_the_white_base_at_no_noise_and_at_much():
 
 def test_the_white_base_has_loss_one_on_data_of_its_two_moments_whatever_the_law():
     """Only the variance enters: data of two points, +-0.5 about the mean."""
-    base = White(SHAPE, MEAN, DATA)
+    base = IsotropicGaussian(SHAPE, MEAN, DATA)
     x0 = base.mean + DATA * noise(20_000, *SHAPE).sign().float()
     for s in (0.05, 0.5, 5.0):
         sigma = torch.full((len(x0),), s)
@@ -76,8 +76,8 @@ def test_a_value_per_sample_is_expanded():
 
 
 def test_config_round_trip():
-    base = White(SHAPE, MEAN, DATA)
-    again = decode(encode(base), {"White": White})
+    base = IsotropicGaussian(SHAPE, MEAN, DATA)
+    again = decode(encode(base), {"IsotropicGaussian": IsotropicGaussian})
     assert (again.shape, again.config) == (base.shape, base.config)
     torch.testing.assert_close(again.mean, base.mean)
 
@@ -85,6 +85,6 @@ def test_config_round_trip():
 def test_what_cannot_be_is_refused():
     for bad in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="one constant"):
-            White(SHAPE, MEAN, bad)
+            IsotropicGaussian(SHAPE, MEAN, bad)
     with pytest.raises(ValueError, match="1 values and the data 2 channels"):
-        White(SHAPE, [0.0], 1.0)
+        IsotropicGaussian(SHAPE, [0.0], 1.0)

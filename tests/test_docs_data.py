@@ -7,7 +7,7 @@ import io
 import re
 from pathlib import Path
 
-from bootdiff.recipe import load_recipe_text
+from bootdiff.recipe.schema import load_recipe_text
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(python|text|yaml)\n(.*?)^```", PAGE, flags=re.M | re.S)

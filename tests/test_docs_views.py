@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bootdiff.recipe import load_recipe_text
+from bootdiff.recipe.schema import load_recipe_text
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from bootdiff.boot.composite import Composite, Expert, Stack
-from bootdiff.boot.saving import load_denoiser, save_denoiser
-from bootdiff.denoise import Denoiser, White
-from bootdiff.guidance import Guided
+from bootdiff.denoise import Denoiser, IsotropicGaussian
+from bootdiff.guidance import GuidedDenoiser
+from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, StackedDenoiser
 from bootdiff.nets import LocalNet
 from bootdiff.noise import LEVELS
 from bootdiff.pipeline import BootdiffPipeline
-from bootdiff.sample import sample
+from bootdiff.sampling import sample
+from bootdiff.serialization import load, save
 
 
 class Classes(Denoiser):
@@ -43,14 +43,14 @@ def test_the_formula(weight):
     x, sigma, label = noisy()
     d = Classes()
     free, of_class = d(x, sigma, None), d(x, sigma, label)
-    torch.testing.assert_close(Guided(d, weight)(x, sigma, label), free + weight * (of_class - free))
+    torch.testing.assert_close(GuidedDenoiser(d, weight)(x, sigma, label), free + weight * (of_class - free))
 
 
 @pytest.mark.parametrize(("weight", "calls"), [(0, [0, 6]), (1, [6, 0]), (2, [6, 6])])
 def test_what_it_costs(weight, calls):
     x, sigma, label = noisy()
     d = Classes()
-    Guided(d, weight)(x, sigma, label)
+    GuidedDenoiser(d, weight)(x, sigma, label)
     assert d.asked == calls
 
 
@@ -58,10 +58,10 @@ def test_rows_without_a_class_are_left_alone():
     x, sigma, label = noisy()
     d = Classes()
     label[::2] = -1
-    out = Guided(d, 3)(x, sigma, label)
+    out = GuidedDenoiser(d, 3)(x, sigma, label)
     torch.testing.assert_close(out[::2], d(x, sigma, None)[::2])
-    torch.testing.assert_close(out[1::2], Guided(d, 3)(x[1::2], sigma[1::2], label[1::2]))
-    torch.testing.assert_close(Guided(d, 3)(x, sigma), d(x, sigma))
+    torch.testing.assert_close(out[1::2], GuidedDenoiser(d, 3)(x[1::2], sigma[1::2], label[1::2]))
+    torch.testing.assert_close(GuidedDenoiser(d, 3)(x, sigma), d(x, sigma))
 
 
 @pytest.mark.parametrize("weight", [0, 2])
@@ -71,8 +71,8 @@ def test_outside_of_the_interval_there_is_no_guidance(weight):
     inside = (sigma >= 0.5) & (sigma <= 3)
     assert inside.any()
     assert not inside.all()
-    out = Guided(d, weight, [0.5, 3])(x, sigma, label)
-    torch.testing.assert_close(out[inside], Guided(d, weight)(x, sigma, label)[inside])
+    out = GuidedDenoiser(d, weight, [0.5, 3])(x, sigma, label)
+    torch.testing.assert_close(out[inside], GuidedDenoiser(d, weight)(x, sigma, label)[inside])
     torch.testing.assert_close(out[~inside], d(x, sigma, label)[~inside])
 
 
@@ -86,21 +86,21 @@ def test_samples_move_past_the_class():
 
 
 def conditional():
-    base = White((1, 4, 4), [0.1], 0.5)
+    base = IsotropicGaussian((1, 4, 4), [0.1], 0.5)
     net = LocalNet(1, 1, width=8, depth=3, classes=3)
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in net.parameters():
             p.copy_(torch.randn(p.shape, generator=g) / max(1, p[0].numel()) ** 0.5)
-    expert = Expert(net, base, LEVELS, [0.5] * len(LEVELS), False, "base")
-    return Stack(Composite(base, {}, {}, LEVELS), [expert], LEVELS)
+    expert = ResidualExpert(net, base, LEVELS, [0.5] * len(LEVELS), False, "base")
+    return StackedDenoiser(CompositeDenoiser(base, {}, {}, LEVELS), [expert], LEVELS)
 
 
 def test_a_guided_denoiser_is_saved_and_draws_the_same(tmp_path):
-    guided = Guided(conditional(), 2.5, (0.1, 4))
-    save_denoiser(guided, tmp_path)
-    back = load_denoiser(tmp_path)
-    assert isinstance(back, Guided)
+    guided = GuidedDenoiser(conditional(), 2.5, (0.1, 4))
+    save(guided, tmp_path)
+    back = load(tmp_path)
+    assert isinstance(back, GuidedDenoiser)
     assert (back.weight, back.interval) == (2.5, [0.1, 4.0])
     options = {"label": [0, 1, 2], "steps": 6}
     torch.testing.assert_close(sample(back, 3, **options), sample(guided, 3, **options))

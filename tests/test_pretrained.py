@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from bootdiff.denoise import Scaled, expand
+from bootdiff.denoise import ScaledDenoiser, expand
 from bootdiff.errors import BootdiffError
 from bootdiff.noise import karras_levels
-from bootdiff.pretrained import EDM, VARIANCE_PRESERVING, FrozenDenoiser, is_diffusers
+from bootdiff.pretrained import EDM, VARIANCE_PRESERVING, DiffusersDenoiser, is_diffusers
 
 STEPS = 50  # of betas large enough to reach sigma = 9
 
@@ -58,7 +58,7 @@ def inputs(sigma, channels=1, seed=0):
 def test_variance_preserving_steps_give_what_the_scheduler_gives(tmp_path, prediction, kind, schedule):
     betas = {"num_train_timesteps": STEPS, "beta_end": 0.2, "beta_schedule": schedule}
     scheduler = saved(tmp_path, kind, **betas, prediction_type=prediction, clip_sample=False)
-    denoiser = FrozenDenoiser.from_folder(tmp_path).double()
+    denoiser = DiffusersDenoiser.from_folder(tmp_path).double()
     scheduler.set_timesteps(STEPS)
     for t in (0, 1, 17, 30, STEPS - 2):
         a = scheduler.alphas_cumprod[t].double()
@@ -76,7 +76,7 @@ def test_variance_preserving_steps_give_what_the_scheduler_gives(tmp_path, predi
 @pytest.mark.parametrize("kind", EDM)
 def test_edm_gives_what_the_scheduler_gives(tmp_path, prediction, kind):
     scheduler = saved(tmp_path, kind, prediction_type=prediction, sigma_data=0.7)
-    denoiser = FrozenDenoiser.from_folder(tmp_path).double()
+    denoiser = DiffusersDenoiser.from_folder(tmp_path).double()
     for value in (0.01, 0.5, 3.0, 60.0):
         sigma = torch.full((4,), value, dtype=torch.float64)
         x = inputs(sigma)
@@ -93,14 +93,14 @@ def test_every_scheduler_of_the_list_has_the_same_levels(tmp_path):
     for kind in VARIANCE_PRESERVING:
         saved(tmp_path / kind, model=model, num_train_timesteps=STEPS, beta_end=0.2)
         edit(tmp_path / kind / "scheduler_config.json", _class_name=kind)
-        levels.append(FrozenDenoiser.from_folder(tmp_path / kind).levels)
+        levels.append(DiffusersDenoiser.from_folder(tmp_path / kind).levels)
     assert all(torch.equal(one, levels[0]) for one in levels)
     assert len(levels[0]) == STEPS
 
 
 def test_a_learned_variance_is_left_out(tmp_path):
     saved(tmp_path, model=unet(out_channels=2), variance_type="learned_range", num_train_timesteps=STEPS, beta_end=0.2)
-    denoiser = FrozenDenoiser.from_folder(tmp_path)
+    denoiser = DiffusersDenoiser.from_folder(tmp_path)
     x, sigma = inputs(torch.ones(2)).float(), torch.ones(2)
     f = denoiser.unet(x / 2**0.5, denoiser.step(sigma)).sample[:, :1]
     torch.testing.assert_close(denoiser(x, sigma), x - f)
@@ -111,7 +111,7 @@ def test_a_learned_variance_is_left_out(tmp_path):
 
 def test_steps_are_exact_at_the_levels_and_monotone_between_them(tmp_path):
     saved(tmp_path, num_train_timesteps=1000)
-    denoiser = FrozenDenoiser.from_folder(tmp_path)
+    denoiser = DiffusersDenoiser.from_folder(tmp_path)
     assert torch.equal(denoiser.step(denoiser.levels.float()), torch.arange(1000.0))
     sigma = karras_levels(400, 0.02, 100.0).flip(0)
     t = denoiser.step(sigma)
@@ -122,7 +122,7 @@ def test_steps_are_exact_at_the_levels_and_monotone_between_them(tmp_path):
 
 def test_the_mean_is_continuous_in_sigma(tmp_path):
     saved(tmp_path, num_train_timesteps=STEPS, beta_end=0.2)
-    denoiser = FrozenDenoiser.from_folder(tmp_path).double()
+    denoiser = DiffusersDenoiser.from_folder(tmp_path).double()
     sigma = torch.linspace(0.5, 0.6, 200, dtype=torch.float64)
     means = denoiser(inputs(torch.full((1,), 0.5)).double().expand(200, -1, -1, -1), sigma)
     jumps = means.diff(dim=0).abs().flatten(1).amax(1)
@@ -132,27 +132,27 @@ def test_the_mean_is_continuous_in_sigma(tmp_path):
 def test_a_schedule_that_ends_in_pure_noise_loses_that_step(tmp_path):
     saved(tmp_path, "DDIMScheduler", num_train_timesteps=STEPS, beta_end=0.2, rescale_betas_zero_snr=True,
           prediction_type="v_prediction")  # fmt: skip
-    denoiser = FrozenDenoiser.from_folder(tmp_path)
+    denoiser = DiffusersDenoiser.from_folder(tmp_path)
     assert len(denoiser.levels) == STEPS - 1
     assert bool(denoiser.levels.isfinite().all())
 
 
 def test_it_speaks_within_its_levels(tmp_path):
     saved(tmp_path, num_train_timesteps=STEPS, beta_end=0.2, beta_schedule="scaled_linear")
-    denoiser = FrozenDenoiser.from_folder(tmp_path)
+    denoiser = DiffusersDenoiser.from_folder(tmp_path)
     low, high = float(denoiser.levels[0]), float(denoiser.levels[-1])
     sigma = torch.tensor([low / 2, low, 1.0, high, high * 2])
-    assert denoiser.speaks(sigma).tolist() == [False, True, True, True, False]
-    assert Scaled(denoiser, 2.0).speaks(2 * sigma).tolist() == [False, True, True, True, False]
+    assert denoiser.valid_at(sigma).tolist() == [False, True, True, True, False]
+    assert ScaledDenoiser(denoiser, 2.0).valid_at(2 * sigma).tolist() == [False, True, True, True, False]
     assert bool(denoiser(inputs(sigma.double()).float(), sigma).isfinite().all())
 
 
 def test_scaled_is_the_denoiser_of_scaled_samples(tmp_path):
     """Thumbnails in view coordinates are k times the stored ones, and so is the noise that is the same for both."""
     saved(tmp_path, num_train_timesteps=STEPS, beta_end=0.2)
-    denoiser = FrozenDenoiser.from_folder(tmp_path)
+    denoiser = DiffusersDenoiser.from_folder(tmp_path)
     x, sigma = inputs(torch.ones(3)).float(), torch.tensor([0.3, 1.0, 2.0])
-    torch.testing.assert_close(Scaled(denoiser, 4.0)(4 * x, 4 * sigma), 4 * denoiser(x, sigma))
+    torch.testing.assert_close(ScaledDenoiser(denoiser, 4.0)(4 * x, 4 * sigma), 4 * denoiser(x, sigma))
 
 
 # --- classes
@@ -160,20 +160,20 @@ def test_scaled_is_the_denoiser_of_scaled_samples(tmp_path):
 
 def test_labels_reach_the_network(tmp_path):
     saved(tmp_path, model=unet(num_class_embeds=3), num_train_timesteps=STEPS, beta_end=0.2)
-    denoiser = FrozenDenoiser.from_folder(tmp_path)
+    denoiser = DiffusersDenoiser.from_folder(tmp_path)
     x, sigma = inputs(torch.ones(3))[:1].float().expand(3, -1, -1, -1), torch.ones(3)
     each = denoiser(x, sigma, torch.tensor([0, 1, 2]))
     assert not torch.allclose(each[0], each[1])
     # All three are classes: without one, it has nothing to say.
-    assert denoiser.speaks(sigma, torch.tensor([0, -1, 2])).tolist() == [True, False, True]
-    assert not denoiser.speaks(sigma).any()
+    assert denoiser.valid_at(sigma, torch.tensor([0, -1, 2])).tolist() == [True, False, True]
+    assert not denoiser.valid_at(sigma).any()
     with pytest.raises(ValueError, match="must be told a class, 0 to 2"):
         denoiser(x, sigma, torch.tensor([0, -1, 2]))
     # The last one stands for "no class".
     denoiser.with_classes(2)
     torch.testing.assert_close(denoiser(x, sigma)[0], each[2])
     torch.testing.assert_close(denoiser(x, sigma, torch.tensor([-1, 1, 0])), each[[2, 1, 0]])
-    assert denoiser.speaks(sigma).all()
+    assert denoiser.valid_at(sigma).all()
     with pytest.raises(ValueError, match="knows 3 class numbers, 5 were asked for"):
         denoiser.with_classes(5)
 
@@ -185,14 +185,14 @@ def test_a_pipeline_and_its_config_are_read(tmp_path):
     from diffusers import DDIMScheduler, DDPMPipeline
 
     DDPMPipeline(unet(), DDIMScheduler(num_train_timesteps=STEPS, beta_end=0.2)).save_pretrained(tmp_path)
-    denoiser = FrozenDenoiser.from_folder(tmp_path)
+    denoiser = DiffusersDenoiser.from_folder(tmp_path)
     assert is_diffusers(tmp_path)
-    again = FrozenDenoiser(**json.loads(json.dumps(denoiser.config)))
+    again = DiffusersDenoiser(**json.loads(json.dumps(denoiser.config)))
     again.load_state_dict(denoiser.state_dict())
     x, sigma = inputs(torch.ones(2)).float(), torch.tensor([0.3, 4.0])
     assert torch.equal(again(x, sigma), denoiser(x, sigma))
     assert str(tmp_path) not in json.dumps(denoiser.config)
-    assert torch.equal(FrozenDenoiser.from_folder(tmp_path / "unet")(x, sigma), denoiser(x, sigma))
+    assert torch.equal(DiffusersDenoiser.from_folder(tmp_path / "unet")(x, sigma), denoiser(x, sigma))
 
 
 def edit(path, **changes):
@@ -217,7 +217,7 @@ def test_what_cannot_be_converted_is_refused(tmp_path, file, changes, match):
     saved(tmp_path, num_train_timesteps=STEPS, beta_end=0.2)
     edit(tmp_path / file, **changes)
     with pytest.raises(BootdiffError, match=match) as caught:
-        FrozenDenoiser.from_folder(tmp_path)
+        DiffusersDenoiser.from_folder(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
@@ -227,14 +227,14 @@ def test_pickled_and_missing_and_damaged_files_are_refused(tmp_path):
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
     with pytest.raises(BootdiffError, match="cannot be read"):
-        FrozenDenoiser.from_folder(tmp_path)
+        DiffusersDenoiser.from_folder(tmp_path)
     weights.unlink()
     with pytest.raises(BootdiffError, match=r"no diffusion_pytorch_model.safetensors in it"):
-        FrozenDenoiser.from_folder(tmp_path)
+        DiffusersDenoiser.from_folder(tmp_path)
     weights.with_suffix(".bin").write_bytes(b"x")
     with pytest.raises(BootdiffError, match=r"pickled .bin file.*save it anew as safetensors"):
-        FrozenDenoiser.from_folder(tmp_path)
+        DiffusersDenoiser.from_folder(tmp_path)
     (tmp_path / "scheduler_config.json").unlink()
     with pytest.raises(BootdiffError, match="no scheduler_config"):
-        FrozenDenoiser.from_folder(tmp_path)
+        DiffusersDenoiser.from_folder(tmp_path)
     assert not is_diffusers(tmp_path / "nowhere")

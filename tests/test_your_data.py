@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests" / "app"))
-from app_calls import call  # noqa: E402
+from cli_calls import call
 
+ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")
 SITUATIONS = {m[1]: m[2] for m in re.finditer(r"^## .*?`(\w+)/`\n(.*?)(?=^## |\Z)", PAGE, flags=re.M | re.S)}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.M | re.S)

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from bootdiff.runs import Run, load_tensors
-from bootdiff.train import fit, global_randn
+from bootdiff.training.loop import fit, global_randn
+from bootdiff.training.run import Run, load_tensors
 
 STEPS = 60
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # Type checkers would otherwise take this name for the module of the same name.
-    from bootdiff.sample import sample as sample
+    from bootdiff.sampling import sample as sample
 
 __version__ = "0.1.0"
 
@@ -19,12 +19,12 @@ __version__ = "0.1.0"
 _HOME: dict[str, str] = {
     "BootdiffError": "bootdiff.errors",
     "BootdiffPipeline": "bootdiff.pipeline",
-    "Recipe": "bootdiff.recipe",
-    "load_denoiser": "bootdiff.boot.saving",
-    "load_recipe": "bootdiff.recipe",
-    "load_recipe_text": "bootdiff.recipe",
-    "sample": "bootdiff.sample",
-    "save_denoiser": "bootdiff.boot.saving",
+    "Recipe": "bootdiff.recipe.schema",
+    "load": "bootdiff.serialization",
+    "load_recipe": "bootdiff.recipe.schema",
+    "load_recipe_text": "bootdiff.recipe.schema",
+    "sample": "bootdiff.sampling",
+    "save": "bootdiff.serialization",
 }
 
 __all__ = ["__version__", *_HOME]

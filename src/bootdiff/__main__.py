@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bootdiff.app.cli import main
+from bootdiff.cli.main import main
 
 if __name__ == "__main__":
     main()

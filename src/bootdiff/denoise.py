@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bootdiff.noise import precondition
 
-__all__ = ["Denoiser", "Scaled", "White", "denoising_error", "expand", "mean_over"]
+__all__ = ["Denoiser", "IsotropicGaussian", "ScaledDenoiser", "denoising_error", "expand", "mean_over"]
 
 
 def expand(v: Tensor, like: Tensor) -> Tensor:
@@ -54,12 +54,12 @@ class Denoiser(nn.Module, ABC):
             The posterior mean, (B, *shape).
         """
 
-    def speaks(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def valid_at(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """Where it may be asked as a view: at these noise levels, (B,), for these classes; (B,) bool, all as a rule."""
         return torch.ones_like(sigma, dtype=torch.bool)
 
 
-class Scaled(Denoiser):
+class ScaledDenoiser(Denoiser):
     """A denoiser of x0 as one of s x0: D(x, sigma) = s D'(x / s, sigma / s).
 
     Args:
@@ -78,11 +78,11 @@ class Scaled(Denoiser):
         """s D'(x / s, sigma / s), (B, *shape)."""
         return self.scale * self.wrapped(x / self.scale, sigma / self.scale, label, context)
 
-    def speaks(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.wrapped.speaks(sigma / self.scale, label)
+    def valid_at(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.wrapped.valid_at(sigma / self.scale, label)
 
 
-class White(Denoiser):
+class IsotropicGaussian(Denoiser):
     """The white base b: exact for x0 ~ N(mean, sigma_data^2 I) (arXiv 2206.00364, appendix B.6).
 
     Args:

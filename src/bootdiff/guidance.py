@@ -20,10 +20,10 @@ from torch import Tensor
 
 from bootdiff.denoise import Denoiser, expand
 
-__all__ = ["Guided"]
+__all__ = ["GuidedDenoiser"]
 
 
-class Guided(Denoiser):
+class GuidedDenoiser(Denoiser):
     """D_w of a denoiser that knows classes.
 
     Args:

@@ -11,7 +11,7 @@ A folder that it reads is either what `save_pretrained` wrote,
     denoiser/model.safetensors          its weights
     scheduler/scheduler_config.json     solver and noise levels
 
-or what `save_denoiser` wrote, as for every arm of a run: model.json and model.safetensors alone.  JSON and safetensors,
+or what `save` wrote, as for every arm of a run: model.json and model.safetensors alone.  JSON and safetensors,
 no pickle.  Images and videos are x in [-1, 1] mapped to [0, 1] and clamped; signals and vectors stay as they are, in
 the stored coordinates of the data (`bootdiff sample` writes them in original units).
 """
@@ -29,11 +29,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
-from bootdiff.boot.saving import load_denoiser, save_denoiser
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
-from bootdiff.files import read_json
-from bootdiff.sample import diffusers_scheduler, sample
+from bootdiff.sampling import diffusers_scheduler, sample
+from bootdiff.serialization import load, save
+from bootdiff.training.files import read_json
 
 __all__ = ["BootdiffPipeline", "DenoiserModel"]
 
@@ -56,13 +56,13 @@ class DenoiserModel(ModelMixin, Denoiser):
         return self.wrapped(x, sigma, label, context)
 
     def save_pretrained(self, save_directory: str | Path) -> None:  # type: ignore[override]
-        """Write `model.json` and `model.safetensors`. Raises as `save_denoiser`."""
-        save_denoiser(self.wrapped, save_directory)
+        """Write `model.json` and `model.safetensors`. Raises as `save`."""
+        save(self.wrapped, save_directory)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> DenoiserModel:  # type: ignore[override]
-        """Read what `save_pretrained` or `save_denoiser` wrote. Raises as `load_denoiser`."""
-        return cls(load_denoiser(folder))
+        """Read what `save_pretrained` or `save` wrote. Raises as `load`."""
+        return cls(load(folder))
 
 
 class BootdiffPipeline(DiffusionPipeline):
@@ -88,7 +88,7 @@ class BootdiffPipeline(DiffusionPipeline):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, scheduler: Any | None = None
     ) -> BootdiffPipeline:
-        """The pipeline in a folder that `save_pretrained`, `save_denoiser` or a run wrote.
+        """The pipeline in a folder that `save_pretrained`, `save` or a run wrote.
 
         Args:
             pretrained_model_name_or_path: a folder on this machine.
@@ -100,8 +100,8 @@ class BootdiffPipeline(DiffusionPipeline):
         folder = Path(pretrained_model_name_or_path)
         index = folder / "model_index.json"
         if not index.exists():
-            # `load_denoiser` says what to do where there is no model.json either.
-            return cls(load_denoiser(folder), scheduler)
+            # `load` says what to do where there is no model.json either.
+            return cls(load(folder), scheduler)
         said = read_json(index)
         name = said.get("_class_name") if isinstance(said, dict) else None
         if name != cls.__name__:
@@ -143,7 +143,7 @@ class BootdiffPipeline(DiffusionPipeline):
             guidance_interval: [lowest, highest] noise level with guidance; None: all.
             seed: picture i is the same for every num_images and batch_size.
             num_inference_steps: noise levels, at least 2; `heun` takes two evaluations for each, the others one.
-            scheduler: for this call in place of the pipeline's own: a name in `bootdiff.sample.SOLVERS` (on the noise
+            scheduler: for this call in place of the pipeline's own: a name in `bootdiff.sampling.SOLVERS` (on the noise
                 levels of the pipeline's own) or one of diffusers' EDM schedulers.
             batch_size: pictures per evaluation: bounds the memory.
             output_type: "pil", a list of PIL pictures, mode L (one channel) or RGB (three), of videos a list of their

@@ -17,7 +17,7 @@ with t(sigma) linear in ln sigma between the steps and exact at them: networks e
     D = c_skip x + c_out F(c_in x, ln(sigma) / 4)                           (v_prediction: - c_out)
 
 A scheduler's clipping of x0 belongs to its sampling and is not applied.  Beyond the scheduler's range of noise levels
-the nearest step is asked, and a composite gives the view no say there (`Denoiser.speaks`).
+the nearest step is asked, and a composite gives the view no say there (`Denoiser.valid_at`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bootdiff.denoise import Denoiser, expand
 from bootdiff.errors import BootdiffError
 from bootdiff.noise import interpolate, precondition
 
-__all__ = ["EDM", "VARIANCE_PRESERVING", "FrozenDenoiser", "is_diffusers"]
+__all__ = ["EDM", "VARIANCE_PRESERVING", "DiffusersDenoiser", "is_diffusers"]
 
 VARIANCE_PRESERVING = (
     "DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler",
@@ -47,7 +47,7 @@ _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "tra
 _WEIGHTS = "diffusion_pytorch_model"
 
 
-class FrozenDenoiser(Denoiser):
+class DiffusersDenoiser(Denoiser):
     """A diffusers `UNet2DModel` as the posterior mean in its own pixels, [-1, 1] as diffusers trains.
 
     Args:
@@ -93,7 +93,7 @@ class FrozenDenoiser(Denoiser):
         self.eval()
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> FrozenDenoiser:
+    def from_folder(cls, folder: str | Path) -> DiffusersDenoiser:
         """Read a folder that diffusers wrote: a pipeline's (`unet/` and `scheduler/`), or both parts in one.
 
         Raises:
@@ -124,7 +124,7 @@ class FrozenDenoiser(Denoiser):
         denoiser.unet = _load(home)
         return denoiser.requires_grad_(False).eval()
 
-    def with_classes(self, count: int) -> FrozenDenoiser:
+    def with_classes(self, count: int) -> DiffusersDenoiser:
         """The same, told how many of the network's class numbers are classes.
 
         Raises:
@@ -135,11 +135,11 @@ class FrozenDenoiser(Denoiser):
         self.classes = self.config["classes"] = count
         return self
 
-    def train(self, mode: bool = True) -> FrozenDenoiser:
+    def train(self, mode: bool = True) -> DiffusersDenoiser:
         """Frozen: it stays in evaluation mode."""
         return super().train(False)
 
-    def speaks(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    def valid_at(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """Within the scheduler's noise levels, and, for a network that must be told a class, where there is one."""
         # A step's sigma, rounded to float32, is within.
         said = (sigma >= self.levels[0] * (1 - 1e-4)) & (sigma <= self.levels[-1] * (1 + 1e-4))

@@ -10,7 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from bootdiff.data import Arrays, Batches, Reclassed, Units, Windowed, divide, kind_of, measure, open_source, split
+from bootdiff.data import (
+    Arrays,
+    Batches,
+    Reclassed,
+    Units,
+    Windowed,
+    kind_of,
+    measure,
+    open_dataset,
+    split,
+    split_by_recording,
+)
 from bootdiff.errors import BootdiffError
 from bootdiff.views import ChannelMix, Crop, Downsample, Mask, compose
 
@@ -67,12 +78,12 @@ def test_what_could_be_two_things_is_refused(stored, kind, said):
 def test_standardized_values_come_back_in_their_units():
     table = np.stack([RNG.normal(1e6, 2, 200), RNG.normal(-3, 1e-4, 200), RNG.normal(0, 50, 200)], 1)
     source = Arrays(table, kind="vector", standardize=True)
-    x = source.gather(range(200))[0]
+    x = source.batch(range(200))[0]
     torch.testing.assert_close(x.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(x.std(0, unbiased=False), torch.ones(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(source.restore(x), torch.from_numpy(table), rtol=1e-6, atol=1e-6)
     other = Arrays(table[:20], kind="vector", units=source.units)
-    assert torch.equal(other.gather(range(20))[0], x[:20])
+    assert torch.equal(other.batch(range(20))[0], x[:20])
     assert Units.from_config(source.units.config()) == source.units
     assert source.fingerprint() != Arrays(table, kind="vector", range=(-1e7, 1e7)).fingerprint()
     with pytest.raises(BootdiffError, match="column 'b' holds one and the same value"):
@@ -88,7 +99,7 @@ def test_units_of_a_view_make_its_files_match(view):
     """Files of a view, read in the units of the full samples seen through it, are the view of the full samples."""
     full = Arrays(RNG.normal([3, -50], [1, 20], (40, 16, 2)), kind="signal", standardize=True)
     units = full.units.through(view, full.shape)
-    x = full.gather(range(40))[0]
+    x = full.batch(range(40))[0]
     raw = view(full.restore(x).float()) / view.scale
     seen = view(x) / view.scale
     mask = view.mask(full.shape)
@@ -116,7 +127,7 @@ def test_missing_values_are_masked_in_partial_data():
     with pytest.raises(BootdiffError, match=r"sample 0 holds NaN .*say missing: mask"):
         Arrays(array, kind="signal", range=(-9, 9))
     source = Arrays(array, kind="signal", standardize=True, missing="mask")
-    x, _, masks = source.gather(range(6))
+    x, _, masks = source.batch(range(6))
     assert source.masked
     assert masks.shape == (6, 2, 20)
     assert torch.equal(masks, torch.from_numpy(~np.isnan(np.moveaxis(array, -1, 1))).float())
@@ -128,7 +139,7 @@ def test_missing_values_are_masked_in_partial_data():
     # Missing in all channels at once: one mask for all.
     array[2, :, 0] = np.nan
     shared = Arrays(np.delete(array, 2, 0), kind="signal", range=(-9, 9), missing="mask")
-    assert shared.gather([0])[2].shape == (1, 1, 20)
+    assert shared.batch([0])[2].shape == (1, 1, 20)
     with pytest.raises(BootdiffError, match="sample 2 holds no observed value at all"):
         Arrays(array, kind="signal", range=(-9, 9), missing="mask")
     array[1, 0, 0] = np.inf
@@ -144,8 +155,8 @@ def test_masks_of_arrays(tmp_path):
     still = moving[:, 0]
     np.savez(tmp_path / "v.npz", clips=video, clips_mask=moving, logo=still)
     for masks, want in ((True, moving), ("logo", np.broadcast_to(still[:, None], moving.shape))):
-        source = open_source(tmp_path / "v.npz", key="clips", masks=masks)
-        assert torch.equal(source.gather(range(4))[2][:, 0], torch.from_numpy(want.copy()).float())
+        source = open_dataset(tmp_path / "v.npz", key="clips", masks=masks)
+        assert torch.equal(source.batch(range(4))[2][:, 0], torch.from_numpy(want.copy()).float())
     assert Arrays(video, masks=moving[..., None].repeat(3, -1))[0].mask.shape == (3, 6, 8, 9)
     for wrong in (moving[:, :5], still[:, :5]):
         with pytest.raises(BootdiffError, match=r"masks have shape .* need \(4, 6, 8, 9\)"):
@@ -163,9 +174,9 @@ def test_mosaics_of_video_frames(tmp_path):
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=100, subsampling=0)
     np.savez(tmp_path / "m.npz", a_jpeg=np.frombuffer(file.getvalue(), np.uint8), a_shape=np.array(frames.shape))
-    source = open_source(tmp_path / "m.npz", key="a")
+    source = open_dataset(tmp_path / "m.npz", key="a")
     assert source.shape == (3, 3, 8, 8)
-    torch.testing.assert_close(source.gather([0, 1])[0], Arrays(frames).gather([0, 1])[0], atol=2 / 255, rtol=0)
+    torch.testing.assert_close(source.batch([0, 1])[0], Arrays(frames).batch([0, 1])[0], atol=2 / 255, rtol=0)
 
 
 def test_labels_for_some():
@@ -178,11 +189,11 @@ def test_labels_for_some():
         ):
             Arrays(array, labels=labels)
         source = Arrays(array, labels=labels, unlabelled="keep")
-        assert source.gather(range(6))[1].tolist() == [0, -1, 1, 2, -1, 0]
+        assert source.batch(range(6))[1].tolist() == [0, -1, 1, 2, -1, 0]
         assert source[1].label is None
         assert Batches(source, batch_size=6).at(0)["label"].min() == -1
         again = Reclassed(source, ["x", *source.classes])
-        assert again.gather(range(6))[1].tolist() == [1, -1, 2, 3, -1, 1]
+        assert again.batch(range(6))[1].tolist() == [1, -1, 2, 3, -1, 1]
         assert again.unlabelled
     with pytest.raises(BootdiffError, match="no sample has a label"):
         Arrays(array, labels=np.full(6, -1), unlabelled="keep")
@@ -191,7 +202,7 @@ def test_labels_for_some():
 def test_windows_of_arrays(tmp_path):
     video = RNG.integers(0, 256, (5, 11, 4, 6, 1), dtype=np.uint8)
     np.save(tmp_path / "v.npy", video)
-    source = open_source(tmp_path / "v.npy", frames=4, stride=3)
+    source = open_dataset(tmp_path / "v.npy", frames=4, stride=3)
     assert isinstance(source, Windowed)
     assert (len(source), source.shape) == (15, (1, 4, 4, 6))
     whole = Arrays(video)
@@ -199,15 +210,15 @@ def test_windows_of_arrays(tmp_path):
     assert source.name(4) == "sample 1[3:7]"
     assert tuple(source.span(4)) == (1, 3, 7)
     with pytest.raises(BootdiffError, match="samples have 11 frames, fewer than the 12 asked for"):
-        open_source(tmp_path / "v.npy", frames=12)
+        open_dataset(tmp_path / "v.npy", frames=12)
     with pytest.raises(BootdiffError, match="kind video, to which length means nothing"):
-        open_source(tmp_path / "v.npy", length=4)
+        open_dataset(tmp_path / "v.npy", length=4)
 
 
 @pytest.mark.parametrize("stride", [2, 4])
 def test_divisions_keep_recordings_together(stride):
     source = Windowed(Arrays(RNG.random((9, 20, 4, 4, 1))), 4, stride)
-    parts = divide(source, [7, 0.3, None], seed=3)
+    parts = split_by_recording(source, [7, 0.3, None], seed=3)
     assert sum(map(len, parts)) <= len(source)
     frames = [
         {(s.recording, t) for i in part for s in [source.span(i)] for t in range(s.start, s.stop)} for part in parts
@@ -218,9 +229,9 @@ def test_divisions_keep_recordings_together(stride):
     # At most one recording is cut per boundary.
     owners = [{source.span(i).recording for i in part} for part in parts]
     assert len(owners[0] & owners[1]) + len(owners[1] & owners[2]) + len(owners[0] & owners[2]) <= 2
-    assert parts == divide(source, [7, 0.3, None], seed=3)
+    assert parts == split_by_recording(source, [7, 0.3, None], seed=3)
     plain = Arrays(RNG.random((9, 8, 8)))
-    assert divide(plain, [3, None], 1) == split(9, [3, None], 1)
+    assert split_by_recording(plain, [3, None], 1) == split(9, [3, None], 1)
 
 
 def test_only_pictures_and_videos_are_mirrored():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bootdiff.data import Arrays, Digits, open_source
+from bootdiff.data import Arrays, Digits, open_dataset
 from bootdiff.errors import BootdiffError
 
 RNG = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def test_values(array, options, low, high, tmp_path):
     for source in (Arrays(array, **options), Arrays(tmp_path / "a.npy", **options)):
         assert len(source) == 7
         assert source.shape == (3, 4, 5)
-        x = source.gather(range(7))[0]
+        x = source.batch(range(7))[0]
         torch.testing.assert_close(x, expected(array, low, high), atol=2e-6, rtol=0)
         assert torch.equal(source[3].x, x[3])
         assert x.dtype == torch.float32
@@ -218,7 +218,7 @@ def test_jpeg_mosaic(tmp_path):
     np.savez(tmp_path / "m.npz", train_jpeg=mosaic(tiles, 3), train_shape=np.array(tiles.shape))
     source = Arrays(tmp_path / "m.npz")
     assert len(source) == 5
-    torch.testing.assert_close(source.gather(range(5))[0], expected(tiles, 0, 255), atol=2 / 255, rtol=0)
+    torch.testing.assert_close(source.batch(range(5))[0], expected(tiles, 0, 255), atol=2 / 255, rtol=0)
     np.savez(tmp_path / "m.npz", train_jpeg=mosaic(tiles, 3), train_shape=np.array((99, 8, 8, 3)))
     with pytest.raises(BootdiffError, match="does not hold 99 tiles"):
         Arrays(tmp_path / "m.npz", "train")
@@ -231,7 +231,7 @@ def test_npy_files_are_mapped_and_read_in_pieces(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", PIXELS)
     source = Arrays(tmp_path / "a.npy")
     assert isinstance(source._array.base, np.memmap) or isinstance(source._array, np.memmap)
-    monkeypatch.setattr("bootdiff.data.arrays._CHUNK", 100)  # less than two samples at a time
+    monkeypatch.setattr("bootdiff.data.readers.arrays._CHUNK", 100)  # less than two samples at a time
     pieces = Arrays(tmp_path / "a.npy")
     assert pieces.fingerprint() == source.fingerprint()
 
@@ -255,12 +255,12 @@ def test_digits():
     everything, train, test = Digits(), Digits("train", labels=True), Digits("test", labels=True)
     assert (len(everything), len(train), len(test)) == (1797, 1497, 300)
     assert everything.shape == (1, 8, 8)
-    x = everything.gather(range(1797))[0]
+    x = everything.batch(range(1797))[0]
     assert (x.min(), x.max()) == (-1, 1)
     rows = {everything[i].x.numpy().tobytes() for i in range(1797)}
     parts = [{s[i].x.numpy().tobytes() for i in range(len(s))} for s in (train, test)]
     assert parts[0] | parts[1] == rows
     assert train.classes == [str(i) for i in range(10)]
-    assert open_source("digits", key="test", labels=True, limit=50)[0].label == test[0].label
+    assert open_dataset("digits", key="test", labels=True, limit=50)[0].label == test[0].label
     with pytest.raises(BootdiffError, match="known parts: all, train, test"):
         Digits("valid")

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from bootdiff.data import (
     Arrays,
     Batches,
+    Dataset,
     Simulated,
-    Source,
     Subset,
-    evenly,
     measure,
     rank_slice,
     report_problems,
+    spaced_indices,
     split,
 )
-from bootdiff.data.base import Problem, Sample
+from bootdiff.data.dataset import Sample, UnusableFile
 from bootdiff.errors import BootdiffError
 from bootdiff.views import Downsample, Identity, Mask, Observed, RandomMask
 
@@ -139,7 +139,7 @@ def test_loaders_leave_the_global_random_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-class Failing(Source):
+class Failing(Dataset):
     """A source whose third sample cannot be read, or lacks its label."""
 
     shape, where, classes = (1, 2, 2), "some/folder", ["a", "b"]
@@ -224,10 +224,10 @@ def test_split_sizes():
 
 
 def test_evenly():
-    assert evenly(10, None) == evenly(10, 99) == list(range(10))
-    assert evenly(10, 4) == [0, 2, 5, 7]
+    assert spaced_indices(10, None) == spaced_indices(10, 99) == list(range(10))
+    assert spaced_indices(10, 4) == [0, 2, 5, 7]
     with pytest.raises(ValueError, match="limit"):
-        evenly(10, 0)
+        spaced_indices(10, 0)
 
 
 def test_subset_and_indices_outside():
@@ -283,7 +283,7 @@ def test_view_coordinates_of_thumbnails():
 
 def test_problems_are_reported_once():
     source = arrays(5)
-    source.problems = [Problem("x.png", "is cut short")]
+    source.problems = [UnusableFile("x.png", "is cut short")]
     rows = report_problems(
         {"train": Subset(source, [0]), "holdout": Subset(source, [1]), "view": Simulated(source, Identity())}
     )

@@ -50,10 +50,10 @@ def test_numbers_follow_the_names():
     classes = ["cat", "dog", "ant"]
     mapped = Subset(Reclassed(BIRDS, classes), [3, 1, 2])
     assert mapped.classes == classes
-    x, labels, _ = mapped.gather([0, 1, 2])
+    x, labels, _ = mapped.batch([0, 1, 2])
     assert [classes[i] for i in labels.tolist()] == ["dog", "ant", "cat"]
     assert [mapped[i].label for i in range(3)] == labels.tolist()
-    assert (x == BIRDS.gather([3, 1, 2])[0]).all()
+    assert (x == BIRDS.batch([3, 1, 2])[0]).all()
     assert Reclassed(BIRDS, classes).fingerprint() not in (
         BIRDS.fingerprint(), Reclassed(BIRDS, ["ant", "cat", "dog"]).fingerprint()
     )  # fmt: skip

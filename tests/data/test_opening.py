@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bootdiff.data import Arrays, Digits, HFDataset, Images, Subset, open_source
+from bootdiff.data import Arrays, Digits, HFDataset, Images, Subset, open_dataset
 from bootdiff.errors import BootdiffError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
@@ -28,20 +28,20 @@ def test_picks_the_reader(folder):
     np.savez(folder / "a.npz", train=PIXELS, train_label=np.arange(6), masks=np.ones((6, 4, 5), bool))
     np.save(folder / "a.npy", PIXELS)
     opened = [
-        open_source(folder),
-        open_source(str(folder / "a.npy")),
-        open_source(folder / "a.npz", key="train", labels=True, masks=True),
+        open_dataset(folder),
+        open_dataset(str(folder / "a.npy")),
+        open_dataset(folder / "a.npz", key="train", labels=True, masks=True),
     ]
     assert [type(source) for source in opened] == [Images, Arrays, Arrays]
     assert all(torch.equal(source[3].x, opened[0][3].x) for source in opened)
     assert opened[2][3].label == 3
     assert opened[2][3].mask.shape == (1, 4, 5)
-    assert isinstance(open_source("digits"), Digits)
-    half = open_source(folder / "a.npy", limit=3)
+    assert isinstance(open_dataset("digits"), Digits)
+    half = open_dataset(folder / "a.npy", limit=3)
     assert isinstance(half, Subset)
     assert half.indices == [0, 2, 4]
-    assert open_source(folder, limit=3).names == ["0.png", "2.png", "4.png"]
-    assert len(open_source(folder, limit=99)) == 6
+    assert open_dataset(folder, limit=3).names == ["0.png", "2.png", "4.png"]
+    assert len(open_dataset(folder, limit=99)) == 6
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_picks_the_reader(folder):
 def test_files_without_a_reader(tmp_path, name, said):
     (tmp_path / name).write_text("x")
     with pytest.raises(BootdiffError, match=re.escape(said)):
-        open_source(tmp_path / name)
+        open_dataset(tmp_path / name)
 
 
 def test_missing_paths_name_what_exists(tmp_path):
     with pytest.raises(
         BootdiffError, match=rf"photos/train: no such file or folder \({re.escape(str(tmp_path))} exists"
     ):
-        open_source(tmp_path / "photos" / "train")
+        open_dataset(tmp_path / "photos" / "train")
 
 
 def test_options_that_mean_nothing_are_refused(folder):
@@ -79,9 +79,9 @@ def test_options_that_mean_nothing_are_refused(folder):
         ("digits", {"masks": True}, "masks means nothing"),
     ):
         with pytest.raises(BootdiffError, match=said):
-            open_source(path, **options)
+            open_dataset(path, **options)
     with pytest.raises(ValueError, match="limit"):
-        open_source(folder, limit=0)
+        open_dataset(folder, limit=0)
 
 
 def hugging_face(monkeypatch, saved) -> None:
@@ -109,32 +109,32 @@ def test_hugging_face_data(tmp_path, monkeypatch):
     (tmp_path / "state.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(BootdiffError, match=r"needs the package datasets: pip install 'bootdiff\[data\]'"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
     pictures = [Image.fromarray(p) for p in PIXELS]
     hugging_face(monkeypatch, Table(image=pictures, label=[0, 1, 0, 1, 0, 1]))
-    source = open_source(tmp_path, column="image", labels=True)
+    source = open_dataset(tmp_path, column="image", labels=True)
     assert isinstance(source, HFDataset)
     assert torch.equal(source[3].x, Arrays(PIXELS)[3].x)
     assert source[3].label == 1
     assert source.classes == ["cat", "dog"]
     assert source.name(2) == "row 2"
-    assert source.fingerprint() != open_source(tmp_path, column="image").fingerprint()
+    assert source.fingerprint() != open_dataset(tmp_path, column="image").fingerprint()
     with pytest.raises(BootdiffError, match=r"no column 'img'; columns: image, label"):
-        open_source(tmp_path, column="img")
-    assert open_source(tmp_path).fingerprint() == open_source(tmp_path, column="image").fingerprint()
+        open_dataset(tmp_path, column="img")
+    assert open_dataset(tmp_path).fingerprint() == open_dataset(tmp_path, column="image").fingerprint()
     hugging_face(monkeypatch, Table(left=pictures, right=pictures))
     with pytest.raises(BootdiffError, match=r"say which column .*one of left, right"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
     hugging_face(monkeypatch, {"train": Table(image=pictures), "test": Table(image=pictures[:2])})
-    assert len(open_source(tmp_path, key="test")) == 2
+    assert len(open_dataset(tmp_path, key="test")) == 2
     with pytest.raises(BootdiffError, match="one of train, test"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
     wrong = [*pictures[:2], Image.fromarray(PIXELS[0, :2]), pictures[3]]
     hugging_face(monkeypatch, Table(image=wrong))
     with pytest.raises(BootdiffError, match="1 of 4 rows cannot be used: row 2 is 2 x 5 pixels, not 4 x 5"):
-        open_source(tmp_path)
-    skipped = open_source(tmp_path, on_error="skip")
+        open_dataset(tmp_path)
+    skipped = open_dataset(tmp_path, on_error="skip")
     assert [skipped.name(i) for i in range(3)] == ["row 0", "row 1", "row 3"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bootdiff.data import Arrays, Signals, Subset, open_source
+from bootdiff.data import Arrays, Signals, Subset, open_dataset
 from bootdiff.errors import BootdiffError
 
 RNG = np.random.default_rng(0)
@@ -35,11 +35,11 @@ def save_wav(path: Path, amplitude: np.ndarray, bits: int = 16, rate: int = 8000
 @pytest.mark.parametrize("channels", [1, 2])
 def test_wav_amplitudes(tmp_path, bits, channels):
     stored = save_wav(tmp_path / "a.wav", RNG.uniform(-1, 1, (50, channels)), bits)
-    source = open_source(tmp_path)
+    source = open_dataset(tmp_path)
     assert isinstance(source, Signals)
     assert (source.shape, source.rate, source.kind) == ((channels, 50), 8000, "signal")
     torch.testing.assert_close(source[0].x, torch.from_numpy(stored.T).float(), atol=1e-7, rtol=0)
-    assert torch.equal(open_source(tmp_path / "a.wav")[0].x, source[0].x)
+    assert torch.equal(open_dataset(tmp_path / "a.wav")[0].x, source[0].x)
 
 
 def test_windows_labels_and_bad_files(tmp_path):
@@ -85,7 +85,7 @@ def test_folders_of_arrays(tmp_path):
         np.save(tmp_path / f"{name}.npy", v)
     with pytest.raises(BootdiffError, match=r"values run from .* outside \[-1, 1\].*standardize: true"):
         Signals(tmp_path)
-    source = open_source(tmp_path, kind="signal", standardize=True)
+    source = open_dataset(tmp_path, kind="signal", standardize=True)
     everything = np.concatenate(list(values.values()))
     assert source.units.offset == pytest.approx(everything.mean(0).tolist())
     assert source.units.scale == pytest.approx(everything.std(0).tolist())
@@ -95,7 +95,7 @@ def test_folders_of_arrays(tmp_path):
     with pytest.raises(BootdiffError, match=r"a.npy: holds .*, outside the range \[0, 1\]"):
         Signals(tmp_path, range=(0, 1))
     with pytest.raises(BootdiffError, match="Give the array's own path"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
 
 def test_gaps_are_masks_in_partial_data(tmp_path):
@@ -109,7 +109,7 @@ def test_gaps_are_masks_in_partial_data(tmp_path):
         Signals(tmp_path, length=10, missing="mask")
     source = Signals(tmp_path, length=10, missing="mask", on_error="skip")
     assert [source.name(i) for i in range(3)] == ["a.npy[0:10]", "a.npy[10:20]", "a.npy[30:40]"]
-    x, _, masks = source.gather(range(3))
+    x, _, masks = source.batch(range(3))
     assert masks.shape == (3, 1, 10)
     assert masks[0, 0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0, 1]
     assert (x[0, :, 4:9] == 0).all()
@@ -139,10 +139,10 @@ def test_tables_of_vectors(table, suffix):
     else:
         frame.to_csv(path, sep="\t" if suffix == ".tsv" else ",", index=False)
     options = {"columns": ["pressure", "age"], "standardize": True, "missing": "mask"}
-    source = open_source(path, labels="class", unlabelled="keep", **options)
+    source = open_dataset(path, labels="class", unlabelled="keep", **options)
     assert isinstance(source, Arrays)
     assert (source.shape, source.columns, source.classes) == ((2,), ["pressure", "age"], ["healthy", "ill"])
-    x, labels, masks = source.gather(range(4))
+    x, labels, masks = source.batch(range(4))
     assert labels.tolist() == [0, 1, -1, 0]
     assert masks.tolist() == [[1, 1], [0, 1], [1, 1], [1, 1]]
     back = source.restore(x)
@@ -164,7 +164,7 @@ def test_tables_of_vectors(table, suffix):
 )
 def test_wrong_tables_are_refused(table, options, said):
     with pytest.raises(BootdiffError, match=re.escape(said)):
-        open_source(table, **options)
+        open_dataset(table, **options)
 
 
 def test_tables_of_signals(tmp_path):
@@ -172,19 +172,19 @@ def test_tables_of_signals(tmp_path):
         v = pandas.DataFrame({"temperature": RNG.normal(10, 5, 24), "wind": RNG.gamma(2, 3, 24)})
         v.loc[3:5, "wind"] = None
         v.to_csv(tmp_path / f"{name}.csv", index=False)
-    source = open_source(tmp_path, kind="signal", length=12, standardize=True, missing="mask")
+    source = open_dataset(tmp_path, kind="signal", length=12, standardize=True, missing="mask")
     assert (len(source), source.shape, source.columns) == (4, (2, 12), ["temperature", "wind"])
     assert source[0].mask[1].tolist() == [1, 1, 1, 0, 0, 0, *[1] * 6]
-    assert open_source(tmp_path / "north.csv", kind="signal", length=12, limit=1, standardize=True, missing="mask")
+    assert open_dataset(tmp_path / "north.csv", kind="signal", length=12, limit=1, standardize=True, missing="mask")
     other = pandas.DataFrame({"wind": [1.0] * 24, "temperature": [1.0] * 24})
     other.to_csv(tmp_path / "west.csv", index=False)
     with pytest.raises(
         BootdiffError, match=r"west.csv: has the columns wind, temperature, others have temperature, wind"
     ):
-        open_source(tmp_path, kind="signal", length=12, standardize=True, missing="mask")
-    chosen = open_source(tmp_path, kind="signal", columns=["temperature"], length=12, range=(-50, 50))
+        open_dataset(tmp_path, kind="signal", length=12, standardize=True, missing="mask")
+    chosen = open_dataset(tmp_path, kind="signal", columns=["temperature"], length=12, range=(-50, 50))
     assert (len(chosen), chosen.shape) == (6, (1, 12))
-    assert isinstance(open_source(tmp_path, kind="signal", columns=["temperature"], range=(-50, 50), limit=2), Subset)
+    assert isinstance(open_dataset(tmp_path, kind="signal", columns=["temperature"], range=(-50, 50), limit=2), Subset)
 
 
 def test_damaged_tables_and_missing_pandas(tmp_path, monkeypatch):
@@ -195,7 +195,7 @@ def test_damaged_tables_and_missing_pandas(tmp_path, monkeypatch):
     (tmp_path / "c.csv").write_text("a,b\n")
     for name, said in (("a.parquet", "cannot be read as a table"), ("b.csv", "cannot be read"), ("c.csv", "no rows")):
         with pytest.raises(BootdiffError, match=said):
-            open_source(tmp_path / name)
+            open_dataset(tmp_path / name)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(BootdiffError, match=r"tables need pandas: pip install 'bootdiff\[data\]'"):
-        open_source(tmp_path / "c.csv")
+        open_dataset(tmp_path / "c.csv")

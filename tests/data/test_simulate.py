@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bootdiff.data import CORRUPTIONS, Arrays, Batches, Sample, Simulated, Source, Subset
+from bootdiff.data import CORRUPTIONS, Arrays, Batches, Dataset, Sample, Simulated, Subset
 from bootdiff.errors import BootdiffError
 from bootdiff.views import (
     ChannelMix,
@@ -92,7 +92,7 @@ def test_observation_noise_has_the_stated_deviation():
     pixels = np.full((200, 8, 8), 128, np.uint8)
     view = Observed(Downsample(2), 0.3)
     source = Simulated(Arrays(pixels), view, seed=0)
-    x, _, _ = source.gather(range(200))
+    x, _, _ = source.batch(range(200))
     centred = x - (128 / 127.5 - 1)
     assert centred.std().item() == pytest.approx(0.3, rel=0.05)
     assert abs(centred.mean().item()) < 0.03
@@ -147,7 +147,7 @@ OTHER = [
 ]
 
 
-class Noise(Source):
+class Noise(Dataset):
     """Eight samples of white noise of any shape."""
 
     problems = ()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bootdiff.data import Videos, open_source
+from bootdiff.data import Videos, open_dataset
 from bootdiff.errors import BootdiffError
 
 av = pytest.importorskip("av")
@@ -54,7 +54,7 @@ def pixels(x: torch.Tensor) -> np.ndarray:
 def test_folders_of_frames_in_counting_order(tmp_path):
     for name in ("a", "b"):
         folder_of_frames(tmp_path / name, clip(11, seed=ord(name) % 7))
-    source = open_source(tmp_path, kind="video")
+    source = open_dataset(tmp_path, kind="video")
     assert isinstance(source, Videos)
     assert source.shape == (3, 11, 16, 24)
     assert [source.name(i) for i in range(2)] == ["a", "b"]
@@ -103,7 +103,7 @@ def test_video_files_are_read_exactly_again(tmp_path, memory, suffix, codec):
 
 def test_gif_and_single_files(tmp_path):
     gif(tmp_path / "a.gif", clip(6))
-    source = open_source(tmp_path / "a.gif")
+    source = open_dataset(tmp_path / "a.gif")
     assert (source.shape, source.rate) == ((3, 6, 16, 24), 25)
     assert np.array_equal(pixels(source[0].x), np.moveaxis(clip(6), -1, 0))
     assert torch.equal(Videos(tmp_path, memory=0)[0].x, source[0].x)
@@ -195,7 +195,7 @@ def test_sizes_and_loose_pictures(tmp_path):
         Videos(tmp_path / "none")
     encode(tmp_path / "x.mp4", clip(3))
     with pytest.raises(BootdiffError, match=r"several kinds .*say which kind is meant"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
 
 
 def test_labels_from_folders_and_for_some(tmp_path):
@@ -207,7 +207,7 @@ def test_labels_from_folders_and_for_some(tmp_path):
     with pytest.raises(BootdiffError, match=r"\n  3: has no label.*unlabelled: keep"):
         Videos(tmp_path, labels=True)
     some = Videos(tmp_path, labels=True, unlabelled="keep")
-    assert some.gather(range(3))[1].tolist() == [-1, 0, 1]
+    assert some.batch(range(3))[1].tolist() == [-1, 0, 1]
 
 
 def save_mask(path: Path, mask: np.ndarray) -> None:
@@ -226,7 +226,7 @@ def test_masks_one_for_all_frames_or_one_each(tmp_path, memory):
         save_mask(tmp_path / "b.mask" / f"{t}.png", moving[t])
     save_mask(tmp_path / "a.mask.png", still)
     source = Videos(tmp_path, masks=True, frames=4, memory=memory)
-    masks = source.gather(range(4))[2]
+    masks = source.batch(range(4))[2]
     assert masks.shape == (4, 1, 4, 16, 24)
     assert np.array_equal(masks[1, 0].numpy(), np.broadcast_to(still, (4, 16, 24)))
     assert np.array_equal(masks[3, 0].numpy(), moving[4:])

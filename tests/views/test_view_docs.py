@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bootdiff.recipe import load_recipe_text
+from bootdiff.recipe.schema import load_recipe_text
 from bootdiff.views import View, from_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "views.md"
@@ -40,7 +40,7 @@ def test_a_row_is_right(row):
         assert view.shape(full) == seen
     if scale := re.search(r"\| ([\d.]+) \| `", row):
         assert view.scale == pytest.approx(float(scale[1]), abs=5e-5)
-    assert ("| one |" in row) <= view.single
+    assert ("| one |" in row) <= view.is_fixed
 
 
 def test_all_rows_are_found_and_the_example_runs():

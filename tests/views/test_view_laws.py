@@ -32,7 +32,7 @@ def noise(*shape, dtype=torch.float64, seed=0):
 
 
 def traits(view, full):
-    return view.shape(full), view.scale, view.tau, view.masked, view.told
+    return view.shape(full), view.scale, view.tau, view.masked, view.position_conditioned
 
 
 @pytest.mark.parametrize("kind", VIEWS)
@@ -113,7 +113,7 @@ def test_config_round_trip(view, full):
     assert again == view
     assert hash(again) == hash(view)
     assert traits(again, full) == traits(view, full)
-    assert again.single == view.single
+    assert again.is_fixed == view.is_fixed
     assert copy.deepcopy(view) == view
 
 
@@ -121,9 +121,9 @@ def test_config_round_trip(view, full):
 def test_placements_are_single_alike_and_repeatable(view, full):
     placements = view.placements(full)
     assert placements == view.placements(full)
-    assert (placements == (view,)) == view.single
+    assert (placements == (view,)) == view.is_fixed
     for p in placements:
-        assert p.single
+        assert p.is_fixed
         assert traits(p, full) == traits(view, full)
 
 
@@ -131,9 +131,9 @@ def test_placements_are_single_alike_and_repeatable(view, full):
 def test_draw_gives_a_placement_of_the_same_kind(view, full):
     drawn = [view.draw(full, torch.Generator().manual_seed(i)) for i in range(8)]
     assert drawn[0] == view.draw(full, torch.Generator().manual_seed(0))
-    assert (len(set(drawn)) > 1) == (not view.single and len(view.placements(full)) > 1)
+    assert (len(set(drawn)) > 1) == (not view.is_fixed and len(view.placements(full)) > 1)
     for p in drawn:
-        assert p.single
+        assert p.is_fixed
         assert traits(p, full) == traits(view, full)
         A = matrix(p, full)
         torch.testing.assert_close(A @ A.T, torch.diag(observed(p, full)))
@@ -141,7 +141,7 @@ def test_draw_gives_a_placement_of_the_same_kind(view, full):
 
 @every_case
 def test_a_view_of_many_placements_is_not_applied_itself(view, full):
-    if view.single:
+    if view.is_fixed:
         return
     y = torch.zeros(1, *view.shape(full))
     for wrong in (lambda: view(torch.zeros(1, *full)), lambda: view.lift(y, full)):
@@ -166,14 +166,14 @@ def test_masks_are_like_samples_or_alike_for_all_channels(view, full):
 
 @every_case
 def test_places_told_lie_in_the_full_sample_and_tell_placements_apart(view, full):
-    places = [p.place(full) for p in view.placements(full)]
-    if not view.told:
+    places = [p.position_channels(full) for p in view.placements(full)]
+    if not view.position_conditioned:
         assert places == [None] * len(places)
         return
-    for p, place in zip(view.placements(full), places, strict=True):
-        assert (place.dtype, place.shape[1:]) == (torch.float32, p.shape(full)[1:])
-        assert place.abs().max() < 1
-    assert len({tuple(place.flatten().tolist()) for place in places}) == len(places)
+    for p, position_channels in zip(view.placements(full), places, strict=True):
+        assert (position_channels.dtype, position_channels.shape[1:]) == (torch.float32, p.shape(full)[1:])
+        assert position_channels.abs().max() < 1
+    assert len({tuple(position_channels.flatten().tolist()) for position_channels in places}) == len(places)
     context = view.placements(full)[0].context(full)
     assert len(context) == len(places[0]) + (1 if view.masked else 0)
 

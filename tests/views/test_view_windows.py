@@ -66,24 +66,30 @@ def test_files_may_come_from_anywhere(view):
 
 
 def test_places_told():
-    clip = FrameWindow(2, offset=3, told=True)
+    clip = FrameWindow(2, offset=3, position_conditioned=True)
     # centres of frames 3 and 4 of 6: 2 (3 + 1/2) / 6 - 1 and 2 (4 + 1/2) / 6 - 1
-    torch.testing.assert_close(clip.place(VIDEO), torch.tensor([1 / 6, 1 / 2])[None, :, None, None].expand(1, 2, 4, 5))
-    still = Stills(told=True).placements(VIDEO)[3]
-    torch.testing.assert_close(still.place(VIDEO), torch.full((1, 4, 5), 1 / 6))
-    window = Window(2, offset=2, told=True)
-    torch.testing.assert_close(window.place((3, 4)), torch.tensor([[0.25, 0.75]]))
-    crop = Crop((1, 2), offset=(3, 0), told=True)
-    torch.testing.assert_close(crop.place((3, 4, 4)), torch.tensor([[[0.75, 0.75]], [[-0.75, -0.25]]]))
+    torch.testing.assert_close(
+        clip.position_channels(VIDEO), torch.tensor([1 / 6, 1 / 2])[None, :, None, None].expand(1, 2, 4, 5)
+    )
+    still = Stills(position_conditioned=True).placements(VIDEO)[3]
+    torch.testing.assert_close(still.position_channels(VIDEO), torch.full((1, 4, 5), 1 / 6))
+    window = Window(2, offset=2, position_conditioned=True)
+    torch.testing.assert_close(window.position_channels((3, 4)), torch.tensor([[0.25, 0.75]]))
+    crop = Crop((1, 2), offset=(3, 0), position_conditioned=True)
+    torch.testing.assert_close(crop.position_channels((3, 4, 4)), torch.tensor([[[0.75, 0.75]], [[-0.75, -0.25]]]))
     # a thumbnail's pixels lie at the middle of their blocks; a crop of thumbnails is placed in the thumbnail
-    small = compose(Crop((2, 2), offset=(2, 0), told=True), Downsample(2))
-    torch.testing.assert_close(small.place((3, 4, 4)), torch.tensor([[[0.5]], [[-0.5]]]))
-    again = compose(Downsample(2), Crop((1, 1), offset=(1, 0), told=True))
-    torch.testing.assert_close(again.place((3, 4, 4)), torch.tensor([[[0.5]], [[-0.5]]]))
+    small = compose(Crop((2, 2), offset=(2, 0), position_conditioned=True), Downsample(2))
+    torch.testing.assert_close(small.position_channels((3, 4, 4)), torch.tensor([[[0.5]], [[-0.5]]]))
+    again = compose(Downsample(2), Crop((1, 1), offset=(1, 0), position_conditioned=True))
+    torch.testing.assert_close(again.position_channels((3, 4, 4)), torch.tensor([[[0.5]], [[-0.5]]]))
     # time, then rows and columns; the hidden have their places, too
-    both = compose(Stills(frame=0, told=True), Mask(box=(0, 0, 1, 1)), Crop((1, 1), offset=(0, 0), told=True))
-    assert both.place((3, 2, 2, 2)).flatten().tolist() == [-0.5, -0.5, -0.5]
+    both = compose(
+        Stills(frame=0, position_conditioned=True),
+        Mask(box=(0, 0, 1, 1)),
+        Crop((1, 1), offset=(0, 0), position_conditioned=True),
+    )
+    assert both.position_channels((3, 2, 2, 2)).flatten().tolist() == [-0.5, -0.5, -0.5]
     assert both.context((3, 2, 2, 2)).flatten().tolist() == [0, -0.5, -0.5, -0.5]
     assert FrameWindow(2, offset=0).context(VIDEO) is None
     with pytest.raises(ValueError, match="several placements"):
-        Stills(told=True).place(VIDEO)
+        Stills(position_conditioned=True).position_channels(VIDEO)

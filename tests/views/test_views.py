@@ -131,7 +131,7 @@ def test_sizes_that_do_not_fit(view, full, said):
         view.placements(full)
     with pytest.raises(ValueError):
         view.draw(full, torch.Generator())
-    if view.single:
+    if view.is_fixed:
         with pytest.raises(ValueError):
             view(torch.zeros(1, *full))
 

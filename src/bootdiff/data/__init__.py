@@ -2,51 +2,51 @@
 
 from __future__ import annotations
 
-from bootdiff.data.arrays import Arrays, Digits
-from bootdiff.data.base import Problem, Sample, Source, Span, Subset, divide, evenly, split
 from bootdiff.data.batches import Batches, rank_slice
 from bootdiff.data.classes import Reclassed, common_classes
-from bootdiff.data.hf import HFDataset
-from bootdiff.data.images import Images
+from bootdiff.data.dataset import Dataset, Sample, Span, Subset, UnusableFile, spaced_indices, split, split_by_recording
 from bootdiff.data.kinds import KINDS, axes_of, kind_of
-from bootdiff.data.measuring import measure, report_problems
-from bootdiff.data.opening import open_source
-from bootdiff.data.recordings import Recordings, Windowed
-from bootdiff.data.signals import Signals
+from bootdiff.data.open import open_dataset
+from bootdiff.data.readers.arrays import Arrays, Digits
+from bootdiff.data.readers.hf import HFDataset
+from bootdiff.data.readers.images import Images
+from bootdiff.data.readers.recordings import Recordings, Windowed
+from bootdiff.data.readers.signals import Signals
+from bootdiff.data.readers.videos import Videos
 from bootdiff.data.simulate import CORRUPTIONS, Simulated
+from bootdiff.data.statistics import measure, report_problems
 from bootdiff.data.units import Units
-from bootdiff.data.videos import Videos
-from bootdiff.data.widened import Widened
+from bootdiff.data.widened_masks import WithMasks
 
 __all__ = [
     "CORRUPTIONS",
     "KINDS",
     "Arrays",
     "Batches",
+    "Dataset",
     "Digits",
     "HFDataset",
     "Images",
-    "Problem",
     "Reclassed",
     "Recordings",
     "Sample",
     "Signals",
     "Simulated",
-    "Source",
     "Span",
     "Subset",
     "Units",
+    "UnusableFile",
     "Videos",
-    "Widened",
     "Windowed",
+    "WithMasks",
     "axes_of",
     "common_classes",
-    "divide",
-    "evenly",
     "kind_of",
     "measure",
-    "open_source",
+    "open_dataset",
     "rank_slice",
     "report_problems",
+    "spaced_indices",
     "split",
+    "split_by_recording",
 ]

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bootdiff.data.base import Source, generator
+from bootdiff.data.dataset import Dataset, generator
 from bootdiff.data.kinds import axes_of, kind_of, times
 from bootdiff.errors import BootdiffError
 
@@ -51,7 +51,7 @@ class Batches:
 
     def __init__(
         self,
-        source: Source,
+        source: Dataset,
         scale: float = 1.0,
         batch_size: int = 32,
         seed: int = 0,
@@ -138,7 +138,7 @@ class Batches:
         return batch
 
     def _batch(self, indices: list[int]) -> dict[str, Tensor]:
-        x, labels, masks = self.source.gather(indices)
+        x, labels, masks = self.source.batch(indices)
         batch = {"x": x * self.scale, "index": torch.tensor(indices, dtype=torch.int64)}
         if labels is not None:
             batch["label"] = labels
@@ -148,8 +148,8 @@ class Batches:
             # What lies under a subtitle or a logo must not reach the denoiser: A x is 0 there.
             batch["mask"] = masks
             batch["x"] = batch["x"] * masks
-        if self.source.told:
-            batch["place"] = self.source.places(indices)  # type: ignore[assignment]
+        if self.source.position_conditioned:
+            batch["position_channels"] = self.source.positions(indices)  # type: ignore[assignment]
         return batch
 
     def stream(self, start: int = 0) -> Iterator[dict[str, Tensor]]:

@@ -14,13 +14,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bootdiff.data.base import Sample, Source, Span
+from bootdiff.data.dataset import Dataset, Sample, Span
 from bootdiff.errors import BootdiffError
 
 __all__ = ["Reclassed", "common_classes"]
 
 
-def common_classes(sources: Mapping[str, Source]) -> list[str] | None:
+def common_classes(sources: Mapping[str, Dataset]) -> list[str] | None:
     """The classes of all sources by name together, in order of appearance; None where no source has labels.
 
     Sources without labels do not count. Raises BootdiffError, naming both lists, where a source's classes share no name
@@ -44,10 +44,10 @@ def common_classes(sources: Mapping[str, Source]) -> list[str] | None:
     return sorted(common, key=int) if common is not None and _numbers(common) else common
 
 
-class Reclassed(Source):
+class Reclassed(Dataset):
     """A labelled source with its classes numbered as in ``classes``, which holds all of their names."""
 
-    def __init__(self, source: Source, classes: Sequence[str]) -> None:
+    def __init__(self, source: Dataset, classes: Sequence[str]) -> None:
         assert source.classes is not None
         self.source, self.shape = source, source.shape
         self._like(source)
@@ -61,12 +61,12 @@ class Reclassed(Source):
         sample = self.source[index]
         return sample if sample.label is None else replace(sample, label=int(self._number[sample.label]))
 
-    def gather(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        x, labels, masks = self.source.gather(indices)
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        x, labels, masks = self.source.batch(indices)
         return x, None if labels is None else torch.where(labels < 0, labels, self._number[labels]), masks
 
-    def places(self, indices: Sequence[int]) -> Tensor | None:
-        return self.source.places(indices)
+    def positions(self, indices: Sequence[int]) -> Tensor | None:
+        return self.source.positions(indices)
 
     def name(self, index: int) -> str:
         return self.source.name(index)

@@ -24,14 +24,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from bootdiff.data.base import SIMULATE, Sample, Source, Span, generator
+from bootdiff.data.dataset import SIMULATE, Dataset, Sample, Span, generator
 from bootdiff.errors import BootdiffError
 from bootdiff.views import Identity, View, to_config
 
 __all__ = ["CORRUPTIONS", "Simulated", "blur", "jpeg", "noise", "quantize"]
 
 
-class Simulated(Source):
+class Simulated(Dataset):
     """The files that a view of each sample of ``source`` would be.
 
     ``shape`` is the view's; ``Sample.x`` is in stored coordinates (times ``view.scale`` it is A x0); ``Sample.mask`` is
@@ -43,7 +43,7 @@ class Simulated(Source):
 
     def __init__(
         self,
-        source: Source,
+        source: Dataset,
         view: View,
         seed: int = 0,
         corruption: Mapping[str, Any] | None = None,
@@ -60,7 +60,7 @@ class Simulated(Source):
         self.source, self.view, self.seed = source, view, int(seed)
         self.corruption = None if corruption is None else _checked(corruption, self.shape)
         self._like(source)
-        self.masked, self.told = view.masked, view.told
+        self.masked, self.position_conditioned = view.masked, view.position_conditioned
         if source.units.standardized:
             self.units = source.units.through(view, source.shape, source.where)
         self._memory = memory
@@ -90,11 +90,11 @@ class Simulated(Source):
             self._kept[index] = sample
         return sample
 
-    def places(self, indices: Sequence[int]) -> Tensor | None:
-        if not self.told:
+    def positions(self, indices: Sequence[int]) -> Tensor | None:
+        if not self.position_conditioned:
             return None
         full, drawn = self.source.shape, (generator(self.seed, SIMULATE, self._check_index(i)) for i in indices)
-        return torch.stack([p for rng in drawn if (p := self.view.draw(full, rng).place(full)) is not None])
+        return torch.stack([p for rng in drawn if (p := self.view.draw(full, rng).position_channels(full)) is not None])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": {}}

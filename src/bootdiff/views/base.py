@@ -22,17 +22,17 @@ class View(ABC):
     scale    view coordinates per stored coordinate: A x0 = scale * stored file
     tau      standard deviation of the noise in the stored files, in view coordinates; 0 when they are clean
     masked   some view coordinates are hidden, so the denoiser needs to see the mask
-    told     the denoiser is told where in the full sample each placement lies (`place`)
+    told     the denoiser is told where in the full sample each placement lies (`position_channels`)
     single   A is one linear map; otherwise it stands for several `placements` and cannot be applied itself
 
-    A view defines `shape`, `_forward` and `_adjoint`; one that is not single defines `placements` and `draw` as well.
+    A view defines `shape`, `forward` and `adjoint`; one that is not single defines `placements` and `draw` as well.
     """
 
     scale: float = 1.0
     tau: float = 0.0
     masked: bool = False
-    told: bool = False
-    single: bool = True
+    position_conditioned: bool = False
+    is_fixed: bool = True
 
     def __str__(self) -> str:
         """The kind and what was given, as messages name it."""
@@ -46,14 +46,14 @@ class View(ABC):
         """Shape of the view of samples of shape `full`. Raises ValueError, naming the sizes, when they do not fit."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """A x: (B, *full) -> (B, *shape(full)). Raises ValueError when the sizes do not fit or A is not `single`."""
+        """A x: (B, *full) -> (B, *shape(full)). Raises ValueError when the sizes do not fit or A is not `is_fixed`."""
         self._single_shape(x.shape[1:])
-        return self._forward(x)
+        return self.forward(x)
 
     def lift(self, y: Tensor, full: Shape) -> Tensor:
-        """A^T y: (B, *shape(full)) -> (B, *full). Raises ValueError when sizes do not fit or A is not `single`."""
+        """A^T y: (B, *shape(full)) -> (B, *full). Raises ValueError when sizes do not fit or A is not `is_fixed`."""
         self._check_lift(y, full)
-        return self._adjoint(y, tuple(full))
+        return self.adjoint(y, tuple(full))
 
     def lift_onto(self, total: Tensor, y: Tensor) -> None:
         """total + A^T y, in place: total (B, *full), y (B, *shape(full)). A window touches its own coordinates only.
@@ -73,27 +73,27 @@ class View(ABC):
 
     def mask(self, full: Shape) -> Tensor | None:
         """1 = observed: (1, *space of the view) float32, or (C, *space of the view) where it differs between channels,
-        and (C,) for vectors; None when all is. ValueError when A is not `single`."""
+        and (C,) for vectors; None when all is. ValueError when A is not `is_fixed`."""
         if not self.masked:
             return None
         self._single_shape(full)
         return self._carry(self._ones(full))
 
-    def place(self, full: Shape) -> Tensor | None:
+    def position_channels(self, full: Shape) -> Tensor | None:
         """Where the view's coordinates lie along each axis that the denoiser is told of: (axes, *space of the view)
-        float32 in (-1, 1), the full sample reaching from -1 to 1; None when nothing is `told`. ValueError when A is not
-        `single`."""
-        if not self.told:
+        float32 in (-1, 1), the full sample reaching from -1 to 1; None unless `position_conditioned`. ValueError when A
+        is not `is_fixed`."""
+        if not self.position_conditioned:
             return None
         self._single_shape(full)
-        return self._told(full)
+        return self._positions(full)
 
     def context(self, full: Shape) -> Tensor | None:
         """What the denoiser sees beside its sample, (c, *space of the view): the mask, then the place; None if neither.
 
-        ValueError when A is not `single`.
+        ValueError when A is not `is_fixed`.
         """
-        parts = [p for p in (self.mask(full), self.place(full)) if p is not None]
+        parts = [p for p in (self.mask(full), self.position_channels(full)) if p is not None]
         return torch.cat(parts) if parts else None
 
     def pace(self, full: Shape) -> float | None:
@@ -110,14 +110,14 @@ class View(ABC):
         return round(float(times[1] - times[0]) * full[axis] / 2, 6)
 
     @property
-    def free(self) -> int:
+    def n_offsets(self) -> int:
         """How many whole numbers say where a file lies, of what the denoiser is told: the arguments of `at`."""
         return 0
 
-    def at(self, *offset: int) -> View:
-        """This view at the place that its `free` offsets say. Raises ValueError for more or fewer numbers."""
-        if len(offset) != self.free:
-            raise ValueError(f"{self}: {self.free} number(s) say where a file lies, got {offset}")
+    def at_offset(self, *offset: int) -> View:
+        """This view at the place that its `n_offsets` offsets say. Raises ValueError for more or fewer numbers."""
+        if len(offset) != self.n_offsets:
+            raise ValueError(f"{self}: {self.n_offsets} number(s) say where a file lies, got {offset}")
         return self._moved(offset)
 
     def _moved(self, offset: Sequence[int]) -> View:
@@ -135,28 +135,28 @@ class View(ABC):
             rows += math.prod(view.shape(full)) * (1.0 if m is None else m.double().mean().item())
         return round((count > 0).sum().item() * rows / max(count.sum().item(), 1))
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """A x, the sizes being right."""
         raise NotImplementedError(type(self).__name__)
 
-    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         """A^T y, the sizes being right."""
         raise NotImplementedError(type(self).__name__)
 
     def _add(self, total: Tensor, y: Tensor) -> None:
         """total + A^T y, in place, the sizes being right."""
-        total += self._adjoint(y, tuple(total.shape[1:]))
+        total += self.adjoint(y, tuple(total.shape[1:]))
 
     def _carry(self, m: Tensor) -> Tensor:
         """(1 or C, *space) -> (1 or C, *space of the view): mean of m over the coordinates that each one reads."""
-        return self._forward(m[None])[0] / self.scale
+        return self.forward(m[None])[0] / self.scale
 
     def _locate(self, c: Tensor) -> Tensor:
         """(1, *space) -> (1, *space of the view): as `_carry`, whether anything is hidden or not."""
         return self._carry(c)
 
-    def _told(self, full: Shape) -> Tensor:
-        """`place`, with no axes where nothing is told."""
+    def _positions(self, full: Shape) -> Tensor:
+        """`position_channels`, with no axes where nothing is told."""
         return torch.zeros(0, *self.shape(full)[1:])
 
     def _by_channel(self, full: Shape) -> bool:
@@ -169,7 +169,7 @@ class View(ABC):
 
     def _spread(self, c: Tensor, full: Shape) -> Tensor:
         """(*shape(full)) -> (*full): to each coordinate the value of the view coordinate that reads it, or 0."""
-        return self._adjoint(c[None], full)[0] * self.scale
+        return self.adjoint(c[None], full)[0] * self.scale
 
     def _count(self, full: Shape) -> Tensor:
         """(*full): how many placements see each coordinate, 0 where none does."""
@@ -179,7 +179,7 @@ class View(ABC):
         return count
 
     def _single_shape(self, full: Sequence[int]) -> Shape:
-        if not self.single:
+        if not self.is_fixed:
             raise ValueError(
                 f"{self} stands for several placements; apply one of placements(full) or of draw(full, ..)"
             )

@@ -31,8 +31,8 @@ class _Chain(View):
             # A_outer keeps white noise white; noise that comes with the outer files is scaled by both
             tau=math.hypot(inner.tau, inner.scale * outer.tau),
             masked=outer.masked or inner.masked,
-            told=outer.told or inner.told,
-            single=outer.single and inner.single,
+            position_conditioned=outer.position_conditioned or inner.position_conditioned,
+            is_fixed=outer.is_fixed and inner.is_fixed,
         )
 
     @abstractmethod
@@ -41,7 +41,7 @@ class _Chain(View):
 
     def shape(self, full: Shape) -> Shape:
         shape = self.outer.shape(self.inner.shape(full))
-        if self.inner.masked and self.single:
+        if self.inner.masked and self.is_fixed:
             m = self._carry(self._ones(full))
             if not ((m == 0) | (m == 1)).all():
                 raise self._misfit(full, "it mixes seen and hidden values; mask afterwards, or align the mask's rim")
@@ -56,18 +56,18 @@ class _Chain(View):
         return self._chain(self.outer.draw(inner.shape(full), generator), inner)._fit(full)
 
     @property
-    def free(self) -> int:
-        return self.inner.free + self.outer.free
+    def n_offsets(self) -> int:
+        return self.inner.n_offsets + self.outer.n_offsets
 
     def _moved(self, offset: Sequence[int]) -> View:
-        n = self.inner.free
+        n = self.inner.n_offsets
         return self._chain(self.outer._moved(offset[n:]), self.inner._moved(offset[:n]))
 
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.outer._forward(self.inner._forward(x))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer.forward(self.inner.forward(x))
 
-    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
-        return self.inner._adjoint(self.outer._adjoint(y, self.inner.shape(full)), full)
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
+        return self.inner.adjoint(self.outer.adjoint(y, self.inner.shape(full)), full)
 
     def _carry(self, m: Tensor) -> Tensor:
         return self.outer._carry(self.inner._carry(m))
@@ -75,10 +75,10 @@ class _Chain(View):
     def _locate(self, c: Tensor) -> Tensor:
         return self.outer._locate(self.inner._locate(c))
 
-    def _told(self, full: Shape) -> Tensor:
+    def _positions(self, full: Shape) -> Tensor:
         """The outer view says where it lies in the inner one, which says where that lies in the full sample."""
-        first = [self.outer._locate(c[None]) for c in self.inner._told(full)]
-        return torch.cat([*first, self.outer._told(self.inner.shape(full))])
+        first = [self.outer._locate(c[None]) for c in self.inner._positions(full)]
+        return torch.cat([*first, self.outer._positions(self.inner.shape(full))])
 
     def _by_channel(self, full: Shape) -> bool:
         return self.inner._by_channel(full) or self.outer._by_channel(self.inner.shape(full))
@@ -139,11 +139,11 @@ def unmasked(view: View) -> View:
     """The view with each mask that is drawn per file left out: files bring theirs.
 
     >>> from bootdiff.views import Downsample, RandomMask
-    >>> unmasked(compose(Downsample(2), RandomMask())).single
+    >>> unmasked(compose(Downsample(2), RandomMask())).is_fixed
     True
     """
     if isinstance(view, Compose):
         return Compose(unmasked(view.outer), unmasked(view.inner))
     if isinstance(view, Observed):
         return Observed(unmasked(view.view), view.std)
-    return Identity() if view.masked and not view.single else view
+    return Identity() if view.masked and not view.is_fixed else view

@@ -22,10 +22,10 @@ class Identity(View):
     def shape(self, full: Shape) -> Shape:
         return tuple(full)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x
 
-    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         return y
 
 
@@ -61,12 +61,12 @@ class Downsample(View):
             out[a] = n // k
         return tuple(out)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for a in self.axes:
             x = x.unflatten(a, (-1, self.factor)).mean(a)
         return x * self.scale
 
-    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         y = y / self.scale
         for a in self.axes:
             y = y.repeat_interleave(self.factor, a)
@@ -97,10 +97,10 @@ class Pick(View):
             raise self._misfit(full, f"there are {have} channels or columns (the first axis), counted from 0")
         return (len(self.indices), *full[1:])
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x[:, self.indices]
 
-    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         at = torch.tensor(self.indices, device=y.device)
         return y.new_zeros(len(y), *full).index_copy(1, at, y)
 
@@ -149,10 +149,10 @@ class ChannelMix(View):
         return (R, *full[1:])
 
     # Products and sums, no matrix product: autocast would round that to bfloat16.
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return (self._matrix(x) * x.unsqueeze(1)).sum(2)
 
-    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         return (self._matrix(y) * y.unsqueeze(2)).sum(1)
 
     def _carry(self, m: Tensor) -> Tensor:

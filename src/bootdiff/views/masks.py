@@ -92,7 +92,7 @@ class Mask(View):
     def _by_channel(self, full: Shape) -> bool:
         return len(full) == 1 or bool(self.image and self._hidden.ndim == len(full) and len(self._hidden) > 1)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.image:
             hidden = self._hidden.to(x.device)
         else:
@@ -102,8 +102,8 @@ class Mask(View):
             hidden[tuple(slice(p, p + n) for _, p, n in window)] = True
         return x.masked_fill(hidden, 0)  # not a product: whatever stands under the mask, NaN too, is gone
 
-    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
-        return self._forward(y)
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
+        return self.forward(y)
 
     def _locate(self, c: Tensor) -> Tensor:
         return c  # what is hidden has its place, too
@@ -149,7 +149,7 @@ class RandomMask(View):
     apart: bool = False
 
     masked = True
-    single = False
+    is_fixed = False
 
     def __post_init__(self) -> None:
         known = ("box", "pixels", "moving", "gap", "channels")

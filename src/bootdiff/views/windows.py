@@ -7,8 +7,8 @@
     FrameStride  every k-th frame of a video                                 axis -3
 
 Where the offset p is not given, files may come from anywhere: the view stands for a set of placements A_p that share
-one denoiser. Told p, as the channels `place`, the denoiser may know where it looks: then it is the mean of the law of
-A_p x0 at each p; not told, that of the law with p drawn at random.
+one denoiser. Conditioned on p, by the channels `position_channels`, the denoiser knows where it looks: then it is the
+mean of the law of A_p x0 at each p; otherwise, that of the law with p drawn at random.
 """
 
 from __future__ import annotations
@@ -48,22 +48,26 @@ class _Placed(View):
         """The placement at this offset."""
 
     @property
-    def free(self) -> int:
-        return len(self._axes) if self.told and not self.single else 0
+    def n_offsets(self) -> int:
+        return len(self._axes) if self.position_conditioned and not self.is_fixed else 0
 
     def _moved(self, offset: Sequence[int]) -> View:
         return self._at(tuple(map(int, offset))) if offset else self
 
     def placements(self, full: Shape) -> tuple[View, ...]:
         self.shape(full)
-        return (self,) if self.single else tuple(map(self._at, product(*self._offsets(full))))
+        return (self,) if self.is_fixed else tuple(map(self._at, product(*self._offsets(full))))
 
     def draw(self, full: Shape, generator: Generator) -> View:
         views = self.placements(full)
         return views[randint(len(views), generator)]
 
-    def _told(self, full: Shape) -> Tensor:
-        return torch.cat([self._locate(coordinates(full, a)) for a in self._axes]) if self.told else super()._told(full)
+    def _positions(self, full: Shape) -> Tensor:
+        return (
+            torch.cat([self._locate(coordinates(full, a)) for a in self._axes])
+            if self.position_conditioned
+            else super()._positions(full)
+        )
 
 
 class _Box(_Placed):
@@ -76,7 +80,7 @@ class _Box(_Placed):
 
     def _check(self) -> None:
         size, offset, stride = self._box
-        set_fields(self, single=offset is not None)
+        set_fields(self, is_fixed=offset is not None)
         if min(size) < 1 or min(offset or (0,)) < 0 or min(stride or (1,)) < 1:
             raise ValueError(f"{self}: size and stride must be at least 1, the offset at least 0")
         if offset is not None and stride is not None:
@@ -104,7 +108,7 @@ class _Box(_Placed):
         lengths = [full[a] for a in self._axes]
         return [[*range(0, length - n, s), length - n] for length, n, s in zip(lengths, size, steps)]
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         size, offset, _ = self._box
         at = [slice(None)] * x.ndim
         for a, p, n in zip(self._axes, offset or (0,) * len(size), size):
@@ -112,9 +116,9 @@ class _Box(_Placed):
         return x[tuple(at)]
 
     def _add(self, total: Tensor, y: Tensor) -> None:
-        self._forward(total).add_(y)
+        self.forward(total).add_(y)
 
-    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         size, offset, _ = self._box
         pad = [0] * (-2 * self._axes[0])
         for a, p, n in zip(self._axes, offset or (0,) * len(size), size):
@@ -128,7 +132,8 @@ class Crop(_Box):
     and of all frames of a video, (t, h, w) of videos. An integer stands for a pair.
 
     Without an offset, files may have been cut anywhere and one denoiser serves all: the placements are a grid, `stride`
-    apart (default size // 2) and always up to the last row and column. `told`: it sees where (`place`).
+    apart (default size // 2) and always up to the last row and column. `position_conditioned`: it sees where
+    (`position_channels`).
 
     >>> [p.offset for p in Crop(4, stride=3).placements((3, 4, 9))]
     [(0, 0), (0, 3), (0, 5)]
@@ -139,7 +144,7 @@ class Crop(_Box):
     size: Ints
     offset: Ints | None = None
     stride: Ints | None = None
-    told: bool = False
+    position_conditioned: bool = False
 
     def __post_init__(self) -> None:
         size = _ints(self.size, 2) or ()
@@ -163,12 +168,13 @@ class Crop(_Box):
 @dataclass(frozen=True)
 class _Run(_Box):
     """`length` consecutive coordinates along one axis, from `offset` on; without one a grid, `stride` apart (default
-    length // 2), always up to the last coordinate. `told`: the denoiser sees where (`place`)."""
+    length // 2), always up to the last coordinate. `position_conditioned`: the denoiser sees where
+    (`position_channels`)."""
 
     length: int
     offset: int | None = None
     stride: int | None = None
-    told: bool = False
+    position_conditioned: bool = False
 
     def __post_init__(self) -> None:
         for name in ("length", "offset", "stride"):
@@ -187,8 +193,8 @@ class _Run(_Box):
 @dataclass(frozen=True)
 class FrameWindow(_Run):
     """A picks `length` frames of a video (C, T, H, W), from `offset` on: short clips of long videos. Without an offset,
-    a grid of windows `stride` apart (default length // 2), always up to the last frame. `told`: the denoiser sees
-    where (`place`).
+    a grid of windows `stride` apart (default length // 2), always up to the last frame. `position_conditioned`: the
+    denoiser sees where (`position_channels`).
 
     >>> [p.offset for p in FrameWindow(4).placements((3, 12, 8, 8))]
     [0, 2, 4, 6, 8]
@@ -202,7 +208,8 @@ class FrameWindow(_Run):
 @dataclass(frozen=True)
 class Window(_Run):
     """A picks `length` samples of a signal (C, L), from `offset` on. Without an offset, a grid of windows `stride`
-    apart (default length // 2), always up to the last sample. `told`: the denoiser sees where (`place`).
+    apart (default length // 2), always up to the last sample. `position_conditioned`: the denoiser sees
+    where (`position_channels`).
 
     >>> Window(64).shape((2, 256)), len(Window(64).placements((2, 256)))
     ((2, 64), 7)
@@ -229,7 +236,8 @@ class _Frames(_Placed):
 @dataclass(frozen=True)
 class Stills(_Frames):
     """A picks one `frame` of a video (C, T, H, W), as a picture (C, H, W). Without one, files may be any frame and one
-    denoiser serves all: the placements are all frames, or `every` k-th. `told`: it sees which (`place`).
+    denoiser serves all: the placements are all frames, or `every` k-th. `position_conditioned`: it
+    sees which (`position_channels`).
 
     >>> view = Stills(every=4)
     >>> view.shape((3, 12, 8, 8)), [p.frame for p in view.placements((3, 12, 8, 8))]
@@ -238,13 +246,13 @@ class Stills(_Frames):
 
     frame: int | None = None
     every: int | None = None
-    told: bool = False
+    position_conditioned: bool = False
 
     def __post_init__(self) -> None:
         for name in ("frame", "every"):
             value = getattr(self, name)
             set_fields(self, **{name: None if value is None else index(value)})
-        set_fields(self, single=self.frame is not None)
+        set_fields(self, is_fixed=self.frame is not None)
         if (self.frame or 0) < 0 or (self.every is not None and self.every < 1):
             raise ValueError(f"{self}: frame must be at least 0, every at least 1")
         if self.frame is not None and self.every is not None:
@@ -260,15 +268,15 @@ class Stills(_Frames):
         return [range(0, full[1], self.every or 1)]
 
     def _at(self, offset: Ints) -> View:
-        return Stills(frame=offset[0], told=self.told)
+        return Stills(frame=offset[0], position_conditioned=self.position_conditioned)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x[..., self.frame or 0, :, :]
 
     def _add(self, total: Tensor, y: Tensor) -> None:
-        self._forward(total).add_(y)
+        self.forward(total).add_(y)
 
-    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         t = self.frame or 0
         return F.pad(y.unsqueeze(-3), (0, 0, 0, 0, t, full[1] - 1 - t))
 
@@ -287,7 +295,7 @@ class FrameStride(_Frames):
 
     def __post_init__(self) -> None:
         set_fields(self, every=index(self.every), offset=None if self.offset is None else index(self.offset))
-        set_fields(self, single=self.offset is not None)
+        set_fields(self, is_fixed=self.offset is not None)
         if self.every < 1 or not 0 <= (self.offset or 0) < self.every:
             raise ValueError(f"{self}: every must be at least 1, the offset from 0 to every - 1")
 
@@ -303,13 +311,13 @@ class FrameStride(_Frames):
     def _at(self, offset: Ints) -> View:
         return FrameStride(self.every, offset[0])
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x[..., self.offset or 0 :: self.every, :, :]
 
     def _add(self, total: Tensor, y: Tensor) -> None:
-        self._forward(total).add_(y)
+        self.forward(total).add_(y)
 
-    def _adjoint(self, y: Tensor, full: Shape) -> Tensor:
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         t = self.offset or 0
         return F.pad(y.unsqueeze(-3), (0, 0, 0, 0, t, self.every - 1 - t)).flatten(-4, -3)
 

@@ -1,0 +1,1 @@
+"""bootdiff against everything a practitioner would pick instead, at equal training FLOPs."""

@@ -1,0 +1,35 @@
+"""Full-only training, and the oracle that has all data in full: what every other method lies between.
+
+The two are the same method on other data: EDM (Karras et al. 2022, arXiv 2206.00364) with the recipe's backbones, each
+stopped per noise level on the held-out samples and stacked.  Different from the paper: stopping, stacking, small
+networks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bootdiff.denoise import Denoiser
+from bootdiff.method.stages import Bootstrap
+from bootdiff.method.training_set import TrainingSet, classes_in
+from experiments.benchmark.baselines.base import Method, one_stage
+
+__all__ = ["FULL_ONLY", "ORACLE", "full_only", "oracle"]
+
+
+def full_only(b: Bootstrap, flops: float) -> Denoiser:
+    """The full samples alone."""
+    return one_stage(b, "full_only", b.full_training_set(), flops)
+
+
+def oracle(b: Bootstrap, flops: float) -> Denoiser:
+    """All data in full; the held-out samples stay held out."""
+    source = b.materials.oracle
+    assert source is not None
+    bench = TrainingSet(**{**vars(b.full_training_set()), "train": source, "classes": classes_in(source)})
+    return one_stage(b, "oracle", bench, flops)
+
+
+_NETWORKS: tuple[dict[str, Any], ...] = ({}, {"nets": "narrow"}, {"dropout": 0.1})
+FULL_ONLY = Method(full_only, _NETWORKS, views=False)
+ORACLE = Method(oracle, _NETWORKS, views=False)

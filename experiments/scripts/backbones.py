@@ -1,0 +1,86 @@
+"""What a training step of the default networks costs, for each kind of samples, on one core.
+
+    python experiments/scripts/backbones.py [--steps 9] [--out experiments/results/backbones.json]
+
+A step is an EDM loss, its gradient and AdamW.  Seconds are those of the processor, not of the clock: what else runs on
+the machine counts little.  The input has twice the sample's channels, as that of a residual beside one view.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bootdiff.nets import build_net
+from bootdiff.recipe.backbones import default_backbones
+
+CASES = {
+    "vector 30": ((30,), 64),
+    "signal 1x512": ((1, 512), 32),
+    "signal 1x4096": ((1, 4096), 8),
+    "image 3x32x32": ((3, 32, 32), 32),
+    "video 1x12x32x32": ((1, 12, 32, 32), 8),
+    "video 1x12x32x32, 16": ((1, 12, 32, 32), 16),
+    "video 3x16x32x32": ((3, 16, 32, 32), 8),
+}
+
+
+def measure(shape: tuple[int, ...], batch: int, spec: Any, steps: int) -> dict[str, Any]:
+    """Parameters, FLOPs and processor seconds of a step of one network."""
+    torch.manual_seed(0)
+    spec = spec.resolve(shape, shape)
+    net = build_net(spec.kind, 2 * shape[0], shape, **spec.options())
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-3, fused=True)
+    x, target, c_noise = torch.randn(batch, 2 * shape[0], *shape[1:]), torch.randn(batch, *shape), torch.randn(batch)
+
+    def step() -> float:
+        start = time.process_time()
+        (net(x, c_noise) - target).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.process_time() - start
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    times = [step() for _ in range(steps)]
+    return {
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "flops": counter.get_total_flops(),
+        "seconds": statistics.median(times),
+        "fastest": min(times),
+        "options": spec.options(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = {}
+    print("| samples | batch | network | parameters | GFLOPs / step | seconds / step |\n|---|---|---|---|---|---|")
+    for name, (shape, batch) in CASES.items():
+        for net, spec in default_backbones(len(shape) - 1).items():
+            row = rows[f"{name} {net}"] = {"batch": batch, **measure(shape, batch, spec, args.steps)}
+            print(
+                f"| {name.split(',')[0]} | {batch} | {net} | {row['parameters']:,} | {row['flops'] / 1e9:.3g} "
+                f"| {row['seconds']:.3f} |",
+                flush=True,
+            )
+    if args.out:
+        said = {"benchmark": "backbones", "rows": rows, "torch": torch.__version__, "python": platform.python_version()}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

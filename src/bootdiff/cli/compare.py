@@ -1,0 +1,296 @@
+"""Arms beside each other: train, measure on samples that no arm has seen, draw, and write it all down.
+
+A run gets
+    metrics.json            everything that is printed, and more (`bench.evaluate.write_metrics`)
+    table.md                the table of losses
+    losses.png levels.png   loss curves; loss per noise level against full-only training
+    samples.png             samples of the arms beside real ones; samples/<arm>.png (and .gif of videos) one by one
+    samples/<arm>.safetensors   the samples themselves (pictures in 8 bits), so that they need not be drawn again
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from bootdiff.cli.console import Console
+from bootdiff.cli.report import curves, images, tables
+from bootdiff.cli.report.metadata import DataInfo
+from bootdiff.cli.session import (
+    Session,
+    accelerate,
+    arms_of,
+    load_arm,
+    open_session,
+    read_run,
+    saved_arms,
+    trainings,
+)
+from bootdiff.data import Dataset, kind_of, measure
+from bootdiff.denoise import Denoiser, IsotropicGaussian
+from bootdiff.errors import BootdiffError
+from bootdiff.evaluation import costs, evaluate
+from bootdiff.evaluation.features import Features, load_features
+from bootdiff.evaluation.sample_quality import long_range, sample_quality
+from bootdiff.method.losses import SampleSet
+from bootdiff.method.problem import Problem, build_problem, in_memory
+from bootdiff.recipe.schema import Recipe
+from bootdiff.sampling import classes_of, sample
+from bootdiff.training.files import atomic_write_json, atomic_write_text, load_tensors, read_json, save_tensors
+
+__all__ = ["Assessment", "assess", "assess_run", "compare", "compare_seeds", "draw"]
+
+# The noise and the drawing of reports have seeds of their own: those of no choice made in training.
+_NOISE, _DRAW = 7, 0
+
+
+@dataclass
+class Assessment:
+    """What finished denoisers are measured with. `folder` is the run's; it is written into."""
+
+    recipe: Recipe
+    materials: Problem
+    folder: Path
+    denoisers: Mapping[str, Denoiser]
+    costs: Mapping[str, Any]
+    screen: Console
+    device: torch.device
+    samples: int | None = None
+    features: str | None = None
+
+    @property
+    def reference(self) -> Dataset:
+        """What the arms are measured on: the test set, or the held-out full samples where there is none."""
+        return self.materials.test if self.materials.test is not None else self.materials.held_out
+
+    @property
+    def evaluated_on(self) -> str:
+        """How the figures must be read."""
+        return "test" if self.materials.test is not None else "held-out"
+
+
+def compare(session: Session, arms: Sequence[str] = (), samples: int | None = None) -> dict[str, Any]:
+    """Train the arms (none named: all the data allow), measure them and write metrics.json; returns its content."""
+    arms = arms_of(session.materials, arms)
+    session.screen.expect(trainings(session.recipe, arms))
+    denoisers = {arm: session.train(arm) for arm in arms}
+    costs = session.write_ledger()
+    if not session.main:
+        return {}
+    curves.loss_curves(session.run.metrics(), session.run.path / "losses.png")
+    a = Assessment(
+        session.recipe, session.materials, session.run.path, denoisers, costs, session.screen,
+        session.accelerator.device, samples,
+    )  # fmt: skip
+    return assess(a)
+
+
+def assess(a: Assessment) -> dict[str, Any]:
+    """Measure finished denoisers, print the tables, write pictures and metrics.json; returns its content."""
+    base, levels = _base(a), list(a.recipe.levels)
+    a.screen.print(f"measuring the denoising loss of {len(a.denoisers)} arm(s) on {len(a.reference)} samples")
+    by_sample = evaluate.sample_losses(
+        a.denoisers, _there(a, a.reference), levels, base, a.recipe.evaluate.draws, _NOISE
+    )
+    losses = evaluate.tabulate(by_sample, levels)
+    gap = evaluate.gap_closed(losses) if {"full_only", "bootdiff", "oracle"} <= set(losses) else None
+    nats = None
+    if {"views_only", "bootdiff"} <= set(losses) and len(levels) > 1:
+        nats = evaluate.information(by_sample, levels, base)
+    residual = a.recipe.residual
+    judged = a.recipe.gains.mode == "fit" or a.recipe.begins_at_full
+    needs = (residual.full_experts, judged, residual.warm_start)
+    cost = {arm: row for arm, row in costs.costs(a.costs, *needs).items() if arm in losses}
+    note = evaluate.EVALUATED_ON[a.evaluated_on]
+    a.screen.show(
+        *tables.losses(losses, f"{len(a.reference)} samples, {note}", gap), tables.levels(losses),
+        *tables.information(nats),
+    )  # fmt: skip
+    a.screen.show(tables.costs(cost), tables.stages(a.costs))
+    atomic_write_text(a.folder / "table.md", evaluate.markdown_table(losses) + "\n")
+    if len(losses) > 1:
+        curves.level_curves(losses, a.folder / "levels.png")
+    kind = kind_of(a.materials.shape)
+    count = a.recipe.evaluate.count(kind) if a.samples is None else a.samples
+    drawn = {arm: draw(a, arm, max(count, a.recipe.sampling.count)) for arm in a.denoisers}
+    sheets(a, drawn)
+    quality = _quality(a, {arm: x[:count] for arm, x in drawn.items()}) if count else None
+    if quality:
+        a.screen.show(*tables.quality(quality))
+    far = None
+    if kind in ("signal", "video"):
+        far = {arm: long_range(x, a.reference) for arm, x in drawn.items()}
+        a.screen.show(*tables.long_range(far))
+    return evaluate.write_metrics(
+        a.folder / "metrics.json", table=losses, levels=levels, count=len(a.reference), evaluated_on=a.evaluated_on,
+        seed=a.recipe.seed, recipe=yaml.safe_load(a.recipe.dump(absolute=False)), gap=gap, information=nats,
+        samples=quality, long_range=far, ledger={"stages": dict(a.costs), "arms": cost},
+    )  # fmt: skip
+
+
+def _base(a: Assessment) -> IsotropicGaussian:
+    found = measure(a.materials.full)
+    return IsotropicGaussian(a.materials.shape, found["mean"], found["sigma_data"]).to(a.device)
+
+
+def _there(a: Assessment, source: Dataset) -> SampleSet:
+    held = in_memory(source)
+    return SampleSet(*(None if v is None else v.to(a.device) for v in (held.x, held.label, held.mask)))  # type: ignore[arg-type]
+
+
+def draw(a: Assessment, arm: str, count: int) -> Tensor:
+    """The first `count` samples of an arm, (count, C, *space) in stored coordinates.
+
+    Images and videos are in [-1, 1] and of 8 bits, as files would hold them.
+    """
+    path = a.folder / "samples" / f"{arm}.safetensors"
+    how = a.recipe.sampling.model_dump(exclude={"count"}) | {"seed": _DRAW, "weights": _hash(a.folder / arm)}
+    if path.is_file():
+        tensors, meta = load_tensors(path)
+        if meta == how and len(tensors["x"]) >= count:
+            return _as_drawn(tensors["x"][:count])
+    # As many of each class as of the others, where the arm knows any.
+    classes = classes_of(a.denoisers[arm])
+    labels = [i % classes for i in range(count)] if classes else None
+    with a.screen.work(f"samples of {arm}") as done:
+        x = sample(
+            a.denoisers[arm], count, seed=_DRAW, label=labels, scheduler=how["scheduler"], steps=how["steps"],
+            sigma_min=how["sigma_min"], sigma_max=how["sigma_max"], progress=done,
+        )  # fmt: skip
+    x = x.cpu()
+    if kind_of(a.materials.shape) in ("image", "video"):
+        x = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(path, {"x": x}, how)
+    return _as_drawn(x)
+
+
+def _as_drawn(x: Tensor) -> Tensor:
+    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("model.json", "model.safetensors"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def sheets(a: Assessment, drawn: Mapping[str, Tensor]) -> None:
+    """samples/<arm>.png, samples/real.png, and samples.png with the main ones beside each other; videos also as GIF."""
+    n, meaning = a.recipe.sampling.count, DataInfo.of(a.materials.full)
+    real = torch.stack([a.reference[i].x for i in range(min(n, len(a.reference)))])
+    shown = {arm: x[:n] for arm, x in drawn.items()} | {"real": real}
+    sheet = {name: images.sheet(x, meaning, None if name == "real" else real) for name, x in shown.items()}
+    for name, picture in sheet.items():
+        title = "real, not trained on" if name == "real" else f"samples of {name.replace('_', ' ')}"
+        images.save_png(images.panels({title: picture}), a.folder / "samples" / f"{name}.png")
+        if kind_of(a.materials.shape) == "video":
+            images.save_gif(shown[name][:16], a.folder / "samples" / f"{name}.gif", meaning.rate)
+    beside = {name.replace("_", " "): sheet[name] for name in ("full_only", "bootdiff", "real") if name in sheet}
+    images.save_png(images.panels(beside, a.recipe.name), a.folder / "samples.png")
+
+
+def _quality(a: Assessment, drawn: Mapping[str, Tensor]) -> dict[str, Any]:
+    features = _features(a)
+    results = {}
+    for arm, x in drawn.items():
+        a.screen.print(f"measuring {len(x)} samples of {arm}")
+        results[arm] = sample_quality(
+            x, a.reference, a.materials.full, a.materials.held_out, features, mirrored=a.recipe.flip != "none"
+        )
+    return results
+
+
+def _features(a: Assessment) -> Features:
+    spec = a.features or a.recipe.evaluate.features
+    # All that is there in full but the test set: the figures need one good ruler, the same for all arms.
+    pool = a.materials.oracle if a.materials.oracle is not None else a.materials.full
+    if spec not in ("auto", "classifier", "autoencoder"):
+        path = spec if a.features else a.recipe.locate(spec)
+        return load_features(path, a.materials.full, device=a.device)
+    key = hashlib.sha256(json.dumps([spec, pool.fingerprint(), a.recipe.seed]).encode()).hexdigest()[:12]
+    path = a.folder / f"features-{key}.safetensors"
+    if path.is_file():
+        return load_features(path, device=a.device)
+    a.screen.print(f"training the feature network ({spec}) on {len(pool)} samples")
+    features = load_features(spec, pool, seed=a.recipe.seed, device=a.device)
+    features.save(path)
+    return features
+
+
+def compare_seeds(
+    recipe: Recipe,
+    folder: Path,
+    seeds: Sequence[int],
+    screen: Console,
+    arms: Sequence[str] = (),
+    reuse: Sequence[str | Path] = (),
+    samples: int | None = None,
+    tensorboard: bool = False,
+) -> dict[str, Any]:
+    """`compare` for each seed in folder/seed-S, and one table and one metrics.json of all of them.
+
+    The seed draws everything anew: which images stay full, weights, batches. Standard errors are those over the seeds.
+    """
+    results = []
+    for seed in seeds:
+        screen.print(f"\nseed {seed}", "bold")
+        there = [path for other in reuse for path in (Path(other) / f"seed-{seed}", Path(other)) if path.is_dir()]
+        own = recipe.model_copy(update={"seed": seed})
+        with open_session(own, folder / f"seed-{seed}", screen, reuse=there, tensorboard=tensorboard) as session:
+            results.append(compare(session, arms, samples))
+            main = session.main
+    if not main:
+        return {}
+    both = tables.over_seeds(results)
+    losses, count = both["holdout_loss"], results[0]["count"]
+    screen.print(f"\nseeds {', '.join(map(str, seeds))}: means, and standard errors over the seeds", "bold")
+    measured_on = f"{count} samples per seed, {results[0]['evaluated_on']}"
+    screen.show(*tables.losses(losses, measured_on, both["gap_closed"]), tables.levels(losses))
+    if len(losses) > 1:
+        curves.level_curves(losses, folder / "levels.png")
+    atomic_write_text(folder / "table.md", evaluate.markdown_table(losses) + "\n")
+    shutil.copyfile(folder / f"seed-{seeds[0]}" / "samples.png", folder / "samples.png")
+    shared = {key: results[0][key] for key in ("recipe", "evaluated_on", "count", "levels", "versions", "command")}
+    shared["recipe"] = {**shared["recipe"], "seed": list(seeds)}
+    said = shared | {"seeds": list(seeds), **both, "runs": {f"seed-{s}": r for s, r in zip(seeds, results)}}
+    atomic_write_json(folder / "metrics.json", said)
+    return said
+
+
+def assess_run(
+    folder: Path, arms: Sequence[str], samples: int | None, features: str | None, screen: Console
+) -> dict[str, Any]:
+    """`assess` for the trained arms of a run on the disk (or those named).
+
+    Raises:
+        BootdiffError: no run, no trained arm, data that are no longer what the run was trained on.
+    """
+    run, recipe = read_run(folder)
+    there = saved_arms(folder)
+    names = [arm for arm in there if arm in arms] if arms else there
+    missing = [arm for arm in arms if arm not in there]
+    if missing or not names:
+        what = f"no trained arm {missing[0]!r} in it" if missing else "no trained arm in it yet"
+        raise BootdiffError(f"{folder}: {what} (there: {', '.join(there) or 'none'}); train it by `fit --arm` first")
+    accelerator = accelerate(recipe)
+    materials = build_problem(recipe)
+    if materials.fingerprint() != run.fingerprint:
+        raise BootdiffError(
+            f"{folder}: the data are not what this run was trained on (files added, removed or changed); restore them"
+        )
+    denoisers = {arm: load_arm(folder, arm, accelerator.device)[1] for arm in names}
+    costs = read_json(run.path / "ledger.json")
+    return assess(
+        Assessment(recipe, materials, run.path, denoisers, costs, screen, accelerator.device, samples, features)
+    )

@@ -1,0 +1,137 @@
+"""How long it takes, on screen: one bar per training in a terminal, a plain line now and then elsewhere (a log file).
+
+Both show the loss since the last metrics row, images per second and the time left of this training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    from bootdiff.training.state import Progress
+
+__all__ = ["Console", "clock", "number"]
+
+
+def clock(seconds: float) -> str:
+    """A duration for people.
+
+    >>> clock(4.2), clock(75), clock(3700)
+    ('4 s', '1:15', '1:01:40')
+    """
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def number(value: float) -> str:
+    """A large number for people, three digits and a prefix of the SI.
+
+    >>> number(17), number(41_234), number(2.5e12)
+    ('17', '41.2k', '2.5T')
+    """
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g}{prefix}"
+    return f"{value:.3g}"
+
+
+class Console:
+    """Where a command speaks. Called with a `Progress` a few times a second; `say` prints a line beside it.
+
+    Args:
+        console: where to print; one that is no terminal gets plain lines.
+        quiet: print nothing (all processes but the first).
+        every: seconds between plain lines.
+    """
+
+    def __init__(self, console: RichConsole | None = None, quiet: bool = False, every: float = 20.0) -> None:
+        self.console = console or RichConsole(highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = max(self.console.width, 160)
+        self.quiet, self.every = quiet, every
+        self.order: list[str] = []
+        self._bar: Bar | None = None
+        self._task: Any = None
+        self._stage = ""
+        self._told, self._shown = 0.0, -1
+
+    def expect(self, stages: Sequence[str]) -> None:
+        """The trainings to come, in order, so that each says which of how many it is."""
+        self.order = list(stages)
+
+    def print(self, text: str = "", style: str | None = None) -> None:
+        """Print a line as it is (no markup), above the bar."""
+        if not self.quiet:
+            self.console.print(escape(text), style=style, soft_wrap=True)
+
+    def show(self, *what: Any) -> None:
+        """Print rich's renderables, such as tables."""
+        if not self.quiet:
+            self.console.print(*what)
+
+    def __call__(self, p: Progress) -> None:
+        """Show where a training stands."""
+        if self.quiet:
+            return
+        loss = "" if p.loss is None else f"loss {p.loss:.4f}  "
+        # The rate of the first steps means nothing.
+        rest = f"{p.images_per_second:,.0f} images/s  {clock(p.seconds_left)} left" if p.images_per_second else ""
+        self._step(p.stage, p.step, p.steps, f"{loss}{rest}")
+
+    @contextmanager
+    def work(self, what: str, total: int = 0) -> Iterator[Any]:
+        """A bar for other work; yields a function to call with how much is done (and of how much)."""
+        begin = time.monotonic()
+
+        def done(n: int, of: int = total) -> None:
+            if not self.quiet:
+                left = (time.monotonic() - begin) / max(n, 1) * (of - n)
+                self._step(what, n, of, f"{clock(left)} left" if n else "")
+
+        try:
+            yield done
+        finally:
+            self.clear()
+
+    def _step(self, what: str, step: int, steps: int, text: str) -> None:
+        nth = f" ({self.order.index(what) + 1} of {len(self.order)})" if what in self.order else ""
+        if not self.console.is_terminal:
+            now = time.monotonic()
+            begins, ends = what != self._stage, step == steps
+            if begins or (step != self._shown and (ends or now - self._told > self.every)):
+                self._stage, self._told, self._shown = what, now, step
+                self.console.print(f"{what}{nth}: {step}/{steps}  {text}", markup=False, soft_wrap=True)
+            return
+        if self._bar is None or what != self._stage:
+            self.clear()
+            self._stage = what
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(f"{escape(what)}{nth}", total=steps, text="")
+            self._bar.start()
+        self._bar.update(self._task, completed=step, text=text)
+        if step == steps:
+            self.clear()
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

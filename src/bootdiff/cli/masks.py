@@ -1,0 +1,330 @@
+"""The command `bootdiff masks`: pictures in, a mask and a picture to check it by out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bootdiff.errors import BootdiffError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["masks"]
+
+# At most so many pictures say what stays put, in so many values (256 MB); from so few files on, sharp enough.
+_PICTURES, _VALUES, _SHARP = 1000, 2**26, 64
+
+
+def masks(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Pictures or videos: a folder, or an array.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: masks/NAME of DIR.")] = None,
+    moving: Annotated[
+        bool, typer.Option("--moving", "--per-frame", help="A mask for each file or frame: text that comes and goes.")
+    ] = False,
+    video: Annotated[bool, typer.Option("--video", help="Sub-folders of pictures are the frames of videos.")] = False,
+    grow: Annotated[int, typer.Option(min=0, help="Hide so many pixels more around what was found.")] = 0,
+    key: Annotated[str | None, typer.Option(help="Name of the array in an .npz file.")] = None,
+) -> None:
+    """Find a logo, a watermark or a band of subtitles that lies over many pictures, and draw the mask.
+
+    Writes mask.png (white = observed) and check.png, to look at before the mask is used: nothing is masked by this
+    command. Where nothing is found, it says so, writes nothing, and the exit code is 0 as well.
+
+    bootdiff masks photos/with-logo
+    bootdiff masks film/frames --moving --out film/masks
+    """
+    from bootdiff.cli.console import Console
+    from bootdiff.tools.find_masks import find_overlay, find_text, usual_strokes
+
+    screen = Console()
+    items = _items(folder, key, video)
+    x, factor, whole = _pictures(items, folder, screen)
+    overlay = find_overlay(x)
+    hidden = _grown(_enlarged(overlay.hidden, factor, whole), grow)
+    out = out or Path("masks") / folder.resolve().stem
+    if overlay.left_out:
+        screen.print(
+            f"these pictures are alike in many places (aligned, or of one background): {', '.join(overlay.left_out)} "
+            "cannot tell an overlay from that; a half-transparent one may have been missed"
+        )
+    if hidden.any():
+        counted = f"{int(hidden.sum()):,} of {hidden.size:,} pixels ({hidden.mean():.1%})"
+        screen.print(f"an overlay that stays put hides {counted}")
+    if not moving:
+        if not hidden.any():
+            screen.print(f"nothing that stays put was found in {len(x)} pictures; no mask is written", "bold")
+            return
+        _write_static(out, hidden, overlay, x, factor)
+        screen.print(f"Look at {out / 'check.png'}. If it is right, the view of these files is", "bold")
+        screen.print(f"  view: {{kind: mask, image: {out / 'mask.png'}}}")
+        return
+    usual = usual_strokes(x[:: max(1, len(x) // 64)]) if factor == 1 else None
+    written = _Masks(out, folder, items[0].kind)
+    shown: list[tuple[float, np.ndarray, np.ndarray]] = []
+    with screen.work("looking for text", len(items)) as done:
+        for k, item in enumerate(items):
+            for picture in item.read():
+                usual = usual or usual_strokes(picture[None])
+                text = find_text(picture, usual)
+                own = _grown(text, grow) | (hidden if hidden.shape == text.shape else False)
+                written.add(item.name, own)
+                shown = sorted([*shown, (float(text.mean()), picture, own)], key=lambda s: -s[0])[:6]
+            done(k + 1)
+    written.close()
+    if not written.count:
+        screen.print(
+            f"no text and nothing that stays put was found in {written.total} pictures; no mask is written", "bold"
+        )
+        return
+    share = written.pixels[0] / written.pixels[1]
+    screen.print(f"{written.count:,} of {written.total:,} pictures have something hidden, {share:.1%} of all pixels")
+    _write_check(out / "check.png", [(p, m) for _, p, m in shown], {})
+    screen.print(f"Look at {out / 'check.png'} and at some of the masks beside it. If they are right:", "bold")
+    if items[0].kind == "array":
+        screen.print(f"  put {out / 'masks.npy'} into the .npz file, and name it in data: {{masks: ...}}")
+    else:
+        screen.print(f"  copy them beside the files: cp -r {out}/. {folder}/")
+        screen.print(f"  data: {{path: {folder}, masks: true}}")
+    screen.print("  view: {kind: random_mask}")
+
+
+# --- pictures ---
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A picture, a video or a sample of an array; `read` yields its pictures (C, H, W), float32 in [-1, 1]."""
+
+    name: str
+    kind: str
+    read: Callable[[], Iterator[np.ndarray]]
+
+
+def _items(path: Path, key: str | None, video: bool) -> list[_Item]:
+    from bootdiff.data.folders import natural, nothing_found, walk
+    from bootdiff.data.readers.images import SIDECAR, SUFFIXES
+    from bootdiff.data.readers.video_files import PYAV, film_at
+
+    if path.is_file():
+        return _of_array(path, key)
+    names = [n for n in walk(path, "pictures") if not n.lower().endswith(SIDECAR) and ".mask/" not in n.lower()]
+    pictures = [n for n in names if n.lower().endswith(SUFFIXES)]
+    films = [n for n in names if n.lower().endswith((*PYAV, ".gif"))]
+
+    def picture(name: str) -> Iterator[np.ndarray]:
+        yield _floats(_decoded(path / name))
+
+    def film(name: str) -> Iterator[np.ndarray]:
+        for _, frame, _ in film_at(path / name, "drop").frames():
+            yield _floats(frame)
+
+    def frames(names: Sequence[str]) -> Iterator[np.ndarray]:
+        for name in names:
+            yield from picture(name)
+
+    if films and not video and not pictures:
+        return [_Item(n, "film", lambda n=n: film(n)) for n in films]  # type: ignore[misc]
+    if not pictures:
+        raise nothing_found(path, names, "pictures", "a picture", (*SUFFIXES, *PYAV))
+    if not video:
+        return [_Item(n, "picture", lambda n=n: picture(n)) for n in pictures]  # type: ignore[misc]
+    groups: dict[str, list[str]] = {}
+    for n in sorted(pictures, key=natural):
+        groups.setdefault(n.rpartition("/")[0], []).append(n)
+    return [_Item(f"{folder}/", "film", lambda own=own: frames(own)) for folder, own in groups.items()]  # type: ignore[misc]
+
+
+def _of_array(path: Path, key: str | None) -> list[_Item]:
+    from bootdiff.data import open_dataset
+
+    source = open_dataset(path, key=key)
+    if len(source.shape) not in (3, 4):
+        raise BootdiffError(f"{path}: holds neither pictures nor videos; overlays are looked for in these only")
+
+    def read(i: int) -> Iterator[np.ndarray]:
+        x = source[i].x.numpy()
+        yield from [x] if x.ndim == 3 else x.swapaxes(0, 1)
+
+    return [_Item(source.name(i), "array", lambda i=i: read(i)) for i in range(len(source))]  # type: ignore[misc]
+
+
+def _decoded(path: Path) -> np.ndarray:
+    from bootdiff.data.readers.decode import Undecodable, decode
+
+    try:
+        return decode(path.read_bytes(), "drop")[0]
+    except Undecodable as error:
+        raise BootdiffError(f"{path}: {error}; mend or remove the file") from None
+
+
+def _floats(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, C) of whole numbers -> (C, H, W) float32 in [-1, 1]."""
+    from bootdiff.data.readers.images import to_tensor
+
+    return to_tensor(pixels).numpy()
+
+
+def _pictures(items: Sequence[_Item], folder: Path, screen: Any) -> tuple[np.ndarray, int, tuple[int, int]]:
+    """Pictures (N, C, H, W) evenly spaced over all, made smaller by a factor where memory asks; the factor; and the
+    size before."""
+    import numpy as np
+
+    from bootdiff.data.dataset import spaced_indices
+    from bootdiff.tools.find_masks import LEAST_FILES
+
+    chosen = [items[i] for i in spaced_indices(len(items), _PICTURES)]
+    each = max(1, _PICTURES // len(chosen))
+    kept: list[np.ndarray] = []
+    factor, room = 1, _PICTURES
+    with screen.work("reading pictures", len(chosen)) as done:
+        for k, item in enumerate(chosen):
+            for picture in _thinned(item.read(), each):
+                if not kept:
+                    # As many as are sharp enough must fit.
+                    wanted = min(_SHARP, len(chosen) * each)
+                    factor = max(1, int(np.ceil((wanted * picture.size / _VALUES) ** 0.5)))
+                    room = max(wanted, _VALUES * factor**2 // picture.size)
+                if len(kept) < room:
+                    kept.append(_shrunk(picture, factor))
+                    whole = picture.shape[-2:]
+            done(k + 1)
+    shape = Counter(p.shape for p in kept).most_common(1)[0][0]
+    x = np.stack([p for p in kept if p.shape == shape])
+    if len(x) < len(kept):
+        screen.print(f"{len(kept) - len(x)} of {len(kept)} pictures have another size than most: left out", "yellow")
+    if len(x) < LEAST_FILES:
+        raise BootdiffError(
+            f"{folder}: {len(x)} picture(s) of one size; what stays put shows in {LEAST_FILES} or more different ones, "
+            "and surely in a hundred: bring more"
+        )
+    size = whole if factor > 1 else x.shape[-2:]
+    return x, factor, (int(size[0]), int(size[1]))
+
+
+def _thinned(pictures: Iterator[np.ndarray], most: int) -> list[np.ndarray]:
+    """At most twice `most` of them, evenly spaced, however many there are."""
+    kept: list[np.ndarray] = []
+    every = 1
+    for k, picture in enumerate(pictures):
+        if k % every == 0:
+            kept.append(picture)
+        if len(kept) > 2 * most:
+            kept, every = kept[::2], 2 * every
+    return kept
+
+
+def _shrunk(x: np.ndarray, factor: int) -> np.ndarray:
+    if factor == 1:
+        return x
+    c, h, w = (n // factor if i else n for i, n in enumerate(x.shape))
+    return x[:, : h * factor, : w * factor].reshape(c, h, factor, w, factor).mean((2, 4))
+
+
+def _enlarged(hidden: np.ndarray, factor: int, whole: tuple[int, int]) -> np.ndarray:
+    import numpy as np
+
+    large = hidden.repeat(factor, 0).repeat(factor, 1)
+    return np.pad(large, [(0, n - m) for n, m in zip(whole, large.shape, strict=True)], mode="edge")
+
+
+def _grown(hidden: np.ndarray, pixels: int) -> np.ndarray:
+    from scipy import ndimage
+
+    around = ndimage.generate_binary_structure(2, 2)
+    return ndimage.binary_dilation(hidden, around, pixels) if pixels and hidden.any() else hidden
+
+
+# --- files ---
+
+
+def _write_static(out: Path, hidden: np.ndarray, overlay: Any, x: np.ndarray, factor: int) -> None:
+    import numpy as np
+
+    _write_mask(out / "mask.png", hidden)
+    small = hidden[::factor, ::factor][: x.shape[2], : x.shape[3]]
+    spread = overlay.deviation / max(float(overlay.deviation.max()), 1e-9) * 2 - 1
+    maps = {"mean of all": overlay.mean, "deviation": spread[None].astype(np.float32)}
+    _write_check(out / "check.png", [(x[i], small) for i in (0, len(x) // 2, len(x) - 1)], maps)
+
+
+def _write_mask(path: Path, hidden: np.ndarray) -> None:
+    """White where observed."""
+    import numpy as np
+    from PIL import Image
+
+    from bootdiff.cli.report.images import save_png
+
+    save_png(Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8)), path)
+
+
+class _Masks:
+    """Masks of single pictures, written beside each other as the files are, from the first that hides anything on:
+    name.mask.png for a picture, name.mask/ with one per frame for a video, one array for an array."""
+
+    def __init__(self, out: Path, folder: Path, kind: str) -> None:
+        self.out, self.folder, self.kind = out, folder, kind
+        self.count = self.total = 0
+        self.pixels = [0, 0]
+        self._waiting: list[tuple[str, int, tuple[int, ...]]] = []
+        self._frames: Counter[str] = Counter()
+        self._kept: dict[str, list[np.ndarray]] = {}
+
+    def add(self, name: str, hidden: np.ndarray) -> None:
+        number = self._frames[name]
+        self._frames[name] += 1
+        self.total += 1
+        self.count += bool(hidden.any())
+        self.pixels[0] += int(hidden.sum())
+        self.pixels[1] += hidden.size
+        if not self.count:
+            self._waiting.append((name, number, hidden.shape))
+            return
+        import numpy as np
+
+        for other, at, shape in self._waiting:
+            self._write(other, at, np.zeros(shape, bool))
+        self._waiting = []
+        self._write(name, number, hidden)
+
+    def close(self) -> None:
+        """Write what can be written at the end only."""
+        import numpy as np
+
+        if self._kept:
+            stacked = np.stack([np.stack(own) for own in self._kept.values()])
+            self.out.mkdir(parents=True, exist_ok=True)
+            np.save(self.out / "masks.npy", stacked[:, 0] if set(self._frames.values()) == {1} else stacked)
+
+    def _write(self, name: str, number: int, hidden: np.ndarray) -> None:
+        if self.kind == "array":
+            self._kept.setdefault(name, []).append((~hidden).astype("uint8"))
+        elif self.kind == "picture":
+            _write_mask(self.out / f"{name[: name.rindex('.')]}.mask.png", hidden)
+        else:
+            stem = name.rstrip("/") if name.endswith("/") else name[: name.rindex(".")]
+            _write_mask(self.out / f"{stem or self.folder.resolve().name}.mask" / f"{number:06d}.png", hidden)
+
+
+def _write_check(path: Path, rows: Sequence[tuple[np.ndarray, np.ndarray]], maps: dict[str, np.ndarray]) -> None:
+    import numpy as np
+    import torch
+
+    from bootdiff.cli.report.images import grid, panels, save_png, to_pil
+
+    def drawn(x: np.ndarray, hidden: np.ndarray | None = None) -> Any:
+        seen = None if hidden is None else torch.from_numpy(~hidden).float()[None]
+        return to_pil(torch.from_numpy(np.ascontiguousarray(x)), seen)
+
+    side = 288
+    sheets = {name: grid([drawn(x)], 1, side) for name, x in maps.items()}
+    sheets["files"] = grid([drawn(x) for x, _ in rows], 1, side if not maps else side // 2)
+    sheets["what the mask hides"] = grid([drawn(x, m) for x, m in rows], 1, side if not maps else side // 2)
+    save_png(panels(sheets, "is this the overlay?", "pink is hidden"), path)

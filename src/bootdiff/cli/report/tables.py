@@ -1,0 +1,175 @@
+"""The tables of a comparison, each within 80 columns, and several seeds made into one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from bootdiff.cli.console import clock, number
+
+__all__ = ["costs", "information", "levels", "long_range", "losses", "over_seeds", "plain_table", "quality", "stages"]
+
+
+def plain_table(title: str, first: str, *columns: str) -> Table:
+    """An empty table: names to the left, figures to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _pm(entry: Mapping[str, Any] | None, digits: int = 4, sign: bool = False, scale: float = 1.0) -> str:
+    if entry is None or _absent(entry.get("mean")):
+        return "-"
+    text = f"{scale * entry['mean']:{'+' if sign else ''}.{digits}f}"
+    return text if _absent(entry.get("stderr")) else f"{text} ± {scale * entry['stderr']:.{digits}f}"
+
+
+def _absent(value: float | None) -> bool:
+    return value is None or math.isnan(value)
+
+
+def losses(table: Mapping[str, Any], measured_on: str, gap: Mapping[str, Any] | None) -> list[Any]:
+    """Mean over the noise levels with its standard error, and the paired difference to full-only training."""
+    out = plain_table("Denoising loss, mean over the noise levels", "arm", "loss ± s.e.", "against full_only ± s.e.")
+    for arm, entry in table.items():
+        against = entry.get("versus", {}).get("full_only")
+        out.add_row(arm, _pm(entry), "" if arm == "full_only" else _pm(against, sign=True), style=_style(arm))
+    lines: list[Any] = ["", out]
+    if gap is not None and not _absent(gap["mean"]) and table["oracle"]["mean"] < table["full_only"]["mean"]:
+        lines.append(f"bootdiff closes {_pm(gap, 0, scale=100)} % of the gap between full_only and oracle.")
+    lines.append(f"Measured on {measured_on}. 1 = knowing the mean and spread only; less is better.\n")
+    return lines
+
+
+def levels(table: Mapping[str, Any]) -> Table:
+    """The loss at each noise level."""
+    sigmas = list(next(iter(table.values()))["per_level"])
+    out = plain_table("Denoising loss at each noise level sigma", "arm", *sigmas)
+    for arm, entry in table.items():
+        out.add_row(arm, *(f"{entry['per_level'][s]['mean']:.3f}" for s in sigmas), style=_style(arm))
+    return out
+
+
+def information(found: Mapping[str, Any] | None) -> list[Any]:
+    """What `bench.evaluate.information` found, with its interval and the noise levels that it covers."""
+    if found is None:
+        return []
+    of, than, share = found["of"], found["than"], 100 * found["confidence"]
+    lines: list[Any] = [f"What {of} leaves over and {than} knows, at least ({share:g} % interval):"]
+    for unit, digits, name in (("nats", 2, "nats"), ("bits", 2, "bits"), ("bits_per_dim", 4, "bits per dimension")):
+        low, high = found["interval"][unit]
+        lines.append(f"  {found[unit]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {name}")
+    (low, high), (first, last) = found["range"], found["ends"]
+    lines.append(
+        f"Noise levels from {low:g} to {high:g} alone; at these two ends the integrand is at {100 * first:.0f} % and "
+        f"{100 * last:.0f} % of its largest value.\n"
+    )
+    return lines
+
+
+def costs(totals: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What each arm cost to train, all its networks together."""
+    out = plain_table(
+        "Cost of training", "arm", "nets", "parameters", "images", "FLOPs", "x full_only", "time", "memory"
+    )
+    for arm, t in totals.items():
+        ratio = (t.get("ratio") or {}).get("flops")
+        out.add_row(
+            arm, str(len(t["stages"])), number(t["parameters"]), number(t["images"]), number(t["flops"]),
+            "" if ratio is None else f"{ratio:.1f}", clock(t["seconds"]), number(t["peak_memory"]) + "B",
+            style=_style(arm),
+        )  # fmt: skip
+    return out
+
+
+def stages(ledger: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What each network cost, per step."""
+    out = plain_table("Each network", "network", "parameters", "steps", "FLOPs / step", "ms / step", "memory")
+    for name, s in ledger.items():
+        out.add_row(
+            name, number(s["parameters"]), f"{s['steps']:,}",
+            number(s["flops_per_step"]) if s["steps"] else f"{number(s.get('forward_flops', 0))} / answer",
+            f"{1000 * s['seconds'] / max(s['steps'], 1):.3g}", number(s["peak_memory"]) + "B",
+        )  # fmt: skip
+    return out
+
+
+def quality(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Figures of the samples."""
+    first = next(iter(table.values()))
+    out = plain_table(
+        f"{first['count']} samples against {first['reference_count']} real images",
+        "arm", "FID", "KID x 1000 ± s.e.", "precision", "recall", "coverage", "copies",
+    )  # fmt: skip
+    for arm, q in table.items():
+        out.add_row(
+            arm, f"{q['fid']:.3g}", _pm(q["kid"], 2, scale=1000), f"{q['precision']:.2f}", f"{q['recall']:.2f}",
+            f"{q['coverage']:.2f}", f"{100 * q['memorization']['share']:.1f} %", style=_style(arm),
+        )  # fmt: skip
+    copies = "Copies: samples far nearer to one training image than to any other."
+    return ["", out, f"Features: {first['features']}. {copies}\n"]
+
+
+def long_range(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Correlation along time at the longest lag, of samples and of real ones."""
+    first = next(iter(table.values()))
+    lag, real = first["lag"], first["real"]
+    title = f"Correlation of what lies {lag} step(s) apart; real: {_pm(real, 3)}"
+    out = plain_table(title, "arm", "samples ± s.e.", "less the real ± s.e.", "rms over all lags ± s.e.")
+    for arm, q in table.items():
+        out.add_row(arm, _pm(q["samples"], 3), _pm(q["difference"], 3, sign=True), _pm(q["rms"], 3), style=_style(arm))
+    return ["", out, f"{first['count']} samples against {first['reference_count']} real ones.\n"]
+
+
+def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What `metrics.json` of several seeds say together, in the same form: {"holdout_loss", "gap_closed", "samples",
+    "long_range"}.
+
+    Means over the seeds; standard errors are those of the seeds' spread.
+    """
+    tables = [m["holdout_loss"] for m in metrics]
+    losses: dict[str, Any] = {}
+    for arm, first in tables[0].items():
+        versus = first.get("versus", {})
+        losses[arm] = _entry([t[arm] for t in tables])
+        losses[arm]["versus"] = {other: _entry([t[arm]["versus"][other] for t in tables]) for other in versus}
+    gaps = [m["gap_closed"] for m in metrics]
+    gap = None
+    if all(g is not None and not _absent(g["mean"]) for g in gaps):
+        gap = _over([g["mean"] for g in gaps])
+    quality = [m["samples"] for m in metrics]
+    samples = None
+    if all(quality):
+        samples = {}
+        for arm in quality[0]:
+            fid, kid = [q[arm]["fid"] for q in quality], [q[arm]["kid"]["mean"] for q in quality]
+            samples[arm] = {"fid": _over(fid), "kid": _over(kid)}
+    far = [m.get("long_range") or {} for m in metrics]
+    long_range = None
+    if all(far):
+        figures = ("samples", "real", "difference", "rms")
+        long_range = {arm: {k: _over([f[arm][k]["mean"] for f in far]) for k in figures} for arm in far[0]}
+    return {"holdout_loss": losses, "gap_closed": gap, "samples": samples, "long_range": long_range}
+
+
+def _over(values: Sequence[float]) -> dict[str, Any]:
+    n = len(values)
+    mean = sum(values) / n
+    stderr = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else math.nan
+    return {"mean": mean, "stderr": stderr, "per_seed": list(values)}
+
+
+def _entry(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    levels = entries[0]["per_level"]
+    rows = {s: _over([e["per_level"][s]["mean"] for e in entries]) for s in levels}
+    return {**_over([e["mean"] for e in entries]), "per_level": rows}
+
+
+def _style(arm: str) -> str | None:
+    return "bold" if arm == "bootdiff" else None

@@ -1,0 +1,237 @@
+"""Everything a command works with, opened from a recipe: threads, device, data, run directory, screen.
+
+    with open_session(load_recipe("recipe.yaml"), "runs/mine", Screen()) as session:
+        session.bootstrap.denoiser("bootdiff")
+
+A run directory gets, beside what `runs` and `boot.stages` write,
+
+    problems.json     files that could not be used: data, file, reason
+    data.json         shape, classes, counts and units of the data
+    ledger.json       cost of each stage
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bootdiff.cli.console import Console
+from bootdiff.cli.report.metadata import DataInfo
+from bootdiff.denoise import Denoiser
+from bootdiff.errors import BootdiffError
+from bootdiff.method.plan import trainings
+from bootdiff.method.problem import Problem, build_problem
+from bootdiff.method.stages import ARMS, Bootstrap
+from bootdiff.recipe.schema import Recipe, load_recipe_text
+from bootdiff.serialization import load
+from bootdiff.training.run import Run, atomic_write_json, read_json
+from bootdiff.training.state import Interrupted
+
+__all__ = [
+    "Session",
+    "accelerate",
+    "arms_of",
+    "classes_of",
+    "load_arm",
+    "open_session",
+    "read_run",
+    "report_unusable",
+    "saved_arms",
+    "trainings",
+]
+
+
+@dataclass
+class Session:
+    """What `open_session` opened."""
+
+    recipe: Recipe
+    materials: Problem
+    run: Run
+    accelerator: Any
+    screen: Console
+    bootstrap: Bootstrap
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.accelerator.is_main_process)
+
+    def train(self, arm: str) -> Denoiser:
+        """An arm's finished denoiser; trains what is missing, saves the arm and the ledger."""
+        denoiser = self.bootstrap.denoiser(arm)
+        self.bootstrap.save(arm)
+        self.write_ledger()
+        return denoiser
+
+    def write_ledger(self) -> dict[str, Any]:
+        """The cost of every stage so far, also of those an earlier command trained, into ledger.json."""
+        path = self.run.path / "ledger.json"
+        ledger = (read_json(path) if path.is_file() else {}) | self.bootstrap.ledger
+        if self.main:
+            atomic_write_json(path, ledger)
+        return ledger
+
+
+def arms_of(materials: Problem, arms: Sequence[str] = ()) -> list[str]:
+    """The arms that were asked for, in the order of `ARMS`; none: all that the data allow, but `distilled`.
+
+    Raises:
+        BootdiffError: an unknown arm, or the oracle without its data.
+    """
+    unknown = [arm for arm in arms if arm not in ARMS]
+    if unknown:
+        raise BootdiffError(f"--arm {unknown[0]}: no such arm; known: {', '.join(ARMS)}")
+    if "oracle" in arms and materials.oracle is None:
+        raise BootdiffError(
+            "--arm oracle: the oracle is trained on all of the data in full, and the recipe has none: give the block "
+            "`oracle` (or cut the views out of a pool by `simulate`), or leave this arm out"
+        )
+    every = [arm for arm in ARMS if arm != "distilled" and (arm != "oracle" or materials.oracle is not None)]
+    return [arm for arm in ARMS if arm in (arms or every)]
+
+
+def accelerate(recipe: Recipe, tensorboard: str | Path | None = None) -> Any:
+    """accelerate's Accelerator for the recipe's device and precision; sets the number of threads.
+
+    Raises:
+        BootdiffError: a device or TensorBoard that is not there.
+    """
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(recipe.device, True):
+        raise BootdiffError(f"device: {recipe.device}: torch finds none here; write `device: auto` (or cpu)")
+    options: dict[str, Any] = {}
+    if tensorboard is not None:
+        try:
+            import tensorboard as _  # noqa: F401
+        except ImportError:
+            raise BootdiffError(
+                "--tensorboard: the package tensorboard is not installed; run pip install 'bootdiff[track]', or leave "
+                "the option out (metrics.jsonl in the run holds the same numbers)"
+            ) from None
+        options = {"log_with": "tensorboard", "project_dir": str(tensorboard)}
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=recipe.device == "cpu", mixed_precision=recipe.training.precision, **options)
+
+
+@contextmanager
+def open_session(
+    recipe: Recipe,
+    out: str | Path,
+    screen: Console,
+    *,
+    reuse: Sequence[str | Path] = (),
+    tensorboard: bool = False,
+) -> Iterator[Session]:
+    """Open a run for this recipe, to train in it.
+
+    Raises:
+        BootdiffError: data that are missing or do not fit; the run is in use, or of another recipe or other data.
+    """
+    for other in reuse:
+        if not Path(other).is_dir():
+            raise BootdiffError(f"--reuse {other}: no such folder; give the directory of an earlier run")
+    out = Path(out)
+    accelerator = accelerate(recipe, out if tensorboard else None)
+    screen.quiet = screen.quiet or not accelerator.is_main_process
+    materials = build_problem(recipe)
+    recipe = recipe.with_defaults_for(materials.shape)
+    run = Run.open(
+        out, recipe.dump(place=False), materials.fingerprint(), seed=recipe.seed, main=accelerator.is_main_process
+    )
+    with run:
+        if accelerator.is_main_process:
+            _describe(run, materials, screen)
+        accelerator.wait_for_everyone()  # the others find the run as the first has left it
+        if tensorboard:
+            accelerator.init_trackers("tensorboard")
+        others = [Path(other) for other in reuse if Path(other).resolve() != run.path.resolve()]
+        bootstrap = Bootstrap(recipe, materials, run, accelerator, screen, screen.print, others)
+        try:
+            yield Session(recipe, materials, run, accelerator, screen, bootstrap)
+        except Interrupted:
+            accelerator.wait_for_everyone()  # for the first process to write the checkpoint
+            raise
+        finally:
+            screen.clear()
+            if tensorboard:
+                accelerator.end_training()
+
+
+def report_unusable(folder: Path, materials: Problem, screen: Console) -> None:
+    """Count the files that were left out on screen and list them in folder/problems.json."""
+    problems = materials.problems()
+    if problems:
+        path = folder / "problems.json"
+        atomic_write_json(path, problems)
+        count = len({(row["data"], row["file"]) for row in problems})
+        screen.print(f"{count} file(s) cannot be used and are left out; {path} lists them", "yellow")
+
+
+def _describe(run: Run, materials: Problem, screen: Console) -> None:
+    report_unusable(run.path, materials, screen)
+    counts = {name: len(source) for name, source in materials.sources().items()}
+    atomic_write_json(
+        run.path / "data.json",
+        {
+            "shape": list(materials.shape),
+            "classes": materials.classes,
+            "counts": counts,
+            "meaning": DataInfo.of(materials.full).record(),
+        },
+    )
+    parts = [
+        f"{name} {n:,}" + (f" + {counts[f'{name} (held out)']:,} held out" if f"{name} (held out)" in counts else "")
+        for name, n in counts.items()
+        if not name.endswith(" (held out)")
+    ]
+    screen.print("samples: " + ", ".join(parts))
+
+
+def read_run(path: str | Path) -> tuple[Run, Recipe]:
+    """An existing run, to read, and its recipe.
+
+    Raises:
+        BootdiffError: no run there.
+    """
+    run = Run.read(path)
+    return run, load_recipe_text(run.recipe_text, run.path, source=str(run.path / "recipe.yaml"), name=run.path.name)
+
+
+def saved_arms(path: str | Path) -> list[str]:
+    """The arms whose denoisers lie in a run."""
+    return [arm for arm in ARMS if (Path(path) / arm / "model.json").is_file()]
+
+
+def load_arm(path: str | Path, arm: str | None, device: Any) -> tuple[str, Denoiser]:
+    """A trained denoiser of a run, by default bootdiff's or the only one; or of a folder of `save`.
+
+    Raises:
+        BootdiffError: nothing there, or not this arm.
+    """
+    path = Path(path)
+    if arm is None and (path / "model.json").is_file():
+        return path.name, load(path, device)
+    Run.read(path)
+    there = saved_arms(path)
+    if not there:
+        raise BootdiffError(f"{path}: no trained arm in it yet; finish the training by the command that began it")
+    chosen = arm or ("bootdiff" if "bootdiff" in there else there[0])
+    if chosen not in there:
+        raise BootdiffError(f"{path}: has no trained arm {chosen!r}; there are: {', '.join(there)}")
+    return chosen, load(path / chosen, device)
+
+
+def classes_of(path: str | Path) -> list[str] | None:
+    """The names of the classes a run was trained with."""
+    note = Path(path) / "data.json"
+    return json.loads(note.read_text(encoding="utf-8"))["classes"] if note.is_file() else None

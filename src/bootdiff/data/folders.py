@@ -1,0 +1,89 @@
+"""What lies in a folder, which class each file is of, and how files that cannot be used are reported.
+
+Hidden files and folders are passed over, links are followed (once). A file's class is the first sub-folder on its path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from bootdiff.data.dataset import UnusableFile
+from bootdiff.errors import BootdiffError
+
+__all__ = ["classes_by_folder", "natural", "nothing_found", "refuse", "walk"]
+
+
+def walk(folder: Path, what: str) -> list[str]:
+    """Sorted paths, with forward slashes, of all files below a folder of `what`; BootdiffError where there is none."""
+    if not folder.exists():
+        raise BootdiffError(f"{folder}: no such folder; check the path (a recipe's paths start at its folder)")
+    if not folder.is_dir():
+        raise BootdiffError(f"{folder}: is a file, not a folder of {what}; give the folder")
+    names, visited = [], set()
+    for parent, below, files in os.walk(folder, followlinks=True):
+        # Links may lead in circles.
+        here = os.path.realpath(parent)
+        if here in visited:
+            below.clear()
+            continue
+        visited.add(here)
+        below[:] = [b for b in below if not b.startswith(".")]
+        # macOS leaves ._name.jpg beside name.jpg, which is no picture.
+        names += [(Path(parent) / f).relative_to(folder).as_posix() for f in files if not f.startswith(".")]
+    return sorted(names)
+
+
+def nothing_found(folder: Path, names: Iterable[str], what: str, one: str, need: Sequence[str]) -> BootdiffError:
+    """The error for a folder none of whose files (`names`) is one of `what`."""
+    others = Counter(Path(name).suffix.lower() or "no suffix" for name in names)
+    if not others:
+        return BootdiffError(f"{folder}: the folder holds no {what}, it is empty; put {', '.join(need)} files there")
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+    hint = "Give the array's own path." if {".npy", ".npz"} & others.keys() else f"Need {', '.join(need)}."
+    return BootdiffError(f"{folder}: none of its {others.total()} files is {one} (found {kinds}). {hint}")
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Sorting key that puts frame2 before frame10."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def classes_by_folder(
+    names: Iterable[str],
+    classes: Sequence[str] | None,
+    unlabelled: str,
+    report: Callable[[str, str], None],
+) -> tuple[dict[str, int], list[str]]:
+    """Class number by name, and the classes; `report(name, reason)` is told of names without a valid class.
+
+    With unlabelled="keep", names that lie in no sub-folder have no class, which is no mistake.
+    """
+    top = {name: name.split("/")[0] if "/" in name else None for name in names}
+    known = sorted({c for c in top.values() if c is not None}) if classes is None else list(classes)
+    labels = {}
+    for name, found in top.items():
+        if found is None:
+            if unlabelled == "refuse":
+                report(
+                    name,
+                    "has no label: it lies in no sub-folder; one sub-folder per class is needed (or unlabelled: keep)",
+                )
+        elif found not in known:
+            report(name, f"lies in {found!r}, which is none of the classes {', '.join(known)}")
+        else:
+            labels[name] = known.index(found)
+    return labels, known
+
+
+def refuse(where: str, problems: Sequence[UnusableFile], total: int, usable: int, what: str = "files") -> BootdiffError:
+    """One error that lists the first ten problems and says how to go on."""
+    lines = [f"  {problem.file}: {problem.reason}" for problem in problems[:10]]
+    if len(problems) > 10:
+        lines.append(f"  ... and {len(problems) - 10} more")
+    hint = "Mend or remove them" + (", or leave them out with on_error: skip." if usable else ".")
+    return BootdiffError("\n".join([f"{where}: {len(problems)} of {total} {what} cannot be used:", *lines, hint]))

@@ -1,0 +1,1 @@
+"""Readers: one per format of the files that people have."""

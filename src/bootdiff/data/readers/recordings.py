@@ -1,0 +1,195 @@
+"""Recordings of any length, cut into windows of one length: what videos and signals in files have in common.
+
+A recording of n steps gives the windows
+
+    [k s, k s + w),        k = 0, 1, ... while k s + w <= n,
+
+w the window's length and s the stride (by default w, so windows do not overlap). What is left over at its end is not
+used. Undeclared, w is the length that most recordings have, and those of another length are problems.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bootdiff.data.dataset import Dataset, Sample, Span, UnusableFile
+from bootdiff.data.folders import classes_by_folder, refuse
+from bootdiff.errors import BootdiffError
+
+__all__ = ["Recordings", "Windowed", "file_hash", "relative", "windows"]
+
+
+def windows(steps: int, length: int, stride: int | None) -> range:
+    """First steps of the windows of a recording."""
+    return range(0, steps - length + 1, stride or length)
+
+
+class Recordings(Dataset):
+    """Files with their windows. A subclass fills ``_steps`` and calls the methods below in this order.
+
+    Attributes: ``names`` of the recordings in use; ``steps`` of a window.
+    """
+
+    noun = "steps"  # what a recording is made of
+    key = "length"  # the recipe's key for the length of a window
+
+    def __init__(self, where: str, on_error: str, unlabelled: str) -> None:
+        for name, value, known in (
+            ("on_error", on_error, ("refuse", "skip")),
+            ("unlabelled", unlabelled, ("refuse", "keep")),
+        ):
+            if value not in known:
+                raise ValueError(f'{type(self).__name__}: {name} must be "{known[0]}" or "{known[1]}", got {value!r}')
+        self.where, self._on_error, self._unlabelled = where, on_error, unlabelled
+        self.problems = []
+        self._steps: dict[str, int] = {}
+        self._labels: dict[str, int] = {}
+        self._noted = hashlib.sha256()
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def _object(self, name: str, reason: str) -> None:
+        if all(problem.file != name for problem in self.problems):
+            self.problems.append(UnusableFile(name, reason))
+
+    def _usable(self) -> list[str]:
+        wrong = {problem.file for problem in self.problems}
+        return [name for name in self._steps if name not in wrong]
+
+    def _agree_on_rate(self, rates: Mapping[str, float | None], unit: str, hint: str) -> None:
+        """One rate, that of most; a recording whose rate differs by more than 0.5 % is a problem that names both."""
+        known = {name: rate for name in self._usable() if (rate := rates[name]) is not None}
+        if not known:
+            return
+        # 29.97 and 30 frames per second are one rate to people and to us.
+        common = Counter(round(rate, 1) for rate in known.values()).most_common(1)[0][0]
+        alike = [rate for rate in known.values() if abs(rate - common) <= 0.005 * common + 0.05]
+        self.rate = sorted(alike)[len(alike) // 2]
+        for name, rate in known.items():
+            if abs(rate - self.rate) > 0.005 * self.rate:
+                self._object(name, f"has {rate:.5g} {unit}, most have {self.rate:.5g}; {hint.format(self.rate)}")
+
+    def _agree_on_length(self, length: int | None) -> None:
+        """The length of a window; recordings too short for it, or of another length than most, are problems."""
+        usable = self._usable()
+        most = Counter(self._steps[name] for name in usable).most_common(1)
+        self.steps = length if length is not None else (most[0][0] if most else 1)
+        for name in usable:
+            n = self._steps[name]
+            if length is not None and n < length:
+                self._object(name, f"has {n} {self.noun}, {self.key} asks for {length}: too short")
+            elif length is None and n != self.steps:
+                longer = f"; say {self.key}: {self.steps} to cut windows of that length" if n > self.steps else ""
+                self._object(name, f"has {n} {self.noun}, most have {self.steps}{longer}")
+
+    def _label(self, labels: bool, classes: Sequence[str] | None) -> None:
+        if labels:
+            self._labels, self.classes = classes_by_folder(self._usable(), classes, self._unlabelled, self._object)
+            self.unlabelled = self._unlabelled == "keep"
+
+    def _close(self, total: int, stride: int | None, dropped: set[Span] | None = None) -> None:
+        """Settles which recordings are used and cuts them; BootdiffError where none is, or one is not that should be.
+
+        dropped: windows left out, by the number of their recording among the usable ones.
+        """
+        self.names = self._usable()
+        if self.problems and (self._on_error == "refuse" or not self.names):
+            raise refuse(self.where, self.problems, total, len(self.names), "recordings")
+        self._spans = [
+            span
+            for k, name in enumerate(self.names)
+            for start in windows(self._steps[name], self.steps, stride)
+            if (span := Span(k, start, start + self.steps)) not in (dropped or ())
+        ]
+        if not self._spans:
+            raise BootdiffError(f"{self.where}: no window of {self.steps} {self.noun} can be used; shorten {self.key}")
+        self._digest = self._noted.hexdigest()
+        del self._noted  # hash objects cannot be sent to workers
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _window(self, name: str, start: int, stop: int) -> Sample:
+        """Steps start .. stop - 1 of a recording."""
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, index: int) -> Sample:
+        span = self._spans[self._check_index(index)]
+        return self._window(self.names[span.recording], span.start, span.stop)
+
+    def span(self, index: int) -> Span | None:
+        return self._spans[self._check_index(index)]
+
+    def name(self, index: int) -> str:
+        span = self._spans[self._check_index(index)]
+        name = self.names[span.recording]
+        alone = self._steps[name] == self.steps
+        return name if alone else f"{name}[{span.start}:{span.stop}]"
+
+    def fingerprint(self) -> str:
+        said = (self.names, self.classes, self.shape, self._spans, self.units.config())
+        return hashlib.sha256((self._digest + repr(said)).encode()).hexdigest()
+
+
+class Windowed(Dataset):
+    """Windows of the samples of another source, cut along its first axis of space: frames of videos, values of signals.
+
+    Raises BootdiffError where its samples are shorter than a window.
+    """
+
+    def __init__(self, source: Dataset, length: int, stride: int | None = None) -> None:
+        if len(source.shape) not in (2, 4):
+            raise ValueError(f"Windowed: only signals and videos have windows, got samples of shape {source.shape}")
+        steps = source.shape[1]
+        if steps < length:
+            noun = "frames" if len(source.shape) == 4 else "values"
+            raise BootdiffError(
+                f"{source.where}: samples have {steps} {noun}, fewer than the {length} asked for; ask for fewer"
+            )
+        self._like(source)
+        self.source, self.shape = source, (source.shape[0], length, *source.shape[2:])
+        self._starts = list(windows(steps, length, stride))
+
+    def __len__(self) -> int:
+        return len(self.source) * len(self._starts)
+
+    def span(self, index: int) -> Span | None:
+        recording, k = divmod(self._check_index(index), len(self._starts))
+        return Span(recording, self._starts[k], self._starts[k] + self.shape[1])
+
+    def name(self, index: int) -> str:
+        recording, k = divmod(self._check_index(index), len(self._starts))
+        return f"{self.source.name(recording)}[{self._starts[k]}:{self._starts[k] + self.shape[1]}]"
+
+    def __getitem__(self, index: int) -> Sample:
+        recording, k = divmod(self._check_index(index), len(self._starts))
+        sample = self.source[recording]
+        at = slice(self._starts[k], self._starts[k] + self.shape[1])
+        return Sample(
+            sample.x[:, at].clone(), sample.label, None if sample.mask is None else sample.mask[:, at].clone()
+        )
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.source.fingerprint()} {self.shape} {self._starts}".encode()).hexdigest()
+
+
+def relative(path: Path) -> tuple[Path, list[str] | None]:
+    """The folder of a path, and its own name where it is one file."""
+    return (path, None) if path.is_dir() else (path.parent, [path.name])
+
+
+def file_hash(name: str, path: Path) -> bytes:
+    """What stands for a file in a fingerprint: its name, length, and the hash of all of it, or of its ends if long."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        data = file.read(1 << 20 if size <= 1 << 20 else 1 << 19)
+        if size > 1 << 20:
+            file.seek(size - (1 << 19))
+            data += file.read()
+    return repr((name, size, hashlib.sha256(data).hexdigest())).encode()

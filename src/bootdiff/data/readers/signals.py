@@ -1,0 +1,275 @@
+"""Signals in files: WAV, .npy (L or L x C) and tables (CSV, Parquet; rows are steps, columns are channels).
+
+WAV samples of b bits come out as amplitudes v / 2^(b-1) in [-1, 1] (8-bit ones are unsigned: (v - 128) / 128), floats
+as they are. Other signals are put into stored coordinates by a declared range, by standardizing (mean and deviation of
+each channel over all observed values of all files), or as they are where they lie in [-1, 1]. NaN, in tables an empty
+cell, can mean "not observed" (`missing`). WAV and .npy files are mapped and read window by window; tables are held in
+memory.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bootdiff.data.dataset import Sample, Span, UnusableFile
+from bootdiff.data.folders import nothing_found, walk
+from bootdiff.data.readers.decode import Undecodable
+from bootdiff.data.readers.recordings import Recordings, file_hash, relative, windows
+from bootdiff.data.readers.tables import TABLES, read_table
+from bootdiff.data.units import Units
+from bootdiff.errors import BootdiffError
+
+__all__ = ["SIGNALS", "Signals"]
+
+SIGNALS = (".wav", ".npy", *TABLES)
+_STEP = 1 << 20  # values looked at in one go
+
+
+class Signals(Recordings):
+    """Signals in ``folder`` (or one file) as a source of windows of `length` values, (C, L).
+
+    length: of the windows (by default the length that most files have); stride: values between their starts (by default
+    `length`). labels: a file's class is the first sub-folder on its path. range: [lo, hi] of the values; standardize:
+    mean and deviation of each channel instead; units: those of other data of the same quantity. missing: "mask" takes
+    NaN for "not observed", so samples have masks, (1, L) where all channels are missing at once, else (C, L). columns:
+    the columns of tables to use. on_error, classes, unlabelled: as for Images.
+
+    Raises BootdiffError for anything wrong with the files, ValueError for wrong arguments.
+    """
+
+    noun, key = "values", "length"
+
+    def __init__(
+        self,
+        folder: str | Path,
+        labels: bool = False,
+        *,
+        length: int | None = None,
+        stride: int | None = None,
+        range: Sequence[float] | None = None,
+        standardize: bool = False,
+        units: Units | None = None,
+        missing: str = "refuse",
+        columns: Sequence[str] | None = None,
+        on_error: str = "refuse",
+        classes: Sequence[str] | None = None,
+        unlabelled: str = "refuse",
+    ) -> None:
+        super().__init__(str(folder), on_error, unlabelled)
+        for name, value in (("length", length), ("stride", stride)):
+            if value is not None and value < 1:
+                raise ValueError(f"Signals: {name} must be 1 or more, got {value}")
+        if missing not in ("refuse", "mask"):
+            raise ValueError(f'Signals: missing must be "refuse" or "mask", got {missing!r}')
+        standardize = standardize and units is None
+        if range is not None and (standardize or units is not None):
+            raise ValueError("Signals: give a range or standardize, not both")
+        self.folder, only = relative(Path(folder))
+        self.masked, self._wanted = missing == "mask", None if columns is None else list(columns)
+        self._noted.update(repr((labels, length, stride, range, standardize, missing, columns)).encode())
+        self._tables: dict[str, np.ndarray] = {}
+        self._holes: dict[str, np.ndarray] = {}
+        self._shared = True
+        everything = walk(self.folder, "signals") if only is None else only
+        names = [n for n in everything if n.lower().endswith(SIGNALS)]
+        if not names:
+            raise nothing_found(self.folder, everything, "signals", "a signal", SIGNALS)
+        channels: dict[str, int] = {}
+        rates: dict[str, float | None] = {}
+        for name in names:
+            self._look(name, channels, rates)
+        self._agree_on_channels(channels)
+        self._agree_on_rate(rates, "Hz", "resample it to {:g} Hz")
+        self._agree_on_length(length)
+        self._label(labels, classes)
+        self._channels = channels[self._usable()[0]] if self._usable() else 1
+        if range is not None:
+            units = Units.of_range(*(float(v) for v in range))
+        self._measure(standardize, units, range is not None)
+        self._close(len(names), stride, self._unseen(stride))
+        self.shape = (self._channels, self.steps)
+        for kept in (self._tables, self._holes):
+            for name in kept.keys() - set(self.names):
+                del kept[name]
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def _look(self, name: str, channels: dict[str, int], rates: dict[str, float | None]) -> None:
+        path = self.folder / name
+        try:
+            self._noted.update(file_hash(name, path))
+            if name.lower().endswith(TABLES):
+                found, self.columns = self._table(name)
+                self._tables[name], rate = found, None
+            else:
+                found, rate = _opened(path)
+        except Undecodable as error:
+            self._object(name, str(error))
+            return
+        except OSError as error:
+            self._object(name, f"cannot be read ({error.strerror})")
+            return
+        self._steps[name], channels[name] = found.shape
+        rates[name] = rate
+
+    def _table(self, name: str) -> tuple[np.ndarray, list[str]]:
+        table = read_table(self.folder / name, self._wanted)
+        if self._tables and self.columns != table.columns:
+            raise Undecodable(
+                f"has the columns {', '.join(table.columns)}, others have {', '.join(self.columns or ())}"
+            )
+        return table.values, table.columns
+
+    def _agree_on_channels(self, channels: dict[str, int]) -> None:
+        usable = self._usable()
+        if usable:
+            most = Counter(channels[name] for name in usable).most_common(1)[0][0]
+            for name in usable:
+                if channels[name] != most:
+                    self._object(name, f"has {channels[name]} channel(s), most have {most}")
+
+    def _values(self, name: str, start: int, stop: int) -> np.ndarray:
+        """(stop - start, C) float64 in original units."""
+        found = self._tables[name] if name in self._tables else _opened(self.folder / name)[0]
+        return _amplitude(found[start:stop], name)
+
+    def _measure(self, standardize: bool, units: Units | None, declared: bool) -> None:
+        """Looks at every value: the units in force, holes, and files that cannot be used."""
+        total = square = count = np.zeros(self._channels)
+        low, high = np.inf, -np.inf
+        where: dict[str, tuple[float, float]] = {}
+        for name in self._usable():
+            holes = []
+            for start in range_of(self._steps[name]):
+                v = self._values(name, start, min(start + _STEP, self._steps[name]))
+                hole = np.isnan(v)
+                if np.isinf(v).any() or (hole.any() and not self.masked):
+                    bad = ~np.isfinite(v) if not self.masked else np.isinf(v)
+                    hint = "" if self.masked else "; where NaN means not observed, say missing: mask (partial data)"
+                    self._object(
+                        name, f"holds NaN or infinite values, first at {start + int(np.argmax(bad.any(1)))}{hint}"
+                    )
+                    break
+                self._shared &= bool((hole == hole[:, :1]).all())
+                holes.append(np.flatnonzero(hole.all(1)) + start)
+                seen = ~hole
+                total = total + np.where(seen, v, 0).sum(0)
+                count = count + seen.sum(0)
+                if seen.any():
+                    low, high = min(low, float(v[seen].min())), max(high, float(v[seen].max()))
+                    where.setdefault(name, (float(v[seen].min()), float(v[seen].max())))
+            else:
+                self._holes[name] = np.concatenate(holes) if self.masked else np.zeros(0, np.int64)
+        mean = total / np.maximum(count, 1)
+        if standardize and units is None:
+            for name in self._usable():
+                for start in range_of(self._steps[name]):
+                    v = self._values(name, start, min(start + _STEP, self._steps[name]))
+                    square = square + np.where(np.isnan(v), 0, (v - mean) ** 2).sum(0)
+            deviation = np.sqrt(square / np.maximum(count, 1))
+            for c in np.flatnonzero(deviation <= 1e-12 * np.maximum(1, np.abs(mean))):
+                raise BootdiffError(f"{self.where}: {self._channel(int(c))} holds one and the same value; leave it out")
+            units = Units(tuple(mean.tolist()), tuple(deviation.tolist()), standardized=True)
+        if units is None:
+            if high > 1 + 1e-4 or low < -1 - 1e-4:
+                raise BootdiffError(
+                    f"{self.where}: values run from {low:.6g} to {high:.6g}, outside [-1, 1]. Declare what they mean: "
+                    "range: [low, high], or say standardize: true."
+                )
+            units = Units()
+        elif declared:
+            self._check_range(units, where)
+        self.units = units
+
+    def _channel(self, c: int) -> str:
+        return f"column {self.columns[c]!r}" if self.columns else f"channel {c}"
+
+    def _check_range(self, units: Units, found: dict[str, tuple[float, float]]) -> None:
+        low, high = units.offset[0] - units.scale[0], units.offset[0] + units.scale[0]
+        slack = 1e-4 * (high - low)
+        for name, (least, most) in found.items():
+            if least < low - slack or most > high + slack:
+                value = least if least < low - slack else most
+                self._object(name, f"holds {value:.6g}, outside the range [{low:g}, {high:g}]")
+
+    def _unseen(self, stride: int | None) -> set[Span]:
+        """Windows in which nothing is observed; each is a problem of its own."""
+        dropped = set()
+        usable = self._usable()
+        for k, name in enumerate(usable):
+            hole = self._holes[name]
+            if not len(hole):
+                continue
+            for start in windows(self._steps[name], self.steps, stride):
+                stop = start + self.steps
+                if np.searchsorted(hole, stop) - np.searchsorted(hole, start) == self.steps:
+                    dropped.add(Span(k, start, stop))
+                    self.problems.append(UnusableFile(f"{name}[{start}:{stop}]", "holds no observed value at all"))
+        return dropped
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _window(self, name: str, start: int, stop: int) -> Sample:
+        try:
+            v = torch.from_numpy(self._values(name, start, stop).T.copy())
+        except (Undecodable, OSError) as error:
+            raise BootdiffError(f"{self.folder / name}: {error}. Mend or remove it and start again.") from None
+        if v.shape != self.shape:
+            raise BootdiffError(f"{self.folder / name}: has changed since it was opened. Start again.")
+        mask = None
+        if self.masked:
+            mask = (~v.isnan()).float()
+            mask = mask[:1] if self._shared else mask
+        x = self.units.store(v, 1).float().nan_to_num(nan=0.0)
+        return Sample(x, self._labels.get(name), mask)
+
+
+def range_of(steps: int) -> range:
+    """First steps of the pieces that a signal is looked at in."""
+    return range(0, steps, _STEP)
+
+
+def _opened(path: Path) -> tuple[np.ndarray, float | None]:
+    """(L, C) as stored, mapped where that is possible, and values per second (None: not known)."""
+    if path.suffix.lower() == ".npy":
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise Undecodable(f"cannot be read ({error})") from None
+        if array.ndim not in (1, 2) or array.dtype.kind not in "biuf" or 0 in array.shape:
+            raise Undecodable(f"holds {array.dtype} of shape {array.shape}; a signal is L or L x C numbers")
+        return array[:, None] if array.ndim == 1 else array, None
+    from scipy.io import wavfile
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            try:
+                rate, data = wavfile.read(path, mmap=True)
+            except ValueError:
+                # 24-bit samples cannot be mapped.
+                rate, data = wavfile.read(path)
+        except Exception as error:
+            raise Undecodable(f"cannot be decoded ({error}); it is damaged, cut short or no WAV file") from None
+    for warning in said:
+        if "EOF" in str(warning.message):
+            raise Undecodable(f"is cut short ({warning.message})")
+    if not len(data):
+        raise Undecodable("holds no samples")
+    return data[:, None] if data.ndim == 1 else data, float(rate)
+
+
+def _amplitude(stored: np.ndarray, name: str) -> np.ndarray:
+    """Stored values -> float64; those of WAV files as amplitudes, full scale = 1."""
+    v = np.asarray(stored).astype(np.float64)
+    if not name.lower().endswith(".wav") or stored.dtype.kind == "f":
+        return v
+    if stored.dtype == np.uint8:
+        return (v - 128) / 128
+    return v / -float(np.iinfo(stored.dtype).min)

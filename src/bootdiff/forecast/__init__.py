@@ -1,0 +1,1 @@
+"""What each view is worth, before anything is trained: linear denoisers of Gaussian laws (`bootdiff plan`)."""

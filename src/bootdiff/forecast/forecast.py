@@ -1,0 +1,205 @@
+"""What each view is worth, before anything is trained: linear denoisers of a Gaussian law, judged on full samples.
+
+The law is estimated from the full samples alone (`shrinkage`) and with the views imposed on it (`imposing`), and
+
+    what views improve               is measured on held-out full samples (`heldout`),
+    what they know and leave over    is read off the denoisers of their own laws, asked about full samples (`shares`),
+    what full samples they replace   is how many more the full-only estimate would need to be as good, if the estimate
+                                     of everything were the truth (`heldout.Curve`).
+
+Kept are the views without which the others are worse at some noise level, beyond chance; the least needed is dropped
+first. Training asks the same of held-out samples (`news` in `boot.stages`): a view whose law is not that of A x0 makes
+the estimate worse, and one that the full samples or other views imply does not make it better.
+
+A Gaussian knows second moments only: of edges, classes and modes, which networks learn, nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from bootdiff.forecast.cross_validation import Curve, Gain, Trials, standard_error
+from bootdiff.forecast.explained_variance import between, shared, shares
+from bootdiff.forecast.moment_matching import impose
+from bootdiff.forecast.shrinkage import Coordinates, Sampled, shrunk
+from bootdiff.forecast.view_moments import ViewMoments
+
+__all__ = ["Forecast", "ViewForecast", "forecast"]
+
+_MISFIT = 0.25  # share by which a view's law must be off on full samples to be called another one
+
+
+@dataclass(frozen=True)
+class ViewForecast:
+    """One view.
+
+    Attributes:
+        count: its files.
+        alone: what it improves by itself. added: what it improves beside the other kept views.
+        share: of what can be known, per noise level.
+        left_over: nats. shared: nats of mutual information with the rest; None for a view of several placements.
+        fit: loss of the view's own law on full samples seen through it, over its loss on itself, with standard error:
+            1 where the view is what the recipe says. None where the files are too few to have a law.
+        verdict: "keep", "dissimilar" (its law is another one), "redundant" (other views know it), "nothing" (the full
+            samples know it, or it is too little to be seen in them).
+    """
+
+    name: str
+    count: int
+    alone: Gain
+    added: Gain
+    share: list[float]
+    left_over: float
+    shared: float | None
+    fit: tuple[float, float] | None
+    verdict: str
+
+    @property
+    def keep(self) -> bool:
+        """Whether it should be trained."""
+        return self.verdict == "keep"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Everything; lists run over `levels`.
+
+    Attributes:
+        count, shape: of the full samples; dense: dimension of the dense part of the law.
+        full_only: loss of the full samples alone, held out, with standard errors.
+        known: what can be known beyond the white base, in units of its loss.
+        together: what the kept views improve; share: of what can be known.
+        left_over: nats; everything: nats that the white base leaves over; total_correlation: nats between kept views,
+            None where they overlap or have several placements.
+    """
+
+    levels: list[float]
+    shape: tuple[int, ...]
+    count: int
+    dense: int
+    full_only: list[float]
+    full_only_stderr: list[float]
+    known: list[float]
+    views: dict[str, ViewForecast]
+    kept: list[str]
+    together: Gain
+    share: list[float]
+    left_over: float
+    everything: float
+    total_correlation: float | None
+
+
+def forecast(
+    full: Tensor,
+    measure: Callable[[Coordinates], Mapping[str, ViewMoments]],
+    levels: Sequence[float],
+    *,
+    size: int = 1024,
+    folds: int | Sequence[Sequence[int]] = 5,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Forecast:
+    """The forecast.
+
+    Args:
+        full: full samples, (n, *shape), n >= 2.
+        measure: gives what each view's files say, by the view's name, in these coordinates (`ViewMoments.of`).
+        levels: noise levels, ascending.
+        size: dimension of the dense part of the law, at most. The time grows with its cube.
+        folds: of the cross-validation: how many, or the samples of each (where samples overlap, as windows may).
+        progress: told the share of the work that is done.
+
+    Raises:
+        ValueError: n < 2, samples that are constant or not finite, no views, levels that are not positive, finite and
+            ascending.
+    """
+    levels = [float(s) for s in levels]
+    if not levels or not all(0 < s < math.inf for s in levels) or any(a >= b for a, b in itertools.pairwise(levels)):
+        raise ValueError(f"noise levels must be positive, finite and ascending, got {levels}")
+    coordinates = Coordinates.of(full, size)
+    views = dict(measure(coordinates))
+    if not views:
+        raise ValueError("there is no view to forecast the worth of")
+    c = coordinates.analyze(full)
+    sets = 2 * len(views) + 2 if len(views) > 1 else 2
+    trials = Trials(coordinates, c, views, levels, folds, seed, lambda done: progress(min(0.7, 0.7 * done / sets)))
+    base = trials.losses(())
+    kept, dropped = _choose(trials, list(views))
+    for name in views:
+        trials.gain([name]), trials.gain([*_others(kept, name), name], _others(kept, name))
+
+    start = shrunk(coordinates, Sampled.of(coordinates, c), [trials.alpha(kept)])[0]
+    law = impose(start, [views[v] for v in kept])
+    trained = max(1, round(len(trials.c) * (1 - 1 / trials.folds)))
+    curve = Curve(law, coordinates, levels, trained, lambda done: progress(0.7 + 0.15 * done))
+    found = shares(full, views, kept, coordinates, levels, trials.losses(kept).mean(1).tolist())
+    out = {}
+    for name, seen in views.items():
+        others = _others(kept, name)
+        fit = _fit(c[:, coordinates.kept], seen, levels)
+        verdict = dropped.get(name, "keep")
+        # a law of few files fits these better than any others: by about the ratio of its directions to them
+        beyond = max(_MISFIT, 2 * seen.size / seen.count)
+        if verdict != "keep" and fit is not None and fit[0] - 1 > max(3 * fit[1], beyond):
+            verdict = "dissimilar"
+        out[name] = ViewForecast(
+            name, round(seen.count), curve.valued(trials.gain([name]), seen.count),
+            curve.valued(trials.gain([*others, name], others), seen.count), found.each[name], found.left_over[name],
+            shared(law, seen, levels[0]), fit, verdict,
+        )  # fmt: skip
+    together = curve.valued(trials.gain(kept), sum(views[v].count for v in kept))
+    progress(1.0)
+    return Forecast(
+        levels, coordinates.shape, len(c), len(coordinates.kept), base.mean(1).tolist(),
+        standard_error(base, trials.folds).tolist(), found.known, out, kept, together, found.together,
+        found.left_together, found.everything, between(law, [views[v] for v in kept], levels[0]),
+    )  # fmt: skip
+
+
+def _others(kept: Sequence[str], name: str) -> list[str]:
+    return [v for v in kept if v != name]
+
+
+def _choose(trials: Trials, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The views to keep, and why the others are not: backward elimination."""
+    kept, dropped = list(names), {}
+    # that nothing but chance is the best of so many levels is as improbable as two standard errors at one (Bonferroni)
+    least = NormalDist().inv_cdf(1 - 0.0455 / 2 / len(trials.levels))
+    while kept:
+        scores = {}
+        for name in kept:
+            gain = trials.gain(kept, _others(kept, name))
+            sure = [z for z, on in zip(trials.z(kept, _others(kept, name)), gain.helps, strict=True) if on]
+            scores[name] = (max(sure, default=0.0), sum(gain.raw))
+        worst = min(kept, key=scores.__getitem__)
+        if scores[worst][0] > least:
+            break
+        known = len(kept) > 1 and any(trials.gain([worst]).helps)
+        dropped[worst] = "redundant" if known else "nothing"
+        kept.remove(worst)
+    return kept, dropped
+
+
+def _fit(c: Tensor, seen: ViewMoments, levels: Sequence[float]) -> tuple[float, float] | None:
+    """Loss of the view's own law on full samples seen through it, over its loss on itself; standard error.
+
+    Mean over the noise levels from the files' own noise on; c are the dense coordinates of the full samples, (n, m).
+    """
+    levels = [s for s in levels if s >= seen.tau] or [levels[-1]]
+    if seen.size == 0 or seen.count < 2:
+        return None
+    lam, V = torch.linalg.eigh(seen.cov - seen.tau**2 * torch.eye(seen.size, dtype=torch.float64))
+    lam = lam.clamp_min(1e-8 * float(lam.abs().max()) + 1e-300)
+    squares = torch.stack([((c @ R.T + o - seen.mean) @ V).square() for R, o in zip(seen.rows, seen.offset)]).mean(0)
+    ratio = torch.zeros(len(c), dtype=torch.float64)
+    for s in levels:
+        g = lam / (lam + s**2)
+        ratio += (squares @ (1 - g) ** 2 + s**2 * g.square().sum()) / (s**2 * g.sum()) / len(levels)
+    return float(ratio.mean()), float(ratio.std() / math.sqrt(len(ratio)))

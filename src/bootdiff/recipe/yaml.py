@@ -1,0 +1,206 @@
+"""YAML text to plain data, with the line of every key kept.
+
+The scalars follow YAML 1.2's core schema: ``1e-3`` is a number, ``no`` and ``12:30`` are text, ``010`` is ten; only
+``true`` and ``false`` are booleans. Duplicate keys, tags and self-containing anchors are refused. Anchors, aliases and
+merge keys (``<<: *base``) work; a key written out wins over a merged one.
+Source: YAML 1.2.2, chapter 10.3 (core schema); the stock PyYAML loader follows YAML 1.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from bootdiff.errors import BootdiffError
+
+__all__ = ["Document", "parse_yaml"]
+
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes; its implicit resolvers are those of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own protocol)
+
+
+for _kind, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(f"(?:{_pattern})$"), _first)
+
+
+def _number(text: str) -> int:
+    sign = -1 if text.startswith("-") else 1
+    digits = text.lstrip("+-")
+    return sign * int(digits, {"0x": 16, "0o": 8}.get(digits[:2], 10))
+
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": _number,
+    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "str": str,
+    "merge": str,
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed YAML text.
+
+    Attributes:
+        data: dictionaries, lists, numbers, text, booleans and None.
+        source: the file's name, for messages.
+    """
+
+    data: Any
+    source: str
+    _children: dict[int, dict[str | int, tuple[int, yaml.Node]]]
+    _root: yaml.Node
+
+    def locate(self, loc: Sequence[str | int]) -> tuple[str, int | None]:
+        """Where `loc`, a path of keys and indices, stands: its dotted name and its line (from 1).
+
+        What is not in the text is named all the same, at the line of the block it is missing from; indices and
+        "[key]" (pydantic's word for a key itself) are left out then. The line is None for the whole text.
+
+        >>> parse_yaml("a:\\n  b: [1, 2]", "x.yaml").locate(["a", "b", 1])
+        ('a.b[1]', 2)
+        >>> parse_yaml("a:\\n  b: [1, 2]", "x.yaml").locate(["a", "c"])
+        ('a.c', 1)
+        """
+        node: yaml.Node | None = self._root
+        line, shown = None, ""
+        for part in loc:
+            child = self._children.get(id(node), {}).get(part)
+            if child is not None:
+                line, node = child
+            elif isinstance(part, int) or part == "[key]":
+                continue
+            else:
+                node = None
+            shown += f"[{part}]" if isinstance(part, int) else f".{part}" if shown else part
+        return shown, line
+
+
+class _Reader:
+    """Turns composed nodes into plain data; collects what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.problems: list[tuple[int, str]] = []
+        self.children: dict[int, dict[str | int, tuple[int, yaml.Node]]] = {}
+        self._made: dict[int, Any] = {}
+        self._open: set[int] = set()
+
+    def read(self, node: yaml.Node) -> Any:
+        if id(node) in self._made:
+            return self._made[id(node)]
+        if id(node) in self._open:
+            self._complain(node, "this anchor contains itself; write the block out")
+            return None
+        self._open.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            value: Any = self._mapping(node)
+        elif isinstance(node, yaml.SequenceNode):
+            self._check_tag(node)
+            self.children[id(node)] = {i: (_line(item), item) for i, item in enumerate(node.value)}
+            value = [self.read(item) for item in node.value]
+        else:
+            value = self._scalar(node)
+        self._open.discard(id(node))
+        self._made[id(node)] = value
+        return value
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
+        self._check_tag(node)
+        merged: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        lines: dict[str | int, tuple[int, yaml.Node]] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._complain(key_node, "a key must be plain text")
+                continue
+            key = key_node.value
+            if key_node.tag == _TAG + "merge":
+                blocks = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                for block in blocks:
+                    part = self.read(block)
+                    if not isinstance(part, dict):
+                        self._complain(block, "'<<' must name a block of keys")
+                        continue
+                    merged = {**part, **merged}
+                    lines = {**self.children.get(id(block), {}), **lines}
+                continue
+            if key in own:
+                self._complain(key_node, f"the key {key!r} is already given on line {lines[key][0]}; keep one of them")
+                continue
+            own[key] = self.read(value_node)
+            lines[key] = (_line(key_node), value_node)
+        self.children[id(node)] = lines
+        return {**merged, **own}
+
+    def _check_tag(self, node: yaml.Node) -> None:
+        if node.tag not in (_TAG + "map", _TAG + "seq"):
+            self._complain(node, f"the tag {node.tag} is not understood; leave it out")
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        kind = node.tag.removeprefix(_TAG)
+        if node.tag == kind or kind not in _SCALARS:
+            self._complain(node, f"the tag {node.tag} is not understood; leave it out")
+            return None
+        try:
+            return _SCALARS[kind](node.value)
+        except ValueError:
+            self._complain(node, f"{node.value!r} cannot be read as {kind}")
+            return None
+
+    def _complain(self, node: yaml.Node, text: str) -> None:
+        self.problems.append((_line(node), text))
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
+
+
+def parse_yaml(text: str, source: str) -> Document:
+    """Parse one YAML document.
+
+    Args:
+        text: the YAML text.
+        source: the file's name, for messages.
+
+    Raises:
+        BootdiffError: not YAML, more than one document, a duplicate key, a tag; with the lines.
+    """
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = " ".join(part for part in (error.context, error.problem) if part)
+        hint = "indent with spaces, not tabs" if "\\t" in what else "check the indentation, colons and quotes there"
+        raise BootdiffError(f"{source}{where}: not valid YAML: {what}; {hint}") from None
+    except yaml.YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise BootdiffError(f"{source}: not valid YAML: {first}; save the file as plain UTF-8 text") from None
+    if root is None:
+        return Document(None, source, {}, yaml.ScalarNode(_TAG + "null", ""))
+    reader = _Reader()
+    data = reader.read(root)
+    if reader.problems:
+        raise BootdiffError("\n".join(f"{source}, line {line}: {text}" for line, text in sorted(reader.problems)))
+    return Document(data, source, reader.children, root)

@@ -1,0 +1,92 @@
+"""The sizes of networks by the kind of the samples."""
+
+from __future__ import annotations
+
+import pytest
+
+from bootdiff.errors import BootdiffError
+from bootdiff.nets import BACKBONES, build_net
+from bootdiff.recipe.backbones import LinearSpec, LocalSpec, MLPSpec, UNetSpec, default_backbones
+from bootdiff.recipe.schema import load_recipe_text
+
+SPECS = {"unet": UNetSpec, "local": LocalSpec, "mlp": MLPSpec, "linear": LinearSpec}
+SHAPES = [(6,), (2, 40), (1, 512), (3, 16, 16), (1, 3, 12, 12), (1, 2, 32, 32)]
+MINIMAL = "full: {path: a}\nviews: {v: {view: {kind: pick, indices: [0]}, data: {path: b}}}\n"
+
+
+def unet(**options):
+    return UNetSpec(kind="unet", **options)
+
+
+def test_there_is_a_block_for_every_backbone():
+    assert set(SPECS) == set(BACKBONES)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_default_networks_of_every_kind_can_be_built(shape):
+    for name, spec in default_backbones(len(shape) - 1).items():
+        assert isinstance(spec, SPECS[name])
+        options = spec.resolve(shape, shape).options()
+        assert "auto" not in options.values()
+        build_net(name, shape[0], shape, **options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [((1, 255), 1), ((1, 256), 2), ((3, 64, 64), 1), ((1, 9, 8, 8), 1), ((1, 9, 16, 16), 2), ((1, 9, 8, 64), 4)],
+    ids=str,
+)
+def test_automatic_patches(shape, patch):
+    assert unet().resolve(shape, shape).patch == patch
+    assert unet(patch=3).resolve(shape, shape).patch == 3
+
+
+def test_a_thumbnail_is_folded_less_and_a_clip_as_much():
+    full = (1, 12, 32, 32)
+    assert unet(patch=4).resolve((1, 12, 16, 16), full).patch == 2
+    assert unet(patch=4).resolve((1, 4, 32, 32), full).patch == 4  # a clip
+    assert unet(patch=4).resolve((1, 32, 32), full).patch == 4  # a still
+    assert unet(patch=2).resolve((1, 8), (1, 32)).patch == 1
+
+
+def test_images_keep_the_sizes_they_had():
+    """Stages of earlier runs are found by them."""
+    shape = (3, 32, 32)
+    assert unet().resolve(shape, shape).model_dump() == {
+        "kind": "unet", "channels": "auto", "layers": 1, "attention": True, "dropout": 0.0, "patch": 1,
+    }  # fmt: skip
+    local = LocalSpec(kind="local").resolve(shape, shape)
+    assert local.model_dump() == {"kind": "local", "width": 64, "depth": 5, "dropout": 0.0}
+
+
+def test_what_is_given_stays():
+    spec = unet(channels=[8, 16], patch=2).resolve((1, 4, 32, 32), (1, 4, 32, 32))
+    assert (spec.channels, spec.patch) == ([8, 16], 2)
+    assert LocalSpec(kind="local", width=7).resolve((1, 30), (1, 30)).width == 7
+
+
+def test_what_does_not_suit_is_refused():
+    for spec in (unet(), LocalSpec(kind="local")):
+        with pytest.raises(BootdiffError, match=r"vectors of 6 values: use mlp or linear"):
+            spec.resolve((6,), (6,))
+    with pytest.raises(BootdiffError, match="multiples of 8"):
+        unet(channels=[12, 24]).resolve((1, 64), (1, 64))
+
+
+@pytest.mark.parametrize(("shape", "names"), [((6,), ["mlp", "linear"]), ((1, 8), ["unet", "local"])])
+def test_a_recipe_without_backbones_takes_those_of_its_kind(shape, names):
+    assert list(load_recipe_text(MINIMAL).with_defaults_for(shape).backbones) == names
+    assert list(load_recipe_text(MINIMAL + "backbones: {mlp: auto}\n").with_defaults_for(shape).backbones) == ["mlp"]
+
+
+def test_a_suited_recipe_can_be_written_and_read():
+    recipe = load_recipe_text(MINIMAL).with_defaults_for((6,))
+    again = load_recipe_text(recipe.dump())
+    assert again.backbones == recipe.backbones
+    assert again.with_defaults_for((6,)).dump() == recipe.dump()
+
+
+def test_sizes_are_checked():
+    for text in ("{unet: {kind: unet, patch: 0}}", "{local: {kind: local, width: wide}}"):
+        with pytest.raises(BootdiffError, match="must be auto or a whole number of at least 1"):
+            load_recipe_text(MINIMAL + f"backbones: {text}\n")

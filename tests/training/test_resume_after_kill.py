@@ -1,0 +1,113 @@
+"""A training that is killed (SIGKILL) again and again ends with the same bits as one that is left alone.
+
+A warmed-up process forks one child per attempt, so an attempt costs no imports. Each child runs the same call; it is
+killed a random moment after a random number of steps, so also while it writes a row, a snapshot or a checkpoint. A step
+begins only when it is told to: however busy the machine is, no attempt comes further than one checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+KILLS = 40
+EVERY = 3
+"""Steps from checkpoint to checkpoint: 60 steps take 20 attempts or more."""
+
+
+def attempt(path):
+    """The command: open the run, train, exit. Before each step a byte on stdout, and it waits for one on stdin."""
+    import training_toy
+    from bootdiff.training.run import Run
+
+    def told(step):
+        os.write(1, b".")
+        os.read(0, 1)  # nothing where nobody writes any more
+
+    with Run.open(path, "seed: 3") as run:
+        batches = training_toy.Batches(on_step=told)
+        training_toy.train(run.stage("toy"), batches=batches, log_every=2, evaluate_every=4, checkpoint_every=EVERY)
+
+
+def forked(path):
+    """A child that runs ``attempt`` with pipes for stdin and stdout: (pid, what to write to, what to read)."""
+    there, writer = os.pipe()
+    reader, here = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(there, 0)
+        os.dup2(here, 1)
+        os.close(writer)  # else stdin would never end
+        code = 1
+        try:
+            attempt(path)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(there)
+    os.close(here)
+    return pid, writer, reader
+
+
+def main(path):
+    """Attempts until one is not killed; prints how many were killed, and after how many steps each."""
+    import torch
+    from accelerate import Accelerator
+
+    import training_toy  # noqa: F401
+    from bootdiff.training.loop import fit  # noqa: F401
+
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # what the first optimizer imports
+    Accelerator(cpu=True)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    draw, killed = random.Random(int(sys.argv[2])), []
+    while len(killed) < KILLS:
+        pid, writer, reader = forked(path)
+        aim, steps = draw.choice([0, 1, 2, 2, 3, 3]), 0
+        while steps <= aim and os.read(reader, 1):
+            steps += 1
+            os.write(writer, b".")
+        time.sleep(draw.choice([0.0, 0.001, 0.005, 0.02]) * draw.random())
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        os.close(writer)
+        os.close(reader)
+        if not os.WIFSIGNALED(status):
+            break
+        killed.append(steps)
+    pid, writer, reader = forked(path)
+    os.close(writer)
+    while os.read(reader, 4096):
+        pass
+    assert os.waitpid(pid, 0)[1] == 0
+    print(json.dumps(killed))
+
+
+def test_many_kills_leave_no_trace(tmp_path):
+    from test_train import outcome
+
+    from bootdiff.training.run import Run
+    from training_toy import train
+
+    seed = random.randrange(10**6)
+    command = [sys.executable, __file__, str(tmp_path / "killed"), str(seed)]
+    shared = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # training_toy
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=100, env=shared)
+    killed = json.loads(done.stdout)
+    assert len(killed) >= 60 // EVERY - 1, f"the training ended after {len(killed)} kills, seed {seed}"
+    with Run.open(tmp_path / "straight", "seed: 3") as run:
+        train(run.stage("toy"), log_every=2, evaluate_every=4, checkpoint_every=EVERY)
+        straight = outcome(run.stage("toy"))
+    run = Run.read(tmp_path / "killed")
+    assert outcome(run.stage("toy")) == straight, f"seed {seed}, killed after {killed} steps"
+    assert not list(run.path.rglob("*tmp*"))
+    print(f"{len(killed)} kills, after {killed} steps")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

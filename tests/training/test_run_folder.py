@@ -1,0 +1,354 @@
+"""The run directory: atomic files, the lock, the recipe check, metrics that survive a torn line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import bootdiff.training.files
+from bootdiff.errors import BootdiffError
+from bootdiff.training.run import (
+    Run,
+    atomic_write_bytes,
+    atomic_write_json,
+    load_tensors,
+    read_json,
+    read_metrics,
+    save_tensors,
+)
+
+RECIPE = "seed: 1\nviews:\n  - kind: downsample\n    factor: 2\n"
+
+
+def open_run(path, recipe=RECIPE, fingerprint="data-a", **more):
+    return Run.open(path, recipe, fingerprint, **more)
+
+
+# --- atomic files
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    atomic_write_json(path, {"x": 1})
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(bootdiff.training.files.os, "fsync", full)
+    with pytest.raises(BootdiffError, match=r"a\.json: no room .* needed, .* free .* intact"):
+        atomic_write_json(path, {"x": 2})
+    assert read_json(path) == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_errors_other_than_a_full_disk_keep_their_kind(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        atomic_write_bytes(tmp_path / "absent" / "a", b"")
+
+
+def test_a_reader_never_sees_a_part_of_a_file(tmp_path):
+    path = tmp_path / "a"
+    versions = [bytes([i]) * 200_000 for i in range(40)]
+    atomic_write_bytes(path, versions[0])
+    seen, done = [], threading.Event()
+
+    def read():
+        while not done.is_set():
+            seen.append(path.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for version in versions:
+        atomic_write_bytes(path, version)
+    done.set()
+    reader.join()
+    assert seen
+    assert set(seen) <= set(versions)
+
+
+def test_json_has_no_nan(tmp_path):
+    atomic_write_json(tmp_path / "a.json", {"x": [float("nan"), 1.5, float("inf")]})
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {"x": [None, 1.5, None]}
+
+
+def test_read_json_says_what_is_wrong(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(BootdiffError, match=r"a\.json: not JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(BootdiffError, match="no such file"):
+        read_json(tmp_path / "b.json")
+
+
+# --- tensors
+
+
+def test_tensors_round_trip_with_meta_and_give_the_same_bytes(tmp_path):
+    base = torch.randn(6, 4)
+    tensors = {
+        "plain": base,
+        "tied": base,
+        "rows": base[2:4],
+        "transposed": base.t(),
+        "half": base.to(torch.bfloat16),
+        "index": torch.arange(3),
+        "scalar": torch.tensor(2.5, dtype=torch.float64),
+        "empty": torch.zeros(0, 3),
+        "weight": torch.nn.Parameter(base),
+    }
+    meta = {"step": 3, "loss": 0.1 + 0.2, "best": {"0.1": [3, 1e-300]}, "nothing": None}
+    for name in ("a", "b"):
+        save_tensors(tmp_path / name, tensors, meta)
+    loaded, loaded_meta = load_tensors(tmp_path / "a")
+    assert loaded_meta == meta
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype, name
+        assert torch.equal(loaded[name], tensor), name
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_no_room_for_tensors_keeps_the_old_file(tmp_path):
+    """A real limit of the operating system: no file may grow over 64 KiB (the kernel says EFBIG, at once)."""
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": torch.ones(4)}, {"version": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+    try:
+        with pytest.raises(BootdiffError, match=r"a\.safetensors: no room to write it: 1\.0 MiB needed"):
+            save_tensors(path, {"x": torch.ones(2**18)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    tensors, meta = load_tensors(path)
+    assert torch.equal(tensors["x"], torch.ones(4))
+    assert meta == {"version": 1}
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_load_tensors_says_what_is_wrong(tmp_path):
+    with pytest.raises(BootdiffError, match=r"b\.safetensors: no such file"):
+        load_tensors(tmp_path / "b.safetensors")
+    (tmp_path / "c.safetensors").write_bytes(b"not tensors at all")
+    with pytest.raises(BootdiffError, match=r"c\.safetensors: not a readable safetensors file"):
+        load_tensors(tmp_path / "c.safetensors")
+
+
+# --- the lock
+
+
+def test_a_second_writer_is_refused_with_the_pid(tmp_path):
+    with (
+        open_run(tmp_path / "run"),
+        pytest.raises(BootdiffError, match=rf"in use by process {os.getpid()} on .*choose another directory"),
+    ):
+        open_run(tmp_path / "run")
+    open_run(tmp_path / "run").close()
+
+
+HOLDER = """
+import os, sys, time
+from bootdiff.training.run import Run
+run = Run.open(sys.argv[1], "seed: 1", "")
+worker = os.fork()
+if worker == 0:
+    time.sleep(60)  # a data worker that outlives its killed parent for a while
+    os._exit(0)
+print(os.getpid(), worker, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_lock_of_a_killed_process_is_no_obstacle_even_while_its_worker_lives(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        pid, worker = map(int, holder.stdout.readline().split())
+        try:
+            with pytest.raises(BootdiffError, match=f"in use by process {pid} "):
+                Run.open(tmp_path, "seed: 1")
+            os.kill(pid, signal.SIGKILL)
+            holder.wait()
+            os.kill(worker, 0)  # it still lives
+            Run.open(tmp_path, "seed: 1").close()
+        finally:
+            os.kill(worker, signal.SIGKILL)
+            holder.kill()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_closing_in_a_child_keeps_the_parents_lock(tmp_path):
+    with open_run(tmp_path) as run:
+        child = os.fork()
+        if child == 0:
+            run.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        with pytest.raises(BootdiffError, match="in use"):
+            open_run(tmp_path)
+
+
+def test_readers_need_no_lock_and_may_not_write(tmp_path):
+    with open_run(tmp_path) as run:
+        run.append({"stage": "s", "step": 1})
+        reader = Run.read(tmp_path)
+        assert reader.metrics() == [{"stage": "s", "step": 1}]
+        assert reader.recipe_text == RECIPE
+        assert reader.fingerprint == "data-a"
+        with pytest.raises(RuntimeError, match="opened for reading"):
+            reader.append({"stage": "s", "step": 2})
+        assert not reader.stage("absent").path.exists()
+    with pytest.raises(BootdiffError, match="not a run directory"):
+        Run.read(tmp_path / "elsewhere")
+
+
+def test_other_processes_of_the_same_training_open_without_lock(tmp_path):
+    with open_run(tmp_path), open_run(tmp_path, main=False) as other:
+        assert not other.writer
+
+
+# --- what the run was started with
+
+
+def test_another_recipe_is_refused_by_its_keys(tmp_path):
+    open_run(tmp_path).close()
+    with pytest.raises(BootdiffError) as error:
+        open_run(tmp_path, "seed: 2\nviews:\n  - kind: downsample\n    factor: 4\n    extra: 1\n")
+    text = str(error.value)
+    assert "seed (1 -> 2)" in text
+    assert "views.0.factor (2 -> 4)" in text
+    assert "views.0.extra (absent -> 1)" in text
+    assert "kind" not in text
+    assert "another directory" in text
+    open_run(tmp_path).close()  # the refusal gave the lock back
+
+
+def test_comments_and_order_are_no_difference(tmp_path):
+    open_run(tmp_path).close()
+    open_run(tmp_path, "# the same\nviews: [{factor: 2, kind: downsample}]\nseed: 1\n").close()
+    assert Run.read(tmp_path).recipe_text == RECIPE
+
+
+def test_other_data_is_refused(tmp_path):
+    open_run(tmp_path).close()
+    with pytest.raises(
+        BootdiffError, match=r"the data is not what this run was started on.*'data-a' then, 'data-b' now"
+    ):
+        open_run(tmp_path, fingerprint="data-b")
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(BootdiffError, match="a file is in the way"):
+        open_run(tmp_path / "run")
+
+
+def test_provenance_grows_by_one_entry_per_session(tmp_path):
+    for _ in range(2):
+        open_run(tmp_path, seed=5).close()
+    sessions = Run.read(tmp_path).provenance
+    assert len(sessions) == 2
+    assert sessions[0]["versions"]["torch"] == torch.__version__
+    assert sessions[0]["seed"] == 5
+    assert {"command", "platform", "threads", "python"} <= sessions[0].keys()
+
+
+# --- metrics
+
+
+def test_a_torn_last_line_is_left_out_and_cut_off(tmp_path):
+    with open_run(tmp_path) as run:
+        run.append({"stage": "s", "step": 1, "loss": float("nan")})
+    path = tmp_path / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"stage": "s", "st')
+    assert read_metrics(path) == [{"stage": "s", "step": 1, "loss": None}]
+    with open_run(tmp_path) as run:
+        run.append({"stage": "s", "step": 2})
+    assert [row["step"] for row in read_metrics(path)] == [1, 2]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "s", "step": 1}\nnonsense\n{"stage": "s", "step": 3}\n')
+    with pytest.raises(BootdiffError, match=r"metrics\.jsonl, line 2: not JSON"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_truncating_drops_only_later_rows_of_the_stage(tmp_path):
+    with open_run(tmp_path) as run:
+        for step in (1, 2, 3):
+            run.append({"stage": "a", "step": step})
+            run.append({"stage": "b", "step": step})
+        run.truncate_metrics("a", 1)
+        run.stage("a").append({"step": 2, "again": True})
+        assert [row["step"] for row in run.metrics("b")] == [1, 2, 3]
+        assert run.stage("a").metrics() == [{"stage": "a", "step": 1}, {"stage": "a", "step": 2, "again": True}]
+
+
+def test_a_row_that_finds_no_room_leaves_no_half_line(tmp_path):
+    with open_run(tmp_path) as run:
+        run.append({"stage": "s", "step": 1})
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            with pytest.raises(BootdiffError, match=r"metrics\.jsonl: no room"):
+                run.append({"stage": "s", "step": 2, "text": "x" * 200})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"stage": "s", "step": 1}\n'
+        run.append({"stage": "s", "step": 3})
+        assert [row["step"] for row in run.metrics()] == [1, 3]
+
+
+def test_a_row_needs_stage_and_step(tmp_path):
+    with open_run(tmp_path) as run, pytest.raises(ValueError, match="'stage' and 'step'"):
+        run.append({"step": 1})
+
+
+# --- stages
+
+
+def test_a_stage_is_done_when_finished_and_clears_litter(tmp_path):
+    with open_run(tmp_path) as run:
+        stage = run.stage("residual-0")
+        assert not stage.done
+        for name in (".final.safetensors.tmp", ".tmpAbC123"):
+            (stage / name).write_bytes(b"of a killed process")
+        stage = run.stage("residual-0")
+        assert os.listdir(stage.path) == []
+        stage.finish({"loss": 0.5})
+    stage = Run.read(tmp_path).stage("residual-0")
+    assert stage.done
+    assert stage.info == {"loss": 0.5}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b"])
+def test_stage_names_stay_inside_the_run(tmp_path, name):
+    with open_run(tmp_path) as run, pytest.raises(ValueError, match="stage name"):
+        run.stage(name)
+
+
+def test_opening_a_run_clears_what_a_killed_process_left_in_it(tmp_path):
+    """Also beside the stages, where arms and samples lie; a run inside it, which may be in use, is let alone."""
+    with open_run(tmp_path / "run"), open_run(tmp_path / "run" / "seed-1"):
+        pass
+    left = [tmp_path / "run" / name for name in (".metrics.json.tmp", "bootdiff/.model.json.tmp", "samples/.tmpAbC123")]
+    kept = [tmp_path / "run" / name for name in ("seed-1/.metrics.json.tmp", "bootdiff/model.json")]
+    for path in left + kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    with open_run(tmp_path / "run"):
+        assert not any(path.exists() for path in left)
+        assert all(path.exists() for path in kept)
+
+
+def test_tensors_are_loaded_to_a_numbered_cpu(tmp_path):
+    """What accelerate calls the CPU where there are several processes."""
+    save_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)})
+    tensors, _ = load_tensors(tmp_path / "a.safetensors", torch.device("cpu", 0))
+    assert torch.equal(tensors["x"], torch.ones(2))

@@ -1,0 +1,163 @@
+"""All kinds of views, on every kind of data they are for: what the laws are tested on."""
+
+from __future__ import annotations
+
+import torch
+
+from bootdiff.views import (
+    ChannelMix,
+    Crop,
+    Downsample,
+    FrameStride,
+    FrameWindow,
+    Identity,
+    Mask,
+    Observed,
+    Pick,
+    RandomMask,
+    Stills,
+    Window,
+    compose,
+)
+
+PICTURE = (3, 8, 12)
+GRID = [[(i + j) % 3 > 0 for j in range(12)] for i in range(8)]
+PICTURES = [
+    Identity(),
+    Downsample(1),
+    Downsample(4),
+    Downsample(2, axes=(-1,)),
+    Crop((4, 5), offset=(1, 7)),
+    Crop(4),
+    Crop((3, 4), stride=(4, 5)),
+    Crop((8, 12)),
+    Mask(box=(2, 3, 4, 5)),
+    Mask(band=("bottom", 3)),
+    Mask(band=("top", 1)),
+    Mask(image=GRID),
+    RandomMask(),
+    RandomMask(hide="pixels", fraction=0.6, count=2, seed=3),
+    ChannelMix.gray(),
+    ChannelMix(weights=(1.5, -1.0, 0.5)),
+    ChannelMix(rows=((0, 0, 1), (1, 0, 0))),
+    ChannelMix(rows=((0.5**0.5, -(0.5**0.5), 0),)),
+    Observed(Downsample(2), std=0.25),
+    Observed(RandomMask(count=3), std=0.1),
+    compose(Downsample(2), Crop(2, offset=(1, 1))),
+    compose(Downsample(2), Crop((2, 4), stride=1)),
+    compose(Downsample(2), Mask(band=("bottom", 1))),
+    compose(Downsample(2), RandomMask(hide="pixels")),
+    compose(Mask(box=(2, 4, 4, 2)), Downsample(2)),
+    compose(Mask(image=GRID), Crop((4, 6), offset=(1, 2))),
+    compose(Crop(4, stride=4), Downsample(2)),
+    compose(ChannelMix.gray(), Mask(box=(0, 0, 2, 2))),
+    compose(Mask(box=(0, 0, 2, 2)), ChannelMix.gray()),
+    compose(Observed(Downsample(2), std=0.1), Crop(3), ChannelMix.gray()),
+    Observed(compose(ChannelMix.gray(), Downsample(4), Crop(1)), std=0.5),
+    Crop((5,), offset=(3,)),
+    Crop((4, 6), position_conditioned=True),
+    Pick((2, 0)),
+    Mask(image=torch.arange(3 * 8 * 12).reshape(3, 8, 12) % 5 > 1),
+    RandomMask(hide="channels"),
+    RandomMask(apart=True),
+    compose(RandomMask(hide="channels", fraction=0.5), Pick((1,))),
+    compose(Crop(4, position_conditioned=True), Mask(box=(1, 1, 2, 2))),
+]
+
+VIDEO = (2, 6, 4, 4)
+VIDEOS = [
+    Identity(),
+    Downsample(2),
+    Downsample(3, axes=(-3,)),
+    Downsample(2, axes=(-3, -2, -1)),
+    Crop(2, offset=(1, 2)),
+    Crop((3, 2, 3)),
+    Crop((3, 2, 2), offset=(3, 2, 0)),
+    Crop((2, 4, 4), stride=(4, 1, 1), position_conditioned=True),
+    FrameWindow(2),
+    FrameWindow(4, offset=1),
+    FrameWindow(3, stride=2, position_conditioned=True),
+    FrameWindow(6),
+    Window(3),
+    Stills(),
+    Stills(frame=5),
+    Stills(every=4, position_conditioned=True),
+    FrameStride(2),
+    FrameStride(3, offset=2),
+    FrameStride(1),
+    Pick((1,)),
+    ChannelMix(weights=(0.5, 0.5)),
+    Mask(box=(1, 1, 2, 2)),
+    Mask(box=(4, 0, 1, 2, 3, 2)),
+    Mask(band=("bottom", 1)),
+    Mask(image=torch.eye(4)),
+    Mask(image=torch.arange(6 * 4 * 4).reshape(6, 4, 4) % 7 > 2),
+    Mask(image=torch.arange(2 * 6 * 4 * 4).reshape(2, 6, 4, 4) % 7 > 2),
+    RandomMask(),
+    RandomMask(hide="moving", fraction=0.3),
+    RandomMask(hide="gap"),
+    RandomMask(hide="pixels", count=2),
+    RandomMask(hide="channels"),
+    Observed(Stills(), std=0.1),
+    Observed(FrameWindow(2, offset=1), std=0.1),
+    compose(FrameWindow(2), Downsample(2)),
+    compose(Downsample(2), FrameWindow(2, position_conditioned=True)),
+    compose(FrameWindow(4, offset=2), FrameStride(2)),
+    compose(FrameWindow(4, stride=2, position_conditioned=True), FrameWindow(2, position_conditioned=True)),
+    compose(Stills(position_conditioned=True), Crop((2, 3), position_conditioned=True)),
+    compose(Mask(image=torch.arange(6 * 4 * 4).reshape(6, 4, 4) % 7 > 2), Stills(every=2)),
+    compose(RandomMask(hide="moving", count=2), FrameWindow(3)),
+    compose(Stills(), RandomMask(count=2)),
+    compose(Pick((1, 0)), Mask(image=torch.arange(2 * 6 * 4 * 4).reshape(2, 6, 4, 4) % 7 > 2), Stills()),
+]
+
+SIGNAL = (3, 12)
+SIGNALS = [
+    Identity(),
+    Downsample(3, axes=(-1,)),
+    Window(4),
+    Window(5, offset=2),
+    Window(4, stride=3, position_conditioned=True),
+    Window(12),
+    Crop((5,)),
+    Pick((0, 2)),
+    ChannelMix(weights=(0.25, 0.25, 0.5)),
+    Mask(start=3, stop=7),
+    Mask(start=0, stop=1),
+    Mask(image=torch.arange(12) % 4 > 0),
+    Mask(image=torch.arange(36).reshape(3, 12) % 5 > 0),
+    RandomMask(hide="gap"),
+    RandomMask(hide="pixels", fraction=0.5),
+    RandomMask(hide="channels"),
+    RandomMask(hide="gap", apart=True),
+    compose(RandomMask(hide="gap", apart=True), Pick((2, 0))),
+    Observed(Window(4), std=0.2),
+    compose(Window(6, stride=2, position_conditioned=True), Downsample(2, axes=(-1,))),
+    compose(Downsample(3, axes=(-1,)), Mask(start=1, stop=3)),
+    compose(Mask(start=6, stop=12), Downsample(2, axes=(-1,))),
+    compose(Window(8, offset=4), RandomMask(hide="gap", count=2)),
+    compose(RandomMask(hide="channels"), Window(4)),
+]
+
+VECTOR = (6,)
+VECTORS = [
+    Identity(),
+    Downsample(3, axes=(-1,)),
+    Pick((4, 0, 1)),
+    ChannelMix(weights=(0.5, 0, 0, 0.5, 0, 0)),
+    ChannelMix(rows=((0.6, 0.8, 0, 0, 0, 0), (0.8, -0.6, 0, 0, 0, 0))),
+    Mask(start=2, stop=4),
+    Mask(image=(1, 0, 0, 1, 1, 0)),
+    RandomMask(hide="channels", fraction=0.5),
+    RandomMask(hide="pixels"),
+    Observed(Pick((1, 2)), std=0.3),
+    compose(Mask(image=(1, 0, 0, 1, 1, 0)), Pick((0, 1))),
+    compose(Pick((5, 4, 3, 2)), RandomMask(hide="channels", count=2)),
+    compose(Mask(image=(1, 1, 0, 0, 1, 1)), Downsample(2, axes=(-1,))),
+]
+
+CASES = [
+    (view, full)
+    for views, full in ((PICTURES, PICTURE), (VIDEOS, VIDEO), (SIGNALS, SIGNAL), (VECTORS, VECTOR))
+    for view in views
+]
