@@ -108,7 +108,7 @@ def test_limits():
 def test_rounding_does_not_decide_whether_information_is_infinite(sign):
     """Processors round tr(B S B^T) to a small number of either sign where it is 0."""
     rounding = sign * 1e-15
-    for seed in range(20):
+    for seed in range(4):
         twin = Gaussian(torch.zeros(1, 2, 2, dtype=F64), torch.kron(torch.ones(2, 2, dtype=F64), cov_of(2, seed)))
         rows = (Crop((1, 2), offset=(0, 0)), Crop((1, 2), offset=(1, 0)))
         V, scale = composite(twin, rows), float(twin.lam.min()) ** 0.5
@@ -127,7 +127,7 @@ def test_rounding_does_not_decide_whether_information_is_infinite(sign):
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_the_information_of_laws_of_either_precision(dtype):
     rows = (Crop((1, 2), offset=(0, 0)), Crop((1, 2), offset=(1, 0)))
-    for seed in range(20):
+    for seed in range(4):
         law = Gaussian(torch.zeros(1, 4, 4, dtype=dtype), cov_of(16, seed))
         assert total_correlation(law, [Identity(), Downsample(2)]).nats == math.inf  # nested
         exact = Gaussian(torch.zeros(1, 4, 4, dtype=F64), cov_of(16, seed))
@@ -141,7 +141,7 @@ def test_the_information_of_laws_of_either_precision(dtype):
     V, scale = composite(law, HALVES), (float(law.lam.min()) ** 0.5, float(law.lam.max()) ** 0.5)
     found, rel = (
         integrated_energy(lambda s: gaussian_energy(law, V, s), 16, scale),
-        1e-3 if law.mu.dtype != F64 else 1e-7,
+        1e-5 if law.mu.dtype != F64 else 1e-9,
     )
     assert found.nats == pytest.approx(total_correlation(law, HALVES).nats, rel=rel)
 

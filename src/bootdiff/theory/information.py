@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 
-_RANK_DECADES = 8.0  # of gamma beyond the smallest variance, where the ranks of two laws are compared
+_RANK_DECADES = 6.0  # of gamma beyond the smallest variance, where the ranks of two laws are compared
 _RANK_TOLERANCE = 1e-3  # directions
 
 
@@ -155,7 +155,7 @@ def integrated_energy(
     dim: int,
     scale: tuple[float, float],
     step: float = 0.25,
-    decades: tuple[float, float] = (8.0, 8.0),
+    decades: tuple[float, float] = (8.0, 6.0),
 ) -> Information:
     """1/2 int_0^inf E|r|^2 d gamma by the trapezoid rule in ln gamma.
 
@@ -166,15 +166,15 @@ def integrated_energy(
         step: h, in ln gamma.
         decades: how many powers of ten of gamma to go beyond 1 / scale^2 on the side of high and of low noise. What is
             cut off is about 10^(-2 first) and 10^(-2 second) of the total: beyond the last node an energy that is not
-            sampled goes on like 1 / gamma^2. (A sampled one is cut off there: 10^(-second).) More than 8 decades of
+            sampled goes on like 1 / gamma^2. (A sampled one is cut off there: 10^(-second).) Many more decades of
             low noise show what denoisers round, not their laws.
 
     Returns:
         Information; of an energy that is not sampled, inf where the laws differ in rank. Where they agree gamma E|r|^2
         falls like 1 / gamma, where they do not it tends to the number of directions that one fills and the other does
-        not. So they differ where, 8 decades (or `decades`, if fewer) beyond 1 / smallest^2, it is above 1e-3
-        directions and above half of what it was at e^-2 of that gamma. What denoisers round counts there as 1e-15
-        directions in float64 and as 1e-4 in float32.
+        not. So they differ where, 6 decades (or `decades`, if fewer) beyond 1 / smallest^2, it is above 1e-3
+        directions and above half of what it was at e^-2 of that gamma. What float32 denoisers round counts for less
+        there where dim (largest / smallest)^2 is below 1e5; in float64 it always does.
 
     Raises:
         ValueError: a scale that is not positive, or an energy that is not finite.
