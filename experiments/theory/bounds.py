@@ -173,7 +173,9 @@ def regularized(energy: float, full: FullOnly) -> float:
     v, cross = full.best, math.sqrt(energy) * full.bias
     if cross >= min(energy, v):
         return min(energy, v)
-    return (energy * v - cross**2) / (energy + v - 2 * cross)
+    # (energy v - cross^2) / (energy + v - 2 cross), without a quotient of two differences that may both be rounding
+    least = min(energy, v)
+    return least - (least - cross) ** 2 / (energy + v - 2 * cross)
 
 
 def views_energy(energy: float, gains: Sequence[float], errors: Sequence[float], disjoint: bool = False) -> float:

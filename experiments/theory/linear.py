@@ -102,7 +102,7 @@ def energy_fit(V: Tensor, S_hat: Tensor, sigma: float, kappa: float | Tensor) ->
 def energy_strength(V: Tensor, W_hat: Tensor, S: Tensor, sigma: float) -> Tensor:
     """The kappa in [0, 1] of least risk under the second moment S, (...): the population's or held-out samples'.
 
-    At sigma = inf, and where the two are the same, 0.
+    At sigma = inf, and where the two are the same but for rounding (W^ - V is below 1e4 eps of them), 0.
     """
     _check(sigma, S)
     D = W_hat - V
@@ -110,7 +110,8 @@ def energy_strength(V: Tensor, W_hat: Tensor, S: Tensor, sigma: float) -> Tensor
         return torch.zeros(D.shape[:-2], dtype=V.dtype)
     against = (D * S.mT).sum((-2, -1)) - inner(D, V, S, sigma)
     energy = inner(D, D, S, sigma)
-    return torch.where(energy > 0, against / torch.where(energy > 0, energy, 1.0), 0.0).clamp(0, 1)
+    there = energy > _rounding(V) * (inner(V, V, S, sigma) + inner(W_hat, W_hat, S, sigma))
+    return torch.where(there, against / torch.where(there, energy, 1.0), 0.0).clamp(0, 1)
 
 
 def ridge_fit(V: Tensor, S_hat: Tensor, sigma: float, mu: float, null: Tensor | None = None) -> Tensor:
@@ -193,12 +194,14 @@ def gain_moments(J: Tensor, S: Tensor, sigma: float, b: float) -> tuple[Tensor, 
 def optimal_gains(J: Tensor, S: Tensor, sigma: float, b: float) -> Tensor:
     """Least-squares gains lambda, (K,), under S: a population's, or that of full samples. The least norm of ties.
 
-    Evidence of no energy (a base that says the same already, sigma = inf) gets 0.
+    Evidence of no energy (a base that says the same already, sigma = inf) gets 0: below 1e4 eps of what the base says.
     """
     if not len(J) or sigma == math.inf:
         return torch.zeros(len(J), dtype=torch.float64)
     G, h = gain_moments(J, S, sigma, b)
-    return torch.linalg.pinv(G, hermitian=True, rtol=1e-10) @ h
+    base = b * torch.eye(S.shape[-1]).to(S)
+    there = (G.diagonal() > _rounding(S) * inner(base, base, S, sigma)).to(S)
+    return torch.linalg.pinv(G * there * there[:, None], hermitian=True, rtol=1e-10) @ (h * there)
 
 
 def box_minimum(G: Tensor, h: Tensor, sweeps: int = 200) -> Tensor:
@@ -224,6 +227,11 @@ def null_projection(views: Sequence[View], shape: Sequence[int]) -> Tensor:
     seen = [rows(p, shape) for view in views for p in view.placements(tuple(shape))]
     A = torch.cat(seen) if seen else torch.zeros(1, d, dtype=torch.float64)
     return torch.eye(d, dtype=torch.float64) - torch.linalg.pinv(A, rtol=1e-10) @ A
+
+
+def _rounding(like: Tensor) -> float:
+    """Share of the energy of two denoisers below which that of their difference is rounding."""
+    return (1e4 * torch.finfo(like.dtype).eps) ** 2
 
 
 def _check(sigma: float, S: Tensor) -> None:

@@ -318,6 +318,21 @@ def test_kl_of_singular_laws():
     assert p.through(band).kl(q.through(band)) == pytest.approx(seen[0].kl(seen[1]), rel=1e-6)
 
 
+def test_the_rank_is_not_decided_by_rounding():
+    """A plane through two maps of its own: what is 0 rounds to several eps of the largest eigenvalue."""
+    for seed in range(300):
+        for d in (2, 3):
+            g = torch.Generator().manual_seed(seed)
+            line, first, second = (torch.randn(d, k, generator=g, dtype=F64) for k in (1, d, d))
+            S = second @ (first @ (line @ line.T) @ first.T) @ second.T
+            law = Gaussian(torch.zeros(d, dtype=F64), (S + S.T) / 2)
+            direct = Gaussian.low_rank(torch.zeros(d, dtype=F64), second @ first @ line)
+            assert law.rank == direct.rank == 1, (seed, d)
+            assert torch.linalg.matrix_rank(law.dense(), tol=1e-12 * float(S.trace()), hermitian=True) == 1
+            half = law.float()
+            assert torch.linalg.matrix_rank(half.dense(), tol=1e-12 * float(S.trace()), hermitian=True) == 1
+
+
 # The contract
 
 

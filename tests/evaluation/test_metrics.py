@@ -105,6 +105,16 @@ def test_prdc_equals_the_definitions(k):
     assert precision_recall_density_coverage(real, fake, k) == pytest.approx(brute_prdc(real, fake, k))
 
 
+def test_a_point_on_the_edge_of_a_ball_is_outside_whatever_the_unit():
+    """Whole numbers, whose squares are exact, and tenths of them, whose are not."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        real, fake = (rng.integers(0, 9, (40, 3)).astype(float) for _ in range(2))
+        exact = precision_recall_density_coverage(real, fake, 3)
+        for unit in (0.1, 1 / 3, 1 / 255):
+            assert precision_recall_density_coverage(real * unit, fake * unit, 3) == exact
+
+
 def test_prdc_reads_collapse_and_noise_apart():
     rng = np.random.default_rng(0)
     real = rng.normal(size=(400, 2))
@@ -147,6 +157,10 @@ def test_memorization():
 def test_memorization_of_exact_copies_and_duplicates():
     train = np.array([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])
     assert memorization_ratio(train, train)[:2] == (1.0, 0.0)
+    # at exactly a third it is not below a third, whatever the unit
+    for unit in (1.0, 0.1, 0.3, 0.7, 1 / 255):
+        line, at = unit * np.array([[3.0], [7.0]]), unit * np.array([[4.0]])
+        assert memorization_ratio(at, line, at)[::2] == (0.0, 0.0)
     with pytest.raises(ValueError, match="1 different rows of 2"):
         memorization_ratio(train, train[:2])
 
@@ -198,6 +212,15 @@ def test_the_jackknife_of_a_lag_has_the_spread_of_fresh_samples():
     spread = np.std([f.mean[0] for f in found])
     errors = [np.sqrt(0.9 * np.sum((f.replicates[:, 0] - f.replicates[:, 0].mean()) ** 2)) for f in found]
     assert np.mean(errors) == pytest.approx(spread, rel=0.35)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 0.5, -0.7])
+def test_samples_that_are_all_the_same_correlate_with_nothing(value):
+    """Their mean may round to a number beside them."""
+    for n in (3, 6, 7, 10):
+        found = lag_correlation(np.full((n, 2, 5), value))
+        assert not found.mean.any()
+        assert not found.replicates.any()
 
 
 def test_lag_correlation_checks_what_it_is_given():

@@ -9,7 +9,7 @@ import torch
 
 from bootdiff.forecast.wishart import wishart
 from bootdiff.views import Crop, Identity
-from experiments.theory.bounds import first_order, full_only, regularized, selection_gap, views_energy, worth
+from experiments.theory.bounds import FullOnly, first_order, full_only, regularized, selection_gap, views_energy, worth
 from experiments.theory.linear import (
     composite,
     energy_strength,
@@ -81,6 +81,13 @@ def test_bias_and_the_best_fixed_strength(n):
         assert risk * 0.99 <= regularized(rho, bound) <= min(rho, bound.best)
     with pytest.raises(ValueError, match="energy"):
         regularized(-1.0, bound)
+
+
+def test_the_best_strength_where_the_two_are_equally_good_and_alike():
+    """Energy, risk and bias equal up to rounding: mixing changes nothing."""
+    for v in torch.rand(2000, generator=gen(), dtype=F64).tolist():
+        for bias in (v**0.5, v**0.5 * (1 - 1e-15)):
+            assert regularized(v, FullOnly(v, math.inf, math.inf, bias)) == pytest.approx(v, rel=1e-12)
 
 
 def test_first_order_is_the_limit():

@@ -104,6 +104,48 @@ def test_limits():
     assert integrated_energy(lambda s: gaussian_energy(law, V, s), 4, (1.0, 1.0)).nats == math.inf
 
 
+@pytest.mark.parametrize("sign", [-1, 0, 1])
+def test_rounding_does_not_decide_whether_information_is_infinite(sign):
+    """Processors round tr(B S B^T) to a small number of either sign where it is 0."""
+    rounding = sign * 1e-15
+    for seed in range(4):
+        twin = Gaussian(torch.zeros(1, 2, 2, dtype=F64), torch.kron(torch.ones(2, 2, dtype=F64), cov_of(2, seed)))
+        rows = (Crop((1, 2), offset=(0, 0)), Crop((1, 2), offset=(1, 0)))
+        V, scale = composite(twin, rows), float(twin.lam.min()) ** 0.5
+        assert gaussian_energy(twin, V, 1e-9 * scale) > 0
+        found = integrated_energy(lambda s: gaussian_energy(twin, V, s) + rounding, 4, (scale, scale))  # noqa: B023
+        assert found.nats == math.inf, seed
+    for law in (
+        Gaussian(torch.zeros(1, 4, 4, dtype=F64), cov_of(16)),
+        Gaussian(torch.zeros(1, 4, 4, dtype=F64), torch.eye(16, dtype=F64)),  # halves that know nothing of each other
+    ):
+        V, scale = composite(law, HALVES), (float(law.lam.min()) ** 0.5, float(law.lam.max()) ** 0.5)
+        found = integrated_energy(lambda s: gaussian_energy(law, V, s) + rounding, 16, scale)  # noqa: B023
+        assert found.nats == pytest.approx(total_correlation(law, HALVES).nats, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_information_of_laws_of_either_precision(dtype):
+    rows = (Crop((1, 2), offset=(0, 0)), Crop((1, 2), offset=(1, 0)))
+    for seed in range(4):
+        law = Gaussian(torch.zeros(1, 4, 4, dtype=dtype), cov_of(16, seed))
+        assert total_correlation(law, [Identity(), Downsample(2)]).nats == math.inf  # nested
+        exact = Gaussian(torch.zeros(1, 4, 4, dtype=F64), cov_of(16, seed))
+        assert total_correlation(law, HALVES).nats == pytest.approx(total_correlation(exact, HALVES).nats, rel=1e-4)
+        twin = torch.kron(torch.ones(2, 2, dtype=F64), cov_of(2, seed))
+        law = Gaussian(torch.zeros(1, 2, 2, dtype=dtype), twin)
+        assert total_correlation(law, rows).nats == math.inf
+        V, scale = composite(law, rows), float(law.lam.min()) ** 0.5
+        assert integrated_energy(lambda s: gaussian_energy(law, V, s), 4, (scale, 2 * scale)).nats == math.inf  # noqa: B023
+    law = Gaussian(torch.zeros(1, 4, 4, dtype=dtype), cov_of(16))
+    V, scale = composite(law, HALVES), (float(law.lam.min()) ** 0.5, float(law.lam.max()) ** 0.5)
+    found, rel = (
+        integrated_energy(lambda s: gaussian_energy(law, V, s), 16, scale),
+        1e-5 if law.mu.dtype != F64 else 1e-9,
+    )
+    assert found.nats == pytest.approx(total_correlation(law, HALVES).nats, rel=rel)
+
+
 def test_singular_law_with_finite_information():
     # x2 = 0 for sure: as if it were not there
     S = torch.tensor([[1.0, 0.6, 0], [0.6, 1, 0], [0, 0, 0]], dtype=F64)

@@ -165,6 +165,23 @@ def test_disjoint_exact_views_get_gain_one_and_a_useless_one_zero():
     assert len(optimal_gains(J[:0], S, sigma, b)) == 0
 
 
+def test_evidence_that_is_nothing_but_rounding_gets_gain_zero():
+    """White data turned by a rotation: the base says it all, up to rounding, and so does least squares."""
+    for seed in range(20):
+        turn = torch.linalg.qr(torch.randn(D, D, generator=gen(seed), dtype=F64)).Q
+        sd, sigma = 0.3 + 0.1 * seed, 0.2 * (1 + seed)
+        S, b = sd**2 * (turn @ turn.T), sd**2 / (sd**2 + sigma**2)
+        views = VIEWS[:2]
+        J = evidence([view_moment(S, view, SHAPE) for view in views], views, SHAPE, sigma, b)
+        assert J.abs().max() < 1e-14
+        assert optimal_gains(J, S, sigma, b).tolist() == [0, 0]
+        assert optimal_gains(J[:1], S, sigma, b).tolist() == [0]
+        V = b * torch.eye(D, dtype=F64)
+        assert float(energy_strength(V, wiener(S, sigma), S, sigma)) == 0
+        # but a little that is there counts
+        assert float(energy_strength((1 - 1e-9) * V, V, S, sigma)) == pytest.approx(1, abs=1e-3)
+
+
 def test_null_projection():
     torch.testing.assert_close(null_projection([Identity()], SHAPE), torch.zeros(D, D, dtype=F64))
     torch.testing.assert_close(null_projection([], SHAPE), torch.eye(D, dtype=F64))

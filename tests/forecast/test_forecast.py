@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.forecast.cross_validation import Curve, Trials
+from bootdiff.forecast.explained_variance import _sees, between
 from bootdiff.forecast.forecast import forecast
 from bootdiff.forecast.moment_matching import impose
-from bootdiff.forecast.shrinkage import Coordinates, Estimate
+from bootdiff.forecast.shrinkage import Coordinates, Estimate, Sampled, shrunk
 from bootdiff.forecast.view_moments import ViewMoments
 from bootdiff.views import Crop, Downsample, Identity, Mask, Observed, RandomMask, View
 from experiments.theory.information import total_correlation
@@ -229,6 +230,43 @@ def test_limits_are_numbers(views, n, N, length):
         assert v.left_over >= 0
         assert v.alone.interval[0] <= v.alone.mean_samples <= v.alone.interval[1] <= v.count
     json.dumps(asdict(found), allow_nan=False)
+
+
+def test_views_that_overlap_in_one_pixel_overlap_in_any_basis():
+    """The singular vectors of orthonormal rows are any rotation of them, as rounding has it."""
+    full = torch.randn(40, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    C = Coordinates.of(full)
+    law = shrunk(C, Sampled.of(C, C.analyze(full)), [0.5])[0]
+    for side in (10, 11):
+        pair = [ViewMoments.of(C, v, v(full)) for v in (Crop((side, side), (0, 0)), Crop((10, 10), (10, 10)))]
+        for seed in range(3):
+            g = torch.Generator().manual_seed(seed)
+            turned = []
+            for s in pair:
+                turn = torch.linalg.qr(torch.randn(s.size, s.size, generator=g, dtype=DTYPE))[0]
+                turned.append(replace(s, rows=turn @ s.rows))
+            assert (between(law, turned, 1.0) is None) == (side == 11)
+
+
+def test_a_direction_seen_by_half_is_not_seen():
+    seen = ViewMoments(
+        Identity(), torch.eye(4, dtype=DTYPE)[None, :2] * 0.5**0.5, *(torch.zeros(1, 2, dtype=DTYPE),) * 2,
+        torch.eye(2, dtype=DTYPE), 10.0, 0.0, (Identity(),), torch.ones(1), None,
+    )  # fmt: skip
+    for rounding in (-1e-15, 0.0, 1e-15):
+        assert len(_sees(replace(seen, rows=seen.rows * (1 + rounding)))) == 0
+    assert len(_sees(replace(seen, rows=seen.rows * 1.001))) == 2
+
+
+def test_files_with_holes_that_are_all_the_same_have_no_law():
+    def measure(coordinates):
+        masks = torch.rand(60, *SHAPE, generator=torch.Generator().manual_seed(1)).gt(0.3).double()
+        constant = 0.3 * masks
+        return {"holes": ViewMoments.of(coordinates, RandomMask(), constant, masks)}
+
+    found = forecast(smooth().sample(30, torch.Generator().manual_seed(0)), measure, LEVELS)
+    assert found.views["holes"].fit is None
+    assert all(math.isfinite(v) for v in numbers(found))
 
 
 def test_a_blind_view_knows_nothing():

@@ -64,6 +64,17 @@ def test_without_holes_it_is_the_covariance():
     assert count == 200
 
 
+@pytest.mark.parametrize("value", [0.0, 0.3, -0.7])
+def test_files_that_are_all_the_same_have_no_covariance(value):
+    masks = torch.rand(40, 1, 6, generator=torch.Generator().manual_seed(0)).gt(0.3).float()
+    for rounding in (0.0, 1e-12):
+        files = (value + rounding * torch.randn(40, 1, 6, dtype=torch.float64)) * masks
+        at, P = torch.zeros(6, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
+        mean, cov, _ = completed(files if value else torch.zeros_like(files), masks, at, P)
+        torch.testing.assert_close(mean, torch.full((6,), value, dtype=torch.float64))
+        assert not cov.any()
+
+
 def test_directions_that_are_left_out_are_white_noise():
     """Signals of four waves and noise: the waves' covariance comes out, the noise does not get into it."""
     k, n = 40, 500

@@ -227,6 +227,30 @@ def test_silence_everywhere_is_weight_zero():
     assert found.explained.isfinite().all()
 
 
+def test_a_candidate_that_is_nothing_but_rounding_gets_no_weight():
+    """Two denoisers that are the same differ by what float32 rounds: no sum of it is worth a thing."""
+    g = torch.Generator().manual_seed(0)
+    t = torch.randn(3, 1, 8, generator=g)
+    rounding = [1e-8 * (t + torch.randn(3, 1, 8, generator=g)) for _ in range(2)]
+    for nonnegative in (False, True):
+        found = fit_weights(moments_of(t, rounding), LEVELS, nonnegative=nonnegative)
+        assert found.values.tolist() == [[0, 0]] * 3
+        found = fit_weights(moments_of(t, [t, rounding[0]]), LEVELS, nonnegative=nonnegative)
+        torch.testing.assert_close(found.values, torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64))
+
+
+def test_of_two_candidates_that_are_the_same_the_first_is_kept_or_dropped_whatever_is_rounded():
+    t, (e,) = made_up(torch.full((3, 1), 0.4), n=40)
+    kept = []
+    for rounding in (-1e-15, 0.0, 1e-15):
+        m = moments_of(t, [e, e])
+        m.cross[..., 0] *= 1 + rounding
+        m.gram[..., 0, 0] *= 1 - rounding
+        kept.append((fit_weights(m, LEVELS, smooth=(0.0,), ridges=(0.0,)).values != 0).tolist())
+    assert kept[0] == kept[1] == kept[2]
+    assert all(sum(level) == 1 for level in kept[0])
+
+
 # What cross-validation chooses
 
 FINE = torch.logspace(-1, 1, 12).tolist()

@@ -110,8 +110,12 @@ def gain(lam: Tensor, s: Tensor) -> Tensor:
 
 
 def tolerance(lam: Tensor, d: int, dtype: torch.dtype) -> Tensor:
-    """Eigenvalues up to here, (..., 1), are rounding: numpy's `matrix_rank` has the same bound."""
-    return lam.amax(-1, keepdim=True) * d * torch.finfo(dtype).eps if lam.numel() else lam.new_zeros(1)
+    """Eigenvalues up to here, (..., 1), are rounding: max(d, 16) eps of the largest.
+
+    d eps is the bound of numpy's `matrix_rank`; the products that covariances of a few coordinates come from round
+    zeros to as much as 9 eps, whatever d.
+    """
+    return lam.amax(-1, keepdim=True) * max(d, 16) * torch.finfo(dtype).eps if lam.numel() else lam.new_zeros(1)
 
 
 def eigen(cov: Tensor, dtype: torch.dtype, what: str) -> tuple[Tensor, Tensor]:

@@ -114,6 +114,11 @@ class Gaussian(Distribution):
         eye = torch.eye(self.dim, dtype=self.mu.dtype, device=self.mu.device)
         return (self.basis * (self.lam - self.floor)) @ self.basis.T + self.floor * eye
 
+    def dense(self) -> Tensor:
+        """S, (d, d), in float64 and of the law's own rank, whatever its dtype: `cov` of a float32 law rounds zeros."""
+        basis, lam, floor = (v.double().cpu() for v in (self.basis, self.lam, self.floor))
+        return (basis * (lam - floor)) @ basis.T + floor * torch.eye(self.dim, dtype=torch.float64)
+
     @property
     def rank(self) -> int:
         """Dimension of the support."""
@@ -169,7 +174,7 @@ class Gaussian(Distribution):
             raise ValueError(f"kl: sigma must be >= 0 and finite, got {sigma}")
         d, dtype = self.dim, torch.promote_types(self.mu.dtype, other.mu.dtype)
         noise = sigma**2 * torch.eye(d, dtype=torch.float64)
-        p, q = (law.cov.double().cpu() + noise for law in (self, other))
+        p, q = (law.dense() + noise for law in (self, other))
         gap = (self.mu.double() - other.mu.double()).cpu()
         rank = {law: d if sigma > 0 else law.rank for law in (self, other)}
         if rank[self] != rank[other]:

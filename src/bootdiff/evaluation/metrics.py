@@ -44,6 +44,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+_TIE = 1e-12  # share by which distances, ratios and values that are the same may differ by rounding
+
 
 def frechet_distance(a: Any, b: Any) -> float:
     """Squared Frechet distance between the Gaussians fitted to two sets of features (FID where they are Inception's).
@@ -165,8 +167,11 @@ def precision_recall_density_coverage(real: Any, fake: Any, k: int = 5) -> PRDC:
 
 
 def _radius(x: Array, k: int) -> Array:
-    """Distance of every row to its k-th nearest other row, (n,): the row itself is the nearest of all, at 0."""
-    return np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in _distances(x, x)])
+    """Distance of every row to its k-th nearest other row, (n,): the row itself is the nearest of all, at 0.
+
+    Less by 1e-12 of it, so that a point at the same distance is outside however the two round.
+    """
+    return (1 - _TIE) * np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in _distances(x, x)])
 
 
 class Memorization(NamedTuple):
@@ -211,12 +216,13 @@ def memorization_ratio(samples: Any, train: Any, holdout: Any | None = None, thr
             "the ratio to the second nearest training point needs at least 2"
         )
     ratio = _ratios(flat_samples, distinct)
-    share, median = float((ratio < threshold).mean()), float(np.median(ratio))
+    below = threshold * (1 - _TIE)  # a ratio of exactly the threshold is not below it, however it rounds
+    share, median = float((ratio < below).mean()), float(np.median(ratio))
     if holdout is None:
         return Memorization(share, median, None, None)
     flat_holdout, _ = _pair(_flatten(holdout), flat_train, 1, "memorization_ratio (holdout against train)")
     reference = _ratios(flat_holdout, distinct)
-    return Memorization(share, median, float((reference < threshold).mean()), float(np.median(reference)))
+    return Memorization(share, median, float((reference < below).mean()), float(np.median(reference)))
 
 
 class LagCorrelation(NamedTuple):
@@ -231,7 +237,8 @@ class LagCorrelation(NamedTuple):
 def lag_correlation(samples: Any, longest: int | None = None, groups: int = 10) -> LagCorrelation:
     """Correlation along time over lags 1 to `longest`: whether what is far apart still belongs together.
 
-    Each coordinate's mean over the samples is taken off first.
+    Each coordinate's mean over the samples is taken off first. What is constant over the samples, to 1e-12, correlates
+    with nothing: 0 where everything is.
 
     Args:
         samples: signals (n, C, L) or videos (n, C, T, H, W); time is the third axis.
@@ -252,7 +259,10 @@ def lag_correlation(samples: Any, longest: int | None = None, groups: int = 10) 
         raise ValueError(f"lag_correlation: lags up to {longest} asked of {steps} steps; give 1 to {steps - 1}")
     if not np.isfinite(x).all():
         raise ValueError("lag_correlation: the samples hold values that are not finite; check the sampler")
-    x = np.moveaxis(x - x.mean(0), 2, 1).reshape(len(x), steps, -1)
+    off = x - x.mean(0)
+    # a mean that is rounded leaves the same small number everywhere, which would correlate fully
+    off[np.abs(off) <= _TIE * np.abs(x)] = 0
+    x = np.moveaxis(off, 2, 1).reshape(len(x), steps, -1)
     power = np.square(x).sum(2)
     lags = np.arange(1, longest + 1)
     # Sums of each sample, (n, K): what a group contributes can then be taken away.

@@ -138,7 +138,9 @@ def between(law: Estimate, views: Sequence[ViewMoments], sigma: float) -> float 
         if Q is None:
             return None
         rows.append(Q)
-    if any(len(P) and len(Q) and float((P @ Q.T).abs().max()) > 0.1 for P, Q in itertools.combinations(rows, 2)):
+    # by the least angle between the two, which does not depend on the bases: those of the svd are any rotation of these
+    if any(len(P) and len(Q) and float(torch.linalg.matrix_norm(P @ Q.T, 2)) > 0.1
+           for P, Q in itertools.combinations(rows, 2)):  # fmt: skip
         return None
     if len(rows) < 2:
         return 0.0
@@ -147,13 +149,13 @@ def between(law: Estimate, views: Sequence[ViewMoments], sigma: float) -> float 
 
 
 def _sees(seen: ViewMoments) -> Tensor | None:
-    """Orthonormal directions, (r', m), of which a view of one placement sees most."""
+    """Orthonormal directions, (r', m), of which a view of one placement sees most; a half, up to rounding, is not."""
     if len(seen.places) != 1:
         return None
     if not seen.size:
         return seen.rows[0]
     _, s, Q = torch.linalg.svd(seen.rows[0], full_matrices=False)
-    return Q[s.square() > 0.5]
+    return Q[s.square() > 0.5 + 1e-9]
 
 
 def _log_det(law: Estimate, Q: Tensor | None, sigma: float) -> float:

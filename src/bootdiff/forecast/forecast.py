@@ -193,7 +193,7 @@ def _fit(c: Tensor, seen: ViewMoments, levels: Sequence[float]) -> tuple[float, 
     Mean over the noise levels from the files' own noise on; c are the dense coordinates of the full samples, (n, m).
     """
     levels = [s for s in levels if s >= seen.tau] or [levels[-1]]
-    if seen.size == 0 or seen.count < 2:
+    if seen.size == 0 or seen.count < 2 or seen.law is None:  # all the same: the loss on itself would be rounding
         return None
     lam, V = torch.linalg.eigh(seen.cov - seen.tau**2 * torch.eye(seen.size, dtype=torch.float64))
     lam = lam.clamp_min(1e-8 * float(lam.abs().max()) + 1e-300)

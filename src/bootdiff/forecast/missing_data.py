@@ -56,12 +56,15 @@ def available(files: Tensor, masks: Tensor, at: Tensor, P: Tensor) -> tuple[Tens
 def completed(files: Tensor, masks: Tensor, at: Tensor, P: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean, covariance and number of files as `available` gives them, but consistent.
 
-    Where directions are so many that fewer than twice as many files could be handled, the same as `available`.
+    Where directions are so many that fewer than twice as many files could be handled, the same as `available`. Files
+    that are all the same, to 1e-9 of their largest value, have no covariance: 0.
     """
     mean, cov, other, count = available(files, masks, at, P)
     r = len(mean)
     if not r:
         return mean, cov, count
+    if float(cov.trace()) <= r * (1e-9 * float(files.abs().max())) ** 2:
+        return mean, torch.zeros_like(cov), count
     most = _WORK // (4 * r**3)
     if min(most, len(files)) < 2 * r:
         return mean, positive(cov), count

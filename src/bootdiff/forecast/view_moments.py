@@ -88,7 +88,7 @@ class ViewMoments:
             B, at = union
             P = _directions(B)
             mean, cov, count = completed(files, masks, at, P)
-            holes = Holes(at, P, mean, cov, view.tau) if len(mean) else None
+            holes = Holes(at, P, mean, cov, view.tau) if bool(cov.any()) else None
             offset = mean.new_zeros(1, len(mean))
             return cls(view, (P.T @ B)[None], offset, mean, cov, count, view.tau, tuple(places), weight, holes)
         if own:  # masks and windows both vary: the placements asked when sampling are too few to stand for the files

@@ -29,6 +29,8 @@ from torch import Tensor
 __all__ = ["Moments", "Weights", "fit_weights"]
 
 RIDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
+_NOTHING = 1e-12  # share of the target's energy below which a candidate's is rounding (float32 networks)
+_TIE = 1e-3  # standard errors by which candidates that are as useful as one another may differ by rounding
 
 
 @dataclass
@@ -108,7 +110,7 @@ def _nnls(gram: Tensor, cross: Tensor) -> Tensor:
 
 
 def _solve(m: Moments, log_levels: Tensor, active: Tensor, ridge: float, smooth: float, nonnegative: bool) -> Tensor:
-    """Weights (levels, K) from the mean moments; inactive candidates get 0."""
+    """Weights (levels, K) from the mean moments; candidates that are inactive or nothing but rounding get 0."""
     power = m.power.mean(1).clamp_min(1e-30)
     gram, cross = m.gram.mean(1) / power[:, None, None], m.cross.mean(1) / power[:, None]
     if smooth > 0:
@@ -118,13 +120,11 @@ def _solve(m: Moments, log_levels: Tensor, active: Tensor, ridge: float, smooth:
     levels, k = cross.shape
     out = torch.zeros(levels, k, dtype=torch.float64)
     for level in range(levels):
-        on = active[level].nonzero()[:, 0]
+        on = (active[level] & (gram[level].diagonal() > _NOTHING)).nonzero()[:, 0]
         if not len(on):
             continue
         g, h = gram[level][on][:, on], cross[level][on]
         size = float(g.diagonal().mean())
-        if not size > 0:
-            continue
         g = g + (ridge + 1e-9) * size * torch.eye(len(on), dtype=g.dtype)
         out[level, on] = _nnls(g, h) if nonnegative else torch.linalg.solve(g, h)
     return out
@@ -195,7 +195,7 @@ def fit_weights(
             error = (better.std(1) / math.sqrt(n)).clamp_min(1e-12 * power[:, 0])
             score = better.mean(1) / error
             significance[:, i] = torch.where(active[:, i], score, torch.zeros_like(score))
-            lower = active[:, i] & (score < worst)
+            lower = active[:, i] & (score < worst - _TIE)  # of equal ones the first
             worst, which = torch.where(lower, score, worst), torch.where(lower, i, which)
         drop = (worst < prune).nonzero()[:, 0]
         if not len(drop):
