@@ -10,21 +10,54 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from bootdiff.recipe.yaml import Document
+from bootdiff.settings import annotations_of, doc_of
 
-__all__ = ["Block", "Entry", "explain", "fail", "reference"]
+__all__ = ["Block", "Entry", "block_of", "explain", "fail", "reference"]
 
 
 class Block(BaseModel):
     """A block of keys: unknown ones are errors, text is not read as numbers, nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def block_of(
+    cls: type,
+    name: str | None = None,
+    leave_out: Iterable[str] = (),
+    base: type[BaseModel] | None = None,
+    **more: Any,
+) -> type[Any]:
+    """A block of the recipe whose keys, bounds, defaults and meaning are those of a dataclass's fields.
+
+    Args:
+        cls: a dataclass whose annotations carry `Doc`.
+        name: of the block; None: that of the dataclass.
+        leave_out: fields that a recipe does not set.
+        base: what the block inherits from; None: `Block`.
+        more: further fields, or other ones in the place of those of the dataclass, as `create_model` takes them.
+    """
+    given: dict[str, Any] = {}
+    hints = annotations_of(cls)
+    for field in fields(cls):
+        if field.name in leave_out or field.name in more:
+            continue
+        how: dict[str, Any] = {"description": doc_of(hints[field.name])}
+        if field.default is not MISSING:
+            how["default"] = field.default
+        elif field.default_factory is not MISSING:
+            how["default_factory"] = field.default_factory
+        given[field.name] = (hints[field.name], Field(**how))
+    made = create_model(name or cls.__name__, __base__=base or Block, __doc__=cls.__doc__, **(given | more))
+    return made
 
 
 class Entry(NamedTuple):

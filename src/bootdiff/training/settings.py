@@ -1,0 +1,38 @@
+"""How one network is trained: the settings that Python users write and the recipe's blocks are read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from bootdiff.noise import LogNormal
+from bootdiff.settings import Doc, Ge, Gt, Lt, check
+
+__all__ = ["TrainingSettings"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How one network is trained.
+
+    Raises:
+        ValueError: a value out of bounds; it names the field.
+    """
+
+    steps: Annotated[int, Ge(1), Doc("optimizer steps")] = 2000
+    batch: Annotated[int, Ge(1), Doc("samples per step, over all processes")] = 32
+    lr: Annotated[float, Gt(0), Doc("learning rate of AdamW")] = 1e-3
+    warmup: Annotated[int, Ge(0), Doc("steps over which the learning rate rises; at most steps")] = 100
+    schedule: Annotated[Literal["constant", "cosine"], Doc("learning rate after that")] = "cosine"
+    ema: Annotated[float, Ge(0), Lt(1), Doc("decay of the weights' running average per step")] = 0.999
+    weight_decay: Annotated[float, Ge(0), Doc("weight decay of AdamW")] = 0.0
+    clip: Annotated[float | None, Gt(0), Doc("largest norm of the gradient; null: no bound")] = 1.0
+    noise: Annotated[LogNormal, Doc("noise levels drawn in training")] = field(default_factory=LogNormal)
+    evaluate_every: Annotated[int, Ge(1), Doc("steps between held-out losses (and snapshots)")] = 100
+    checkpoint_seconds: Annotated[float, Gt(0), Doc("seconds between checkpoints")] = 60.0
+    workers: Annotated[int, Ge(0), Doc("processes that prepare batches")] = 0
+    precision: Annotated[Literal["no", "bf16", "fp16"], Doc("mixed precision")] = "no"
+    compile: Annotated[bool, Doc("torch.compile each network: worth its minutes on a GPU only")] = False
+
+    def __post_init__(self) -> None:
+        check(self)
