@@ -317,7 +317,8 @@ class Worth:
 
 
 def worth(V: Tensor, S: Tensor, sigma: float) -> Worth:
-    """`Worth` of the composite V, (d, d). Views that know everything are worth inf; at sigma = 0 and inf 0.
+    """`Worth` of the composite V, (d, d). Views that know everything (rho up to 1e-14 a) are worth inf; at sigma
+    = 0 and inf 0.
 
     c = lim n <V - W*, E W^ - W*>_C = -sigma^2 tr((V - W*) (tr(M) M + M^2)) is the bias of least squares along what the
     views leave over.
