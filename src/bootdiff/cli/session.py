@@ -29,7 +29,7 @@ from bootdiff.method.plan import trainings
 from bootdiff.method.problem import Problem, build_problem
 from bootdiff.method.stages import ARMS, Bootstrap
 from bootdiff.recipe.schema import Recipe, load_recipe_text
-from bootdiff.serialization import load
+from bootdiff.serialization import load, save
 from bootdiff.training.run import Run, atomic_write_json, read_json
 from bootdiff.training.state import Interrupted
 
@@ -66,7 +66,8 @@ class Session:
     def train(self, arm: str) -> Denoiser:
         """An arm's finished denoiser; trains what is missing, saves the arm and the ledger."""
         denoiser = self.bootstrap.denoiser(arm)
-        self.bootstrap.save(arm)
+        if self.main:
+            save(denoiser, self.run.path / arm)
         self.write_ledger()
         return denoiser
 
@@ -151,6 +152,8 @@ def open_session(
     with run:
         if accelerator.is_main_process:
             _describe(run, materials, screen)
+            for remark in run.remarks:
+                screen.print(remark, "yellow")
         accelerator.wait_for_everyone()  # the others find the run as the first has left it
         if tensorboard:
             accelerator.init_trackers("tensorboard")

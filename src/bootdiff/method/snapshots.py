@@ -15,8 +15,9 @@ from torch import Tensor
 
 from bootdiff.method.composite import ResidualExpert, SnapshotsByNoiseLevel
 from bootdiff.method.losses import LossModule, Validator
-from bootdiff.training.loop import load_weights, snapshot_path
+from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.run import StageDir
+from bootdiff.training.state import snapshot_path
 
 __all__ = ["choose", "chosen", "fewest", "last"]
 

@@ -39,7 +39,6 @@ from bootdiff.method.weights import Weights
 from bootdiff.noise import LogNormal
 from bootdiff.recipe.open_model import fingerprint, forward_cost
 from bootdiff.sampling import classes_of
-from bootdiff.serialization import save
 from bootdiff.training.stages import digest
 
 __all__ = ["ARMS", "Bootstrap", "TrainingSet"]
@@ -121,8 +120,9 @@ class Bootstrap(Trainer):
         )
         classes = None if bench.classes is None else classes_of(teacher)
         count, how, seed = self.recipe.distill.samples, self.recipe.sampling, self._seed("distilled-samples")
-        key = digest(["samples", self._last_key(), count, how.model_dump(exclude={"count"}), seed, classes])
-        stage = self._stage("distilled-samples", key)
+        made_with = {"count": count, "sampling": how.model_dump(exclude={"count"}), "seed": seed, "classes": classes}
+        stage = self._stage("distilled-samples", made_with, parents={"bootdiff": self._last_key()})
+        key = stage.key
         drawn, labels, cost = draw_pool(teacher, stage, key, count, how, seed, classes, self.accelerator, self.progress)
         self.ledger["distilled-samples"] = cost
         bench = TrainingSet(**{**vars(bench), "train": Pool(self.materials.full, drawn, labels)})
@@ -130,7 +130,7 @@ class Bootstrap(Trainer):
         objective = Distillation(none, LogNormal(training.noise.mean, training.noise.std), teacher=teacher)
         for name, net in nets.items():
             same = self.recipe.backbones.get(name) == net
-            parents = [key, *([self._keys[f"full-{name}"]] if same else [])]
+            parents = [key]
             experts[f"distilled-{name}"] = self.expert(
                 f"distilled-{name}", bench, none, "base", net, training, parents, penalized=False, objective=objective,
                 start=[self.run.stage(f"full-{name}") / "final.safetensors"] if same else [],
@@ -179,22 +179,19 @@ class Bootstrap(Trainer):
             self.view(other)
         experts = {}
         for kind, net in self.recipe.backbones_for(name).items():
-            start, parents = self._starts(bench, kind, net, masks_of(bench) or 0, before) if begun else ([], [])
+            start = self._starts(bench, kind, net, masks_of(bench) or 0, before) if begun else []
             if begun and not start:
                 self.log(f"{own}-{kind}: starts anew, no network that is there is like it")
             experts[f"{own}-{kind}"] = self.expert(
-                f"{own}-{kind}", bench, composite, "base", net, training, parents, start=start
+                f"{own}-{kind}", bench, composite, "base", net, training, start=start
             )
         return self.stack(own, bench, composite, experts)
 
-    def _starts(
-        self, target: TrainingSet, kind: str, net: Any, mask_channels: int, views: Sequence[str]
-    ) -> tuple[list[Path], Any]:
+    def _starts(self, target: TrainingSet, kind: str, net: Any, mask_channels: int, views: Sequence[str]) -> list[Path]:
         """What a network can start at: full-only's of its kind and those of these views, where they are alike.
 
         Returns:
-            their last weights (those trained longest, not those that are best by themselves), and what the result
-            depends on by them.
+            their last weights (those trained longest, not those that are best by themselves).
         """
         full, found = self.full_training_set(), []
         candidates = [(f"{self.prefix}full-{kind}", full, self.recipe.backbones.get(kind))]
@@ -208,8 +205,7 @@ class Bootstrap(Trainer):
                 found.append(stage)
         if found and found[0].startswith(f"{self.prefix}full-"):
             self.full_experts()
-        paths = [self.run.stage(stage) / "final.safetensors" for stage in found]
-        return paths, ["race", [self._keys[stage] for stage in found]]
+        return [self.run.stage(stage) / "final.safetensors" for stage in found]
 
     def mask_channels(self) -> int:
         """Mask channels of residual experts that may start at a masked view's networks: as many as these see."""
@@ -260,14 +256,12 @@ class Bootstrap(Trainer):
         experts, mask_channels = {}, self.mask_channels() if what == "residual" and on == "base" else 0
         for name, net in self.recipe.backbones.items():
             start: list[Path] = []
-            more: list[Any] = []
             if what == "residual" and on == "base" and self.recipe.residual.starts_best:
-                start, more = self._starts(bench, name, net, mask_channels, list(composite.views))
+                start = self._starts(bench, name, net, mask_channels, list(composite.views))
             elif what == "residual" and on == "base":
                 start = [self.run.stage(f"{self.prefix}full-{name}") / "final.safetensors"]
-                more = ["start", self._keys[f"{self.prefix}full-{name}"]]
             experts[f"{own}-{name}"] = self.expert(
-                f"{own}-{name}", bench, composite, on, net, training, [*parents, *more], what != "unregularized",
+                f"{own}-{name}", bench, composite, on, net, training, parents, what != "unregularized",
                 start=start, mask_channels=mask_channels,
             )  # fmt: skip
         return experts
@@ -288,14 +282,7 @@ class Bootstrap(Trainer):
         both = [on_device(in_memory(train, bench.scale), self.device), bench.samples]
         return regressions.gains(composite, both, self.recipe, self._seed("gains"), bench.tau)
 
-    # -- on disk -------------------------------------------------------------------------------------------------------
-
-    def save(self, arm: str) -> Path:
-        """Write an arm's denoiser into the run: `<run>/<arm>/model.json` and `model.safetensors`."""
-        folder = self.run.path / arm
-        if self.accelerator.is_main_process:
-            save(self.denoiser(arm), folder)
-        return folder
+    # -- keys ----------------------------------------------------------------------------------------------------------
 
     def _full_keys(self) -> list[str]:
         self.denoiser("full_only")

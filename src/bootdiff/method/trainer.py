@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +33,7 @@ from bootdiff.recipe.schema import Recipe
 from bootdiff.spec import encode
 from bootdiff.training.loop import FitResult, Progress, fit
 from bootdiff.training.run import Run, StageDir
+from bootdiff.training.settings import TrainingSettings
 from bootdiff.training.stages import StageStore, digest
 
 __all__ = ["Trainer", "together"]
@@ -47,6 +48,10 @@ def together(ledger: dict[str, Any], others: Sequence[Mapping[str, Any]]) -> dic
     summed = ("steps", "images", "flops", "seconds", "evaluation_seconds")
     out = {k: sum([v, *(o.get(k, 0) for o in others)]) if k in summed else v for k, v in ledger.items()}
     return out | {"peak_memory": max(o["peak_memory"] for o in (ledger, *others))}
+
+
+def _numbered(parents: Sequence[Any]) -> dict[str, Any]:
+    return {str(k): parent for k, parent in enumerate(parents)}
 
 
 @dataclass
@@ -128,10 +133,14 @@ class Trainer:
         settings = regular | (other if on == "views" else {})
         settings |= {} if bench.classes is None else {"unlabelled": UNLABELLED}
         settings |= {"shown": mask_channels} if mask_channels else {}
-        key = self._key(name, bench, encode(net.model_dump()), training, settings, residual.snapshots, list(parents))
-        stage = self._stage(name, key)
+        made_with = self._made_with(bench, training) | {
+            "net": encode(net.model_dump()), "residual": settings, "snapshots": residual.snapshots,
+            "views": composite.config["views"], "class": None if objective is None else type(objective).__name__,
+        }  # fmt: skip
+        begins = {path.parent.name: self._keys[path.parent.name] for path in start}
+        stage = self._stage(name, made_with, parents=_numbered(parents), start=begins, steps=training.steps)
         held_out = self.held_out(bench, composite)
-        scale = self._shelf.once(stage, "scale.json", lambda: residual_energy(held_out, on).tolist())
+        scale = self._shelf.get_or_compute(stage, "scale.json", lambda: residual_energy(held_out, on).tolist())
         if objective is None:
             noise = LogNormal(training.noise.mean, training.noise.std)
             objective = ResidualObjective(composite, noise, tau=bench.tau, **regular)
@@ -139,19 +148,20 @@ class Trainer:
         expert = self._build(name, bench, composite, on, net, scale, residual.project, mask_channels)
 
         def train(stage: StageDir, steps: int, warmup: int, begin: Path | None, **how: Any) -> FitResult:
-            if begin is not None and not stage.done:
+            if begin is not None and not stage.begun:
                 start_at(expert, begin)
+            told = {f.name: getattr(training, f.name) for f in fields(TrainingSettings)}
+            told |= {"noise": LogNormal(training.noise.mean, training.noise.std), "steps": steps, "warmup": warmup}
+            told |= {"compile": training.compile and how.get("keep", True)}  # a race is too short to be worth it
             return fit(
-                LossModule(expert), objective, batches, stage, steps=steps, lr=training.lr, warmup=warmup,
-                schedule=training.schedule, ema=training.ema, weight_decay=training.weight_decay, clip=training.clip,
-                seed=self._seed(name), accelerator=self.accelerator, checkpoint_seconds=training.checkpoint_seconds,
-                progress=self.progress, **how,
+                LossModule(expert), objective, batches, stage, TrainingSettings(**told), seed=self._seed(name),
+                accelerator=self.accelerator, progress=self.progress, **how,
             )  # fmt: skip
 
         def raced() -> dict[str, Any]:
             losses, spent = {}, []
-            for k, path in enumerate(start):  # too short to be worth compiling
-                own = self._stage(f"{name}.start-{k}", digest([key, k]))
+            for k, path in enumerate(start):
+                own = self._stage(f"{name}.start-{k}", {"candidate": k}, parents={name: stage.key})
                 spent.append(train(own, short, min(training.warmup, short // 4), path, keep=False).ledger)
                 losses[path.parent.name] = float(held_out.expert(expert.eval()).nanmean())
             best = min(range(len(start)), key=lambda k: losses[start[k].parent.name])
@@ -160,16 +170,18 @@ class Trainer:
         short, steps = race(len(start), training.steps)
         begin, spent = start[0] if start else None, []
         if short:
-            found = self._shelf.once(stage, "start.json", raced)
-            begin, spent = self.run.path / found["start"], found["ledgers"]
+            found = self._shelf.get_or_compute(stage, "start.json", raced)
+            begin, spent = self.run.stages / found["start"], found["ledgers"]
+            short = spent[0]["steps"]  # where more steps are asked for, the race stays as it was
+            steps = training.steps - len(spent) * short
         done = stage.done
         result = train(
-            stage, steps, training.warmup, begin, evaluate_every=training.evaluate_every, compile=training.compile,
-            evaluate=lambda model: self._by_level(held_out.expert(model.expert)),
-        )  # fmt: skip
+            stage, steps, training.warmup, begin, evaluate=lambda model: self._by_level(held_out.expert(model.expert))
+        )
         self.ledger[name] = together(result.ledger, spent)
         choose = partial(snapshots.choose, stage, expert, held_out, result.snapshots, residual.snapshots)
-        choice = self._shelf.once(stage, "choice.json", choose)
+        choice = self._shelf.get_or_compute(stage, "choice.json", choose, of=steps)
+        self._shelf.prune(stage, choice["steps"])
         if not done:
             for other, loss in (found["losses"] if short else {}).items():
                 self.log(f"{name}: started at {other}, held-out loss {loss:.4f} after {short} steps")
@@ -211,9 +223,9 @@ class Trainer:
 
     def _weights(self, name: str, names: list[str], solve: Callable[[], Weights], parents: list[str]) -> Tensor:
         settings = [self.recipe.gains.model_dump(), self.recipe.residual.kappa]
-        key = digest([name, names, parents, settings, self.levels, self.recipe.seed])
-        stage = self._stage(name, key)
-        if not self._shelf.has(stage, "done.json"):
+        made_with = {"of": names, "settings": settings, "levels": self.levels, "seed": self.recipe.seed}
+        stage = self._stage(name, made_with, parents=_numbered(parents))
+        if not self._shelf.exists(stage, "done.json"):
             record = solve().record(self.levels, names)
             if self.accelerator.is_main_process:
                 stage.finish(record)
@@ -292,12 +304,22 @@ class Trainer:
         means = loss.mean(1).tolist()
         return {f"{s:g}": v for s, v in zip(self.levels, means, strict=True) if v == v}
 
-    def _key(self, name: str, bench: TrainingSet, net: Any, training: Training, *more: Any) -> str:
-        """Digest of all that a stage's result depends on."""
-        how = training.model_dump(exclude={"workers", "checkpoint_seconds"})
-        data = [bench.train.fingerprint(), bench.samples.x.cpu().double().flatten(1).sum(1).tolist(), bench.base.config]
-        return digest([name, data, bench.scale, bench.flip, bench.tau, net, how, self.levels, self.recipe.seed, more])
+    def _made_with(self, bench: TrainingSet, training: Training) -> dict[str, Any]:
+        """What a training's result depends on, but for its network and what is made of what."""
+        return {
+            "data": bench.train.fingerprint(),
+            "held_out": digest(bench.samples.x.cpu().double().flatten(1).sum(1).tolist()),
+            "base": bench.base.config,
+            "mask": None if bench.mask is None else digest(bench.mask.tolist()),
+            "scale": bench.scale,
+            "flip": bench.flip,
+            "tau": bench.tau,
+            "training": training.model_dump(exclude={"workers", "checkpoint_seconds", "steps"}),
+            "levels": self.levels,
+            "seed": self.recipe.seed,
+        }
 
-    def _stage(self, name: str, key: str) -> StageDir:
-        self._keys[name] = key
-        return self._shelf.stage(name, key)
+    def _stage(self, name: str, made_with: Any, **more: Any) -> StageDir:
+        stage = self._shelf.stage(name, made_with, **more)
+        self._keys[name] = stage.key
+        return stage

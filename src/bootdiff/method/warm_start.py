@@ -29,8 +29,7 @@ from bootdiff.method.composite import ResidualExpert
 from bootdiff.method.losses import LossModule
 from bootdiff.method.training_set import TrainingSet
 from bootdiff.nets import build_net
-from bootdiff.training.files import load_tensors
-from bootdiff.training.loop import load_weights
+from bootdiff.training.checkpoint import load_weights, read_weights
 
 __all__ = ["alike", "masks_of", "race", "start_at"]
 
@@ -78,7 +77,7 @@ def start_at(expert: ResidualExpert, path: Path) -> None:
     """
     trainee = LossModule(expert)
     own = trainee.state_dict()
-    there, _ = load_tensors(path)
+    there = read_weights(trainee, path)
     wider = [k for k in own if k in there and own[k].shape != there[k].shape]
     if not wider:
         load_weights(trainee, path)
