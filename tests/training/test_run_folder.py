@@ -451,8 +451,18 @@ def test_opening_a_run_clears_what_a_killed_process_left_in_it(tmp_path):
     """Also beside the stages, where arms and samples lie; a run inside it, which may be in use, is let alone."""
     with open_run(tmp_path / "run"), open_run(tmp_path / "run" / "seed-1"):
         pass
-    ours = ".metrics.json.bootdiff.tmp", "bootdiff/weights/.x.bootdiff.tmp", "stages/full/.final.safetensors.bootdiff.tmp"
-    others = "seed-1/.metrics.json.bootdiff.tmp", "bootdiff/model.json", ".notes.tmp", "stages/.tmpAbC123", "x.bootdiff.tmp"
+    ours = (
+        ".metrics.json.bootdiff.tmp",
+        "bootdiff/weights/.x.bootdiff.tmp",
+        "stages/full/.final.safetensors.bootdiff.tmp",
+    )
+    others = (
+        "seed-1/.metrics.json.bootdiff.tmp",
+        "bootdiff/model.json",
+        ".notes.tmp",
+        "stages/.tmpAbC123",
+        "x.bootdiff.tmp",
+    )
     left, kept = ([tmp_path / "run" / name for name in names] for names in (ours, others))
     for path in left + kept:
         path.parent.mkdir(exist_ok=True, parents=True)

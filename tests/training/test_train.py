@@ -14,11 +14,10 @@ import sys
 
 import pytest
 import torch
-import training_toy
 from torch import nn
-from training_toy import STEPS, Batches, evaluate, network, objective, settings, train
 
 import bootdiff.training.files
+import training_toy
 from bootdiff.errors import BootdiffError
 from bootdiff.noise import LogNormal
 from bootdiff.training.checkpoint import load_weights
@@ -34,6 +33,7 @@ from bootdiff.training.optim import learning_rate
 from bootdiff.training.run import Run, load_tensors
 from bootdiff.training.settings import TrainingSettings
 from bootdiff.training.state import snapshot_path, step_seed
+from training_toy import STEPS, Batches, evaluate, network, objective, settings, train
 
 
 @pytest.fixture
