@@ -41,6 +41,7 @@ def made(name: str, seed: int, runs: Path) -> dict[str, Any]:
     from bootdiff.cli.plan import forecast_of
     from bootdiff.method.problem import build_problem
     from bootdiff.recipe.schema import load_recipe
+    from bootdiff.training.files import read_record
 
     torch.set_num_threads(1)
     folder = Path(bootdiff.__file__).parent / "recipes" if name == "digits" else ROOT / "benchmarks" / "recipes"
@@ -48,9 +49,9 @@ def made(name: str, seed: int, runs: Path) -> dict[str, Any]:
     begin = time.process_time()
     forecast = forecast_of(recipe, build_problem(recipe))
     found = {"recipe": name, "seed": seed, "cpu_seconds": time.process_time() - begin, "forecast": asdict(forecast)}
-    news = run_folder(runs, name, seed) / "news" / "done.json"
+    news = run_folder(runs, name, seed) / "stages" / "news" / "done.json"
     if news.is_file():
-        found["news"] = json.loads(news.read_text(encoding="utf-8"))
+        found["news"] = read_record(news)
     FORECASTS.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"{name}, seed {seed}: {found['cpu_seconds']:.0f} s")

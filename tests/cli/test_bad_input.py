@@ -252,7 +252,7 @@ def test_ctrl_c_and_a_second_process(tmp_path):
         message, "stopped as asked, checkpoint written", "Run the same command again to go on", f"bootdiff fit {recipe}"
     )
     assert "Traceback" not in message
-    assert (run / "full-local" / "checkpoint.safetensors").is_file()
+    assert (run / "stages" / "full-local" / "checkpoint.safetensors").is_file()
 
 
 def stopped(command, run, until):
@@ -262,7 +262,7 @@ def stopped(command, run, until):
         _, message = first.communicate()
     assert first.returncode == 130, message
     assert "Traceback" not in message
-    _, meta = load_tensors(run / "full-local" / "checkpoint.safetensors")
+    _, meta = load_tensors(run / "stages" / "full-local" / "checkpoint.safetensors")
     return meta["state"]["step"], message
 
 

@@ -17,7 +17,7 @@ from bootdiff.method.problem import build_problem
 from bootdiff.method.stages import Bootstrap
 from bootdiff.recipe.build import owners
 from bootdiff.recipe.schema import load_recipe_text
-from bootdiff.serialization import load
+from bootdiff.serialization import load, save
 from bootdiff.training.run import Run
 from bootdiff.views import Crop, compose
 from experiments.theory.information import gaussian_energy, integrated_energy, total_correlation
@@ -111,7 +111,8 @@ def test_two_by_two_to_four_by_four_to_eight_by_eight(tmp_path, accelerator):
     boot = bootstrap(tmp_path / "run", recipe, accelerator)
     with boot.run:
         mine = boot.denoiser("bootdiff")
-        folder = boot.save("bootdiff")
+        folder = boot.run.path / "bootdiff"
+        save(boot.denoiser("bootdiff"), folder)
     assert trainings(recipe, ["bootdiff"]) == NAMES
     assert set(boot.ledger) == set(NAMES)
     half = mine.composite.denoisers["half"]
@@ -141,7 +142,7 @@ def test_gains_and_news_of_inner_views_are_stages_too(tmp_path, accelerator):
     boot = bootstrap(tmp_path / "run", recipe, accelerator)
     with boot.run:
         boot.denoiser("views_only")
-    stages = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
+    stages = {path.name for path in (tmp_path / "run" / "stages").iterdir() if path.is_dir()}
     assert {"view-half.news", "view-half.full-stack", "view-half.residual-stack", "news", "full-stack"} <= stages
     assert set(boot.ledger) <= set(trainings(recipe, ["views_only"]))
 
@@ -180,7 +181,7 @@ def test_killed_in_a_nested_stage_the_same_command_ends_with_the_same_bits(tmp_p
     straight = bootstrap(tmp_path / "straight", recipe, accelerator)
     with straight.run:
         straight.denoiser("bootdiff")
-        straight.save("bootdiff")
+        save(straight.denoiser("bootdiff"), straight.run.path / "bootdiff")
     monkeypatch.setattr(Run, "append", killing)
     killed = bootstrap(tmp_path / "killed", recipe, accelerator)
     with killed.run, pytest.raises(Killed):
@@ -189,7 +190,7 @@ def test_killed_in_a_nested_stage_the_same_command_ends_with_the_same_bits(tmp_p
     killed = bootstrap(tmp_path / "killed", recipe, accelerator)
     with killed.run:
         killed.denoiser("bootdiff")
-        killed.save("bootdiff")
+        save(killed.denoiser("bootdiff"), killed.run.path / "bootdiff")
     files = [p.relative_to(tmp_path / "straight") for p in (tmp_path / "straight").rglob("*.safetensors")]
     assert len(files) >= len(NAMES) * 2
     for file in files:
@@ -313,9 +314,9 @@ def test_a_denoiser_that_serves_twice_is_trained_once(tmp_path, accelerator, tex
     boot = bootstrap(tmp_path / "run", recipe, accelerator)
     with boot.run:
         composite = boot.denoiser("views_only")
-        boot.save("views_only")
+        save(boot.denoiser("views_only"), boot.run.path / "views_only")
     assert set(boot.ledger) <= set(names)
-    assert not (tmp_path / "run" / "view-gray.view-small-local").exists()
+    assert not (tmp_path / "run" / "stages" / "view-gray.view-small-local").exists()
     y, sigma = torch.randn(2, 1, 2, 2), torch.tensor([0.7, 2.0])
     inner = composite.denoisers["gray"].composite.denoisers["small"]
     assert torch.equal(inner(y, sigma), composite.denoisers["small"](y, sigma))

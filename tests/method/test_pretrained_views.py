@@ -16,7 +16,7 @@ from bootdiff.method.stages import Bootstrap
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.recipe.open_model import open_pretrained
 from bootdiff.recipe.schema import load_recipe_text
-from bootdiff.serialization import load
+from bootdiff.serialization import load, save
 from bootdiff.training.run import Run
 
 RECIPE = """\
@@ -66,7 +66,8 @@ def test_a_run_with_a_pretrained_view(tmp_path, accelerator):
     with boot.run:
         mine = boot.denoiser("bootdiff")
         views_only = boot.denoiser("views_only")
-        folder = boot.save("bootdiff")
+        folder = boot.run.path / "bootdiff"
+        save(boot.denoiser("bootdiff"), folder)
     # Its network in the view's scale: twice the stored thumbnail, at twice the noise.
     frozen = DiffusersDenoiser.from_folder(tmp_path / "model")
     x, sigma = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 1.5, 4.0])
@@ -111,7 +112,7 @@ def test_runs_arms_and_pipelines_are_models_too(tmp_path, accelerator):
     with first.run:
         for arm in ("full_only", "bootdiff"):
             first.denoiser(arm)
-            first.save(arm)
+            save(first.denoiser(arm), first.run.path / arm)
     BootdiffPipeline(first.denoiser("full_only")).save_pretrained(tmp_path / "pipeline")
     x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.5])
     for folder, arm in (("first", "bootdiff"), ("first/full_only", "full_only"), ("pipeline", "full_only")):
@@ -140,7 +141,7 @@ def test_classes_pass_through(tmp_path, accelerator):
     with boot.run:
         mine = boot.denoiser("views_only")
         boot.denoiser("bootdiff")  # trains with and without labels
-        boot.save("bootdiff")
+        save(boot.denoiser("bootdiff"), boot.run.path / "bootdiff")
     x, sigma = torch.randn(1, 1, 8, 8).expand(2, -1, -1, -1), torch.ones(2)
     assert not torch.allclose(*mine(x, sigma, torch.tensor([1, 2])))
     _, again = load_arm(tmp_path / "run", "bootdiff", "cpu")

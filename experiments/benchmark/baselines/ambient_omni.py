@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from bootdiff.data import Batches
 from bootdiff.denoise import Denoiser, expand
 from bootdiff.method.stages import Bootstrap
+from bootdiff.method.trainer import settings_of
 from bootdiff.method.training_set import TrainingSet
 from bootdiff.nets import build_net
 from bootdiff.noise import precondition
@@ -101,19 +102,17 @@ def _accuracy(b: Bootstrap, name: str, flops: float) -> list[float]:
     batches = b.batches(f"tell-{name}", bench, training)
     steps = max(1, int(flops / _flops(teller, batches, objective, b)))
     training = with_steps(training, steps)
-    key = b._key(f"tell-{name}", bench, [kind, net.model_dump()], training, "teller", view.held_out.fingerprint())
-    stage = b._stage(f"tell-{name}", key)
+    made_with = b._made_with(bench, training) | {"net": [kind, net.model_dump()], "view": view.held_out.fingerprint()}
+    stage = b._stage(f"tell-{name}", made_with, steps=training.steps)
     result = fit(
-        teller, objective, batches, stage, steps=steps, lr=training.lr, warmup=training.warmup,
-        schedule=training.schedule, ema=training.ema, weight_decay=training.weight_decay, clip=training.clip,
-        seed=b._seed(f"tell-{name}"), accelerator=b.accelerator, checkpoint_seconds=training.checkpoint_seconds,
-        progress=b.progress,
+        teller, objective, batches, stage, settings_of(training), seed=b._seed(f"tell-{name}"),
+        accelerator=b.accelerator, progress=b.progress,
     )  # fmt: skip
     b.ledger[f"tell-{name}"] = result.ledger
     load_weights(teller, stage / "final.safetensors")
     lifted = Lifted(view.held_out, view.view, full.base.shape, fill)
     sides = [full.samples.x, lifted.batch(range(len(lifted)))[0].to(b.device)]
-    return b._shelf.once(stage, "accuracy.json", lambda: _balanced(teller.eval(), sides, b))
+    return b._shelf.get_or_compute(stage, "accuracy.json", lambda: _balanced(teller.eval(), sides, b), of=steps)
 
 
 def _flops(teller: Teller, batches: Batches, objective: Any, b: Bootstrap) -> int:

@@ -36,7 +36,7 @@ from bootdiff.training.run import Run, StageDir
 from bootdiff.training.settings import TrainingSettings
 from bootdiff.training.stages import StageStore, digest
 
-__all__ = ["Trainer", "together"]
+__all__ = ["Trainer", "settings_of", "together"]
 
 
 def together(ledger: dict[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -48,6 +48,12 @@ def together(ledger: dict[str, Any], others: Sequence[Mapping[str, Any]]) -> dic
     summed = ("steps", "images", "flops", "seconds", "evaluation_seconds")
     out = {k: sum([v, *(o.get(k, 0) for o in others)]) if k in summed else v for k, v in ledger.items()}
     return out | {"peak_memory": max(o["peak_memory"] for o in (ledger, *others))}
+
+
+def settings_of(training: Training, **changes: Any) -> TrainingSettings:
+    """A recipe's block as plain settings, with some of them changed."""
+    given = {f.name: getattr(training, f.name) for f in fields(TrainingSettings)}
+    return TrainingSettings(**given | {"noise": LogNormal(training.noise.mean, training.noise.std)} | changes)
 
 
 def _numbered(parents: Sequence[Any]) -> dict[str, Any]:
@@ -150,12 +156,11 @@ class Trainer:
         def train(stage: StageDir, steps: int, warmup: int, begin: Path | None, **how: Any) -> FitResult:
             if begin is not None and not stage.begun:
                 start_at(expert, begin)
-            told = {f.name: getattr(training, f.name) for f in fields(TrainingSettings)}
-            told |= {"noise": LogNormal(training.noise.mean, training.noise.std), "steps": steps, "warmup": warmup}
-            told |= {"compile": training.compile and how.get("keep", True)}  # a race is too short to be worth it
+            compile = training.compile and how.get("keep", True)  # a race is too short to be worth it
             return fit(
-                LossModule(expert), objective, batches, stage, TrainingSettings(**told), seed=self._seed(name),
-                accelerator=self.accelerator, progress=self.progress, **how,
+                LossModule(expert), objective, batches, stage,
+                settings_of(training, steps=steps, warmup=warmup, compile=compile),
+                seed=self._seed(name), accelerator=self.accelerator, progress=self.progress, **how,
             )  # fmt: skip
 
         def raced() -> dict[str, Any]:

@@ -53,8 +53,8 @@ def read_weights(model: nn.Module, path: str | Path) -> dict[str, Tensor]:
     folder = Path(path).parent
     remedy = f"restore it from a copy, or delete the folder {folder}: the same command makes this stage again"
     tensors, _ = load_tensors(path, remedy=remedy)
-    prefix = common_prefix(model.state_dict())
-    return {prefix + name: tensor for name, tensor in tensors.items()}
+    own, theirs = common_prefix(model.state_dict()), common_prefix(tensors)
+    return {own + name.removeprefix(theirs): tensor for name, tensor in tensors.items()}
 
 
 def write(job: TrainingState) -> None:
