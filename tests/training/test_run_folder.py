@@ -394,6 +394,15 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
         read_metrics(tmp_path / "metrics.jsonl")
 
 
+@pytest.mark.parametrize(
+    "line", ["[1]", "null", '{"stage": "s"}', '{"stage": 1, "step": 1}', '{"stage": "s", "step": "1"}']
+)
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"stage": "s", "step": 1}}\n{line}\n')
+    with pytest.raises(BootdiffError, match=r"metrics\.jsonl, line 2: not a row with `stage` and `step`; delete"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
 def test_truncating_drops_only_later_rows_of_the_stage(tmp_path):
     with open_run(tmp_path) as run:
         for step in (1, 2, 3):

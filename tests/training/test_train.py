@@ -14,6 +14,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import bootdiff.training.files
@@ -326,6 +327,14 @@ def test_another_network_does_not_go_on(run):
         train(run.stage("toy"), batches=Batches(on_step=crash_at(12)))
     with pytest.raises(BootdiffError, match=r"checkpoint\.safetensors: these weights are of another network"):
         train(run.stage("toy"), model=nn.Linear(4, 4))
+
+
+def test_a_checkpoint_that_is_not_ours_is_refused(run):
+    save_file({"x": torch.ones(1)}, run.stage("toy") / "checkpoint.safetensors")
+    with pytest.raises(
+        BootdiffError, match=r"checkpoint\.safetensors: no checkpoint of bootdiff's; .*delete the folder"
+    ):
+        train(run.stage("toy"))
 
 
 # --- failures

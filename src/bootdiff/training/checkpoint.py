@@ -92,6 +92,8 @@ def resume(job: TrainingState) -> FitResult | None:
     path = job.stage / _CHECKPOINT
     if path.exists():
         tensors, meta = load_tensors(path, job.device, job.stage.remedy)
+        if not meta:
+            raise BootdiffError(f"{path}: no checkpoint of bootdiff's; {job.stage.remedy}")
         _check_same(job, meta["settings"])
 
         def part(prefix: str) -> dict[str, Tensor]:

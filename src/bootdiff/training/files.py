@@ -252,6 +252,8 @@ def load_tensors(
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             said = json.loads((file.metadata() or {}).get("bootdiff", "{}"))
+            if not isinstance(said, dict):
+                raise ValueError("its metadata is not bootdiff's")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as error:
         if Path(path).is_file():  # safetensors says so of a file that it may not read, too
@@ -280,7 +282,7 @@ def _sha256(tensors: Mapping[str, Tensor]) -> str:
 def read_metrics(path: str | Path, stage: str | None = None) -> list[dict[str, Any]]:
     """Rows of a ``metrics.jsonl`` (of one stage), in order; none where there is no file. A torn last line is left out.
 
-    Raises BootdiffError with the line number where another line is not JSON.
+    Raises BootdiffError with the line number where another line is no such row.
     """
     return [row for row, _ in rows_and_lines(Path(path)) if stage is None or row.get("stage") == stage]
 
@@ -292,6 +294,9 @@ def rows_and_lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
         if not line.endswith(b"\n"):
             return  # torn by a kill: only the last line can be
         try:
-            yield json.loads(line), line
-        except ValueError as error:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise BootdiffError(f"{path}, line {number}: not JSON ({error}); delete that line") from None
+        if not isinstance(row, dict) or not isinstance(row.get("stage"), str) or type(row.get("step")) is not int:
+            raise BootdiffError(f"{path}, line {number}: not a row with `stage` and `step`; delete that line")
+        yield row, line
