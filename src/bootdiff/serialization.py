@@ -5,7 +5,7 @@
 
 A part that a denoiser holds twice (one network for two views) is written down once, and where it comes again there is
 a reference to the place of the first, {"ref": "composite.denoisers.left"}: loaded, it is one object again.  In a run
-the weights are hard links to the run's own (`training.pool`), so that a finished model takes no space of its own.
+the weights are hard links to those of its stages (`training.pool`), so that a finished model takes no further space.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", classes: Iterab
         BootdiffError: no such folder, a class that is not known, or files that are damaged or do not go together.
     """
     folder = Path(folder)
-    if not (folder / "model.json").is_file() and (folder / "recipe.yaml").is_file():
+    if not (folder / "model.json").is_file() and (folder / "run.json").is_file():
         folder = arm_folder(folder)
     said = _read(folder)
     known = CLASSES | {c.__name__: c for c in classes}

@@ -304,6 +304,22 @@ def test_a_lost_recipe_is_written_again_by_the_same_one_only(tmp_path):
     assert Run.read(tmp_path).recipe_text == RECIPE
 
 
+def test_a_run_without_a_recipe(tmp_path):
+    """From Python: what its stages were made with, each says by itself."""
+    open_run(tmp_path / "run", None).close()
+    open_run(tmp_path / "run", None).close()
+    assert sorted(os.listdir(tmp_path / "run")) == ["lock", "provenance.json", "run.json"]
+    with pytest.raises(BootdiffError, match=r"no recipe\.yaml in it, as in a run from Python"):
+        _ = Run.read(tmp_path / "run").recipe_text
+    with pytest.raises(BootdiffError, match="started from Python, and is now opened from a recipe"):
+        open_run(tmp_path / "run")
+    with pytest.raises(BootdiffError, match="the data is not what this run was started on"):
+        open_run(tmp_path / "run", None, "data-b")
+    open_run(tmp_path / "other").close()
+    with pytest.raises(BootdiffError, match="started from a recipe, and is now opened from Python"):
+        open_run(tmp_path / "other", None)
+
+
 @pytest.mark.parametrize("text", ["{", "null", "[]", "{}", '{"value": {"fingerprint": "data-b"}, "digest": "0"}'])
 def test_a_damaged_run_json_is_refused(tmp_path, text):
     open_run(tmp_path).close()

@@ -181,6 +181,15 @@ def test_what_went_on_has_another_key_than_what_was_trained_at_once(store):
         assert straight.stage("toy", MADE_WITH, steps=80).key != longer.key
 
 
+def test_parents_may_be_a_list(store, said):
+    store.stage("stack", 1, parents=["a", [0.5]]).finish({})
+    assert store.stage("stack", 1, parents=["a", [0.5]]).done
+    assert not store.stage("stack", 1, parents=["a", [0.25]]).done
+    assert said == ["stack: made again, since what it is made of has changed (1.0)"]
+    store.stage("stack", 1, parents=["a", [0.25]]).finish({})
+    assert not store.stage("stack", 1).done
+
+
 def test_changed_parents_make_it_again_also_where_steps_grew(store, said):
     train(store.stage("residual", MADE_WITH, parents={"gains": 1}, steps=60))
     stage = store.stage("residual", MADE_WITH, parents={"gains": 2}, steps=80)

@@ -5,7 +5,8 @@ grows in place is ``metrics.jsonl``; a line torn by a kill is cut off when the r
 resumes at step s first drops its rows after s, so the rows are those of a run that was never interrupted.
 
     run/
-      recipe.yaml           the recipe; another one does not go on in this directory, but for more `steps`
+      recipe.yaml           the recipe; another one does not go on in this directory, but for more `steps`. Runs from
+                            Python have none: what their stages were made with, each says by itself
       metrics.jsonl         one JSON object per line, each with "stage" and "step"
       <arm>/                a finished model, complete by itself (serialization.py); beside it what the caller writes
       provenance.json       one entry per session: versions, command, platform, threads, seed
@@ -92,9 +93,16 @@ class Run:
 
     @classmethod
     def open(
-        cls, path: str | Path, recipe_text: str, fingerprint: str = "", *, seed: int | None = None, main: bool = True
+        cls,
+        path: str | Path,
+        recipe_text: str | None,
+        fingerprint: str = "",
+        *,
+        seed: int | None = None,
+        main: bool = True,
     ) -> Run:
-        """Open or create the run in ``path`` for this recipe (YAML text) and this data (``fingerprint``).
+        """Open or create the run in ``path`` for this recipe (YAML text; None: no recipe, a call from Python) and this
+        data (``fingerprint``).
 
         With several processes all but one pass ``main=False``: they neither lock nor write.
         Raises BootdiffError when the folder holds something else than a run (nothing in it is touched), when another
@@ -130,8 +138,8 @@ class Run:
     def read(cls, path: str | Path) -> Run:
         """Open an existing run without the lock, to read it. Raises BootdiffError where there is no run."""
         path = Path(path).expanduser().absolute()
-        if not (path / "recipe.yaml").is_file():
-            raise BootdiffError(f"{path}: not a run directory (no recipe.yaml in it); check the path, or train first")
+        if not (path / "run.json").is_file():
+            raise BootdiffError(f"{path}: not a run directory (no run.json in it); check the path, or train first")
         return cls(path, None)
 
     def close(self) -> None:
@@ -154,9 +162,15 @@ class Run:
 
     @property
     def recipe_text(self) -> str:
+        """BootdiffError where the run has none, or it is damaged."""
         path = self.path / "recipe.yaml"
         try:
             return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise BootdiffError(
+                f"{self.path}: no recipe.yaml in it, as in a run from Python (or it is lost: restore it from a copy); "
+                f"this needs a run that a recipe began"
+            ) from None
         except ValueError as error:
             raise BootdiffError(f"{path}: not a text ({error}); restore it from a copy") from None
 
@@ -228,7 +242,7 @@ class Run:
         if self._lock is None:
             raise RuntimeError(f"{self.path}: opened for reading; open it with Run.open to write")
 
-    def _about(self) -> dict[str, str]:
+    def _about(self) -> dict[str, Any]:
         """What run.json says."""
         path = self.path / "run.json"
         said = read_json(path)
@@ -242,13 +256,21 @@ class Run:
             raise BootdiffError(f"{path}: not what bootdiff wrote; restore it from a copy")
         return about
 
-    def _claim(self, recipe_text: str, fingerprint: str) -> None:
+    def _claim(self, recipe_text: str | None, fingerprint: str) -> None:
         recipe, data = self.path / "recipe.yaml", self.path / "run.json"
-        asked = {"fingerprint": fingerprint, "recipe": digest(_parsed(recipe_text, "the recipe"))}
+        new = None if recipe_text is None else _parsed(recipe_text, "the recipe")
+        asked = {"fingerprint": fingerprint, "recipe": None if recipe_text is None else digest(new)}
         about = self._about() if data.exists() else asked
         found: list[tuple[str, Any, Any]] = []
-        if recipe.exists():
-            found = differences(_parsed(self.recipe_text, recipe), _parsed(recipe_text, "the recipe"))
+        if (about["recipe"] is None) != (recipe_text is None):
+            whence = ("from Python", "from a recipe")
+            then, now = whence if about["recipe"] is None else reversed(whence)
+            raise BootdiffError(
+                f"{self.path}: this run was started {then}, and is now opened {now}. Choose another directory (its "
+                f"stages can be reused), or go on as it began."
+            )
+        if recipe_text is not None and recipe.exists():
+            found = differences(_parsed(self.recipe_text, recipe), new)
         elif about["recipe"] != asked["recipe"]:
             raise BootdiffError(
                 f"{self.path}: its recipe.yaml is lost, and the run was started with another recipe than this one. "
@@ -269,7 +291,7 @@ class Run:
             )
         if found or not data.exists():
             write_record(data, asked)
-        if found or not recipe.exists():
+        if recipe_text is not None and (found or not recipe.exists()):
             atomic_write_text(recipe, recipe_text)
 
     def _sweep(self) -> None:

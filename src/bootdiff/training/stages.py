@@ -3,7 +3,7 @@
 A stage is known by its key, the digest of its name and all that its result depends on, as a whole:
 
     depends_on    its own settings and data
-    parents       what it was made of: keys of other stages, values computed from them
+    parents       what it was made of: keys of other stages and values computed from them, best by name
     start         what its training began at: keys of other stages
     steps         optimizer steps, where it is a training
     went_on       steps at which it was complete, or stopped, before more were asked for
@@ -22,7 +22,7 @@ what the first has written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,8 @@ class StageStore:
         name: str,
         depends_on: Any,
         *,
-        parents: Mapping[str, Any] | None = None,
-        start: Mapping[str, Any] | None = None,
+        parents: Any = None,
+        start: Any = None,
         steps: int | None = None,
     ) -> StageDir:
         """A stage's folder, known by the key of these parts (JSON-able, see this file), which it has as ``key``; filled
@@ -78,7 +78,7 @@ class StageStore:
             BootdiffError: another stage lies there complete or half trained (names what differs), or a damaged key.
         """
         asked = strict_json(
-            {"depends_on": depends_on, "parents": parents or {}, "start": start or {}, "steps": steps, "went_on": []}
+            {"depends_on": depends_on, "parents": parents, "start": start, "steps": steps, "went_on": []}
         )
         stage = self.run.stage(name)
         there = _note(stage)
@@ -146,7 +146,7 @@ class StageStore:
     def _make_again(self, stage: StageDir, there: dict[str, Any], asked: dict[str, Any]) -> None:
         if stage.begun:
             changed = [part for part, _, _ in _differences(there, asked) if part.split(".")[0] in ("parents", "start")]
-            names = dict.fromkeys(part.split(".", 1)[1] for part in changed)
+            names = dict.fromkeys(part.split(".", 1)[-1] for part in changed)
             self.log(f"{stage.name}: made again, since what it is made of has changed ({', '.join(names)})")
         stage.clear()
 
