@@ -185,7 +185,7 @@ def test_parents_may_be_a_list(store, said):
     store.stage("stack", 1, parents=["a", [0.5]]).finish({})
     assert store.stage("stack", 1, parents=["a", [0.5]]).done
     assert not store.stage("stack", 1, parents=["a", [0.25]]).done
-    assert said == ["stack: made again, since what it is made of has changed (1.0)"]
+    assert said == ["stack: made again, since what it is made of has changed"]
     store.stage("stack", 1, parents=["a", [0.25]]).finish({})
     assert not store.stage("stack", 1).done
 

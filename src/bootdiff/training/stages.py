@@ -147,7 +147,9 @@ class StageStore:
         if stage.begun:
             changed = [part for part, _, _ in _differences(there, asked) if part.split(".")[0] in ("parents", "start")]
             names = dict.fromkeys(part.split(".", 1)[-1] for part in changed)
-            self.log(f"{stage.name}: made again, since what it is made of has changed ({', '.join(names)})")
+            named = ", ".join(name for name in names if not name[0].isdigit())  # not places in a list
+            what = f" ({named})" if named else ""
+            self.log(f"{stage.name}: made again, since what it is made of has changed{what}")
         stage.clear()
 
     def _fill(self, stage: StageDir, asked: dict[str, Any]) -> None:
