@@ -110,7 +110,7 @@ class Benchmark:
         if not path.is_file():
             raise BootdiffError(
                 f"{path}: the benchmark's data are not there; make them by "
-                f"`python experiments/scripts/prepare.py --data DIR`, or say by --data where they are"
+                f"`python -m experiments.scripts.prepare --data DIR`, or say by --data where they are"
             )
         first = next(iter(self.narrow))
         blocks = {"narrow": self.narrow, "wide": self.wide, "mixed": {**self.wide, first: self.narrow[first]}}[nets]

@@ -42,7 +42,7 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the results are written.")] = Path("experiments/results"),
     runs: Annotated[Path, typer.Option(help="Where the networks are trained.")] = Path("runs/bench"),
-    data: Annotated[Path, typer.Option(help="Where the arrays of experiments/scripts/prepare.py are.")] = Path(
+    data: Annotated[Path, typer.Option(help="Where the arrays of experiments.scripts.prepare are.")] = Path(
         "experiments/data"
     ),
     docs: Annotated[Path, typer.Option(help="With --table: the folder of benchmarks.md.")] = Path("docs"),

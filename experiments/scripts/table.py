@@ -1,30 +1,51 @@
 """Write the tables of README.md and docs/ from the raw results.
 
-    python experiments/scripts/table.py
+    python -m experiments.scripts.table [--check]
 
 Each experiments/results/NAME/seed-S.json is the metrics.json of one `bootdiff arms` run, each regularization-NAME.json
-what experiments/scripts/regularization.py wrote; beside the runs, overlay-seed-0.json is of
-experiments/scripts/overlay.py (table NAME-overlay), and restore-WHAT.json the report.json of a `bootdiff restore`
-(table NAME-restore-WHAT). Runs of videos and signals have a table NAME-long-range, and those of the rain radar tables
-of all recipes together: radar and radar-long-range. Between the markers `<!-- table NAME -->` and `<!-- end -->` of a
-document the table of NAME is written anew.
+what `experiments.scripts.regularization` wrote, backbones.json what `experiments.scripts.backbones` wrote and
+forecast/comparison.json what `experiments.scripts.forecast` wrote; beside the runs, overlay-seed-0.json is of
+`experiments.scripts.overlay` (table NAME-overlay), and restore-WHAT.json the report.json of a `bootdiff restore` (table
+NAME-restore-WHAT). Runs of videos and signals have a table NAME-long-range, and those of the rain radar tables of all
+recipes together: radar and radar-long-range. Between the markers `<!-- table NAME -->` and `<!-- end -->` of a document
+the table of NAME is written again; with --check nothing is written, and the exit code is 1 where a table is not what it
+should be. (The tables `bench-NAME` are written by `bootdiff bench NAME --table`.)
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bootdiff.evaluation.costs import costs
 from bootdiff.evaluation.restoration import table as restored
 from bootdiff.method.stages import ARMS
+from bootdiff.training.files import read_json
 from experiments.benchmark.overlay_detection import table as traces
-from experiments.benchmark.tables import fill
+from experiments.scripts import backbones, forecast
+from experiments.scripts.results import RESULTS, ROOT, insert, outdated
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+__all__ = ["main", "tables"]
+
+# What older results name, and where it lies today.
+_MOVED = {
+    "python benchmarks/regularization.py": "python -m experiments.scripts.regularization",
+    "overlay.py": "python -m experiments.scripts.overlay",
+    "benchmarks/results": "experiments/results",
+    "src/bootdiff/recipes": "src/bootdiff/recipe/embedded",
+}
+
+
+def todays(result: dict[str, Any]) -> dict[str, Any]:
+    """A result with its command as it is called today: what older results name has moved since."""
+    command = result["command"]
+    if not command.startswith("python -m"):
+        for then, now in _MOVED.items():
+            command = command.replace(then, now)
+    return result | {"command": command}
 
 
 def mean_std(values: list[float]) -> str:
@@ -137,20 +158,16 @@ def restoration(report: dict[str, Any]) -> str:
     return f"{restored(scores)}\n\n{said}"
 
 
-def insert(made: dict[str, str]) -> None:
-    """Write each table between its markers, in every document that has them."""
-    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        before = document.read_text(encoding="utf-8")
-        text = fill(before, made)
-        if text != before:
-            document.write_text(text, encoding="utf-8")
-
-
-def main() -> None:
-    made = {p.stem: variants(json.loads(p.read_text(encoding="utf-8"))) for p in RESULTS.glob("regularization-*.json")}
+def tables(results: Path = RESULTS) -> dict[str, str]:
+    """Every table that can be made of the results in a folder: its name -> Markdown."""
+    made = {path.stem: variants(todays(read_json(path))) for path in results.glob("regularization-*.json")}
+    if (results / "backbones.json").is_file():
+        made["backbones"] = backbones.table(read_json(results / "backbones.json")["rows"])
+    if (results / "forecast" / "comparison.json").is_file():
+        made |= forecast.tables(read_json(results / "forecast" / "comparison.json"))
     radar = {}
-    for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
-        runs = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("seed-*.json"))]
+    for folder in sorted(p for p in results.iterdir() if p.is_dir()):
+        runs = [read_json(path) for path in sorted(folder.glob("seed-*.json"))]
         if runs:
             made[folder.name] = table(runs)
             if runs[0].get("long_range"):
@@ -158,13 +175,25 @@ def main() -> None:
             if folder.name.startswith("radar-"):
                 radar[folder.name.removeprefix("radar-")] = runs[0]
         for path in folder.glob("overlay-seed-0.json"):
-            made[f"{folder.name}-overlay"] = overlay(json.loads(path.read_text(encoding="utf-8")))
+            made[f"{folder.name}-overlay"] = overlay(todays(read_json(path)))
         for path in folder.glob("restore-*.json"):
-            made[f"{folder.name}-{path.stem}"] = restoration(json.loads(path.read_text(encoding="utf-8")))
+            made[f"{folder.name}-{path.stem}"] = restoration(read_json(path))
     if radar:
         made |= {"radar": together(radar), "radar-long-range": long_range(radar)}
-    insert(made)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Write the tables into the documents of the checkout `root`; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a table is out of date")
+    check = parser.parse_args(arguments).check
+    made = tables()
+    changed = list(outdated(made, root)) if check else insert(made, root)
+    for path in changed:
+        print(f"{path}: {'a table is out of date' if check else 'written'}")
+    return int(check and bool(changed))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
