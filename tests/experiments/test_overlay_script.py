@@ -42,14 +42,15 @@ def videos(count: int, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def traffic(tmp_path_factory) -> SimpleNamespace:
-    """.source (the npz), .data (the folder that `burn` wrote) and .run (all arms, two steps)."""
+    """.source (the npz), .data (the folder that `burn` wrote) and .run (three arms, two steps)."""
     folder = tmp_path_factory.mktemp("traffic")
     source, data, run = folder / "traffic32.npz", folder / "data", folder / "run"
     np.savez(source, train=videos(32, 0), test=videos(9, 1))
     overlay.main(["burn", "--source", str(source), "--data", str(data), "--full", "10"])
     Image.fromarray(np.uint8(overlay.logo()[0][..., 0] == 0) * 255).save(folder / "logo.png")
     (folder / "traffic.yaml").write_text(RECIPE)
-    result = call("arms", folder / "traffic.yaml", "--out", run)
+    arms = [word for arm in overlay.ARMS for word in ("--arm", arm)]
+    result = call("fit", folder / "traffic.yaml", "--out", run, *arms)
     assert result.exit_code == 0, result.output
     return SimpleNamespace(source=source, data=data, run=run)
 

@@ -16,7 +16,7 @@ def pixels(*shape):
 
 
 def as_mosaic(x, columns):
-    """N x [T x] H x W x C as the data sets store it: the tiles row by row in one lossless picture, the last ones black."""
+    """N x [T x] H x W x C as the data sets store it: the tiles row by row in one picture, black after the last one."""
     tiles = x.reshape(-1, *x.shape[-3:])
     rows = -(-len(tiles) // columns)
     sheet = np.zeros((rows * columns, *tiles.shape[1:]), np.uint8)
