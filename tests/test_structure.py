@@ -1,4 +1,4 @@
-"""The house: imports of src/bootdiff run only downwards, without circles; files stay short; `import bootdiff` is cheap."""
+"""The house: imports of src/bootdiff run downwards, without circles; files are short; `import bootdiff` is cheap."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_nothing_below_the_recipe_imports_it():
 
 
 def test_nobody_inside_imports_what_the_face_hands_on():
-    """`from bootdiff import sample` inside bootdiff would make the face part of a circle; its version is its own."""
+    """`from bootdiff import sample` inside bootdiff would close a circle through the face; its version is harmless."""
     assert {b for _, b, _ in IMPORTS if b.startswith(":")} <= {":__version__"}
     assert [(a, line) for a, b, line in IMPORTS if b == ""] == []
 

@@ -115,18 +115,18 @@ def compare(name: str, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> di
     a, b = means(forecast), means(measured)
     views = {}
     for view in pairs[0][0]["forecast"]["views"]:
-        said = [f["forecast"]["views"][view] for f, _ in pairs]
+        rows = [f["forecast"]["views"][view] for f, _ in pairs]
         weights = [
             [row[f["news"]["names"].index(view)] for row in f["news"]["values"]] for f, _ in pairs if "news" in f
         ]
         views[view] = {
-            "verdicts": [v["verdict"] for v in said],
+            "verdicts": [v["verdict"] for v in rows],
             "used": [any(w > 0 for w in one) for one in weights],
             "news": means(weights) if weights else None,
-            "added": means([v["added"]["raw"] for v in said]),
-            "samples": [v["alone"]["mean_samples"] for v in said],
-            "interval": [v["alone"]["interval"] for v in said],
-            "fit": [v["fit"] and v["fit"][0] for v in said],
+            "added": means([v["added"]["raw"] for v in rows]),
+            "samples": [v["alone"]["mean_samples"] for v in rows],
+            "interval": [v["alone"]["interval"] for v in rows],
+            "fit": [v["fit"] and v["fit"][0] for v in rows],
         }
     varied = len(set(a)) > 1 and len(set(b)) > 1
     return {
@@ -175,9 +175,9 @@ def summary_table(found: list[dict[str, Any]]) -> str:
             corr = "" if k or r["rank_correlation"] is None else f"{r['rank_correlation']:.2f}"
             total = "" if k else f"{statistics.mean(r['forecast']):.4f} : {statistics.mean(r['measured']):.4f}"
             nats = "" if k else f"{r['nats']:,.4g} : {r['nats_measured']:,.4g}"
-            said = ", ".join(f"{w} in {n} of {len(v['verdicts'])}" for w, n in count.items())
+            verdicts = ", ".join(f"{w} in {n} of {len(v['verdicts'])}" for w, n in count.items())
             lines.append(
-                "| " + " | ".join(["" if k else r["recipe"], view, said, used, worth, corr, total, nats]) + " |"
+                "| " + " | ".join(["" if k else r["recipe"], view, verdicts, used, worth, corr, total, nats]) + " |"
             )
     seconds = statistics.mean(r["cpu_seconds"] for r in found)
     seeds = ", ".join(f"{r['recipe']}: {len(r['seeds'])}" for r in found)

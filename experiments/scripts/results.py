@@ -1,4 +1,4 @@
-"""Where the scripts read and write, and what every result says of its own making.
+"""Where the scripts read and write, and what every result says of how it was made.
 
 All paths are those of the checkout that this file lies in, wherever a script is called.
 """

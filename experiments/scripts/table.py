@@ -79,14 +79,14 @@ def table(runs: list[dict[str, Any]]) -> str:
         rows.append(["**" + cell + "**" if arm == "bootdiff" and cell else cell for cell in row])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     shares = [r["gap_closed"]["mean"] for r in runs if r["gap_closed"]]
-    said = (
+    note = (
         f"{len(runs)} seed(s), {runs[0]['count']} {runs[0]['evaluated_on']} {kind(runs[0])}s each; ± is the deviation "
         "over them"
     )
     if shares and all(s is not None and s == s for s in shares):
         each = ", ".join(f"{100 * s:.0f} %" for s in shares)
-        said += f". Share of the gap full-only → oracle closed: {100 * statistics.mean(shares):.0f} % ({each})"
-    return "\n".join(lines) + "\n\n" + said + "."
+        note += f". Share of the gap full-only → oracle closed: {100 * statistics.mean(shares):.0f} % ({each})"
+    return "\n".join(lines) + "\n\n" + note + "."
 
 
 def together(found: dict[str, dict[str, Any]]) -> str:
@@ -101,8 +101,8 @@ def together(found: dict[str, dict[str, Any]]) -> str:
         cells.append(f"{costs(run['ledger']['stages'])['bootdiff']['ratio']['flops']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     first = next(iter(found.values()))
-    said = f"Seed {first['seed']}, {first['count']} {first['evaluated_on']} {kind(first)}s; s.e. over them, paired."
-    return "\n".join(lines) + f"\n\n{said}"
+    note = f"Seed {first['seed']}, {first['count']} {first['evaluated_on']} {kind(first)}s; s.e. over them, paired."
+    return "\n".join(lines) + f"\n\n{note}"
 
 
 def long_range(found: dict[str, dict[str, Any]]) -> str:
@@ -127,12 +127,12 @@ def long_range(found: dict[str, dict[str, Any]]) -> str:
 
 def overlay(found: dict[str, Any]) -> str:
     """What the detectors found, and the denoising loss of the naive mix."""
-    said = traces(found)
+    note = traces(found)
     if "naive_mix" in found:
         mix = found["naive_mix"]
-        said += f"\n\nDenoising loss of the naive mix on clean test videos: {mix['mean']:.4f} ± {mix['stderr']:.4f}"
-        said += f" ({mix['flops'] / 1e12:.1f} TFLOP)."
-    return said
+        note += f"\n\nDenoising loss of the naive mix on clean test videos: {mix['mean']:.4f} ± {mix['stderr']:.4f}"
+        note += f" ({mix['flops'] / 1e12:.1f} TFLOP)."
+    return note
 
 
 def variants(found: dict[str, Any]) -> str:
@@ -149,13 +149,13 @@ def restoration(report: dict[str, Any]) -> str:
     """How good the answers of one `bootdiff restore` are."""
     scores = report["scores"]
     gain, held = scores["gain"], scores["coverage"]
-    said = (
+    note = (
         f"{scores['count']} files, {scores['answers']} answers each ({report['method']}, {report['steps']} noise "
         f"levels); {100 * scores['open']:.1f} % of the values are open. The mean of the answers has "
         f"{gain['mean']:+.2f} ± {gain['stderr']:.2f} dB over the best other estimate. The answers' interval holds "
         f"{100 * held['share']:.1f} % of the true values; right would be {100 * held['nominal']:.1f} %."
     )
-    return f"{restored(scores)}\n\n{said}"
+    return f"{restored(scores)}\n\n{note}"
 
 
 def tables(results: Path = RESULTS) -> dict[str, str]:
