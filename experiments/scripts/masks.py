@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +115,17 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 def overlays() -> dict[str, Callable[[np.ndarray], Made]]:
     """What is put on all pictures alike, by its name: pictures -> them under it, and where it is."""
-    shares = {logo: (1, 0.5, 0.3), band: (1, 0.5), box: (0.5, 0.3), letters: (0.6, 0.35)}
-    return {f"{make.__name__}, {s:.0%}": partial(make, share=s) for make, several in shares.items() for s in several}
+    made: dict[str, tuple[Callable[[np.ndarray, float], Made], tuple[float, ...]]] = {
+        "logo": (logo, (1, 0.5, 0.3)),
+        "band": (band, (1, 0.5)),
+        "box of the mean colour": (box, (0.5, 0.3)),
+        "letters": (letters, (0.6, 0.35)),
+    }
+
+    def of(lay: Callable[[np.ndarray, float], Made], share: float) -> Callable[[np.ndarray], Made]:
+        return lambda x: lay(x, share)
+
+    return {f"{name}, {share:.0%}": of(lay, share) for name, (lay, shares) in made.items() for share in shares}
 
 
 def still_table(sets: Mapping[str, np.ndarray]) -> str:
@@ -146,7 +154,7 @@ def subtitle_table(sets: Mapping[str, np.ndarray]) -> str:
             has = hidden.any((1, 2))
             hit, false = found[has].any((1, 2)).mean(), found[~has].any((1, 2)).mean()
             cells.append(f"{hit:.0%} found, IoU {iou(found, hidden):.2f}, {false:.1%} false")
-        lines.append(f"| subtitles, {'in a box' if boxed else 'with an outline'} | {' | '.join(cells)} |")
+        lines.append(f"| subtitles {'in a box' if boxed else 'with an outline'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -41,6 +41,13 @@ def test_an_installed_library_has_neither(tmp_path):
     assert "bench " not in help_text
 
 
+def test_the_help_of_the_checkout_loads_nothing_heavy():
+    program = "import sys, bootdiff.cli.main; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
+    assert {"bootdiff", "experiments"} <= set(loaded)
+    assert {"torch", "numpy", "scipy", "matplotlib", "sklearn", "diffusers"} & set(loaded) == set()
+
+
 def mentions(path: Path) -> list[str]:
     """Where a file imports `experiments` or names one of its modules: the function around it, "" for none."""
     found = []

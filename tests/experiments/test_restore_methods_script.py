@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from bootdiff.views import Mask
 from experiments.scripts import restore_methods as script
+from experiments.scripts.results import ROOT
 
 
 def matrix(view):
@@ -67,3 +70,18 @@ def test_the_tables_of_a_run_have_methods_and_baselines(tiny_run, capsys, monkey
         methods = [name for name in script.METHODS if "10" not in name]
         assert names == [*methods, "mean_fill", "copy_paste", *bases]
         assert all(line.count("|") == 6 for line in text.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_gaussian_table_of_the_documents_is_as_it_says(capsys):
+    """To one unit of the last digit: sampling may round otherwise on a different processor."""
+    script.main([])
+    printed = capsys.readouterr().out.strip()
+    page = (ROOT / "docs" / "restore.md").read_text().replace("**", "")
+    start = page.index("| method | calls |")
+    there = page[start : page.index("\n\n", start)]
+    numbers = re.compile(r"\d+(?:\.\d+)?")
+    assert numbers.sub("#", printed) == numbers.sub("#", there)
+    for ours, theirs in zip(numbers.findall(printed), numbers.findall(there), strict=True):
+        assert float(ours) == pytest.approx(float(theirs), abs=1.01 if "." not in ours else 0.0101)

@@ -52,6 +52,13 @@ def test_regularization_measures_what_the_arms_are(tiny_run, tmp_path, capsys):
     assert result["command"].startswith(f"python -m experiments.scripts.regularization {tiny_run.recipe}")
 
 
+def test_what_is_trained_are_settings_of_the_residual(tiny_run):
+    residual = load_recipe(tiny_run.recipe).residual
+    for settings in regularization.TRAINED.values():
+        for key, value in settings.items():
+            assert getattr(residual, key) != value
+
+
 def test_step_time_measures_every_backbone(tiny_run, tmp_path, capsys, monkeypatch):
     calls = []
 
