@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bootdiff.data import Arrays, Digits, HFDataset, Images, Subset, open_dataset
+from bootdiff.data import Arrays, HFDataset, Images, Subset, open_dataset
 from bootdiff.errors import BootdiffError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
@@ -36,7 +36,7 @@ def test_picks_the_reader(folder):
     assert all(torch.equal(source[3].x, opened[0][3].x) for source in opened)
     assert opened[2][3].label == 3
     assert opened[2][3].mask.shape == (1, 4, 5)
-    assert isinstance(open_dataset("digits"), Digits)
+    assert isinstance(open_dataset("digits"), Arrays)
     half = open_dataset(folder / "a.npy", limit=3)
     assert isinstance(half, Subset)
     assert half.indices == [0, 2, 4]

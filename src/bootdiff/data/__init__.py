@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bootdiff.data.labels import common_classes as common_classes
     from bootdiff.data.open import open_dataset as open_dataset
     from bootdiff.data.readers.arrays import Arrays as Arrays
-    from bootdiff.data.readers.digits import digits as digits
+    from bootdiff.data.readers.digits import load_digits as load_digits
     from bootdiff.data.readers.hf import HFDataset as HFDataset
     from bootdiff.data.readers.images import Images as Images
     from bootdiff.data.readers.offsets import read_offsets as read_offsets
@@ -58,7 +58,7 @@ _HOME = {
         "labels": ("common_classes",),
         "open": ("open_dataset",),
         "readers.arrays": ("Arrays",),
-        "readers.digits": ("digits",),
+        "readers.digits": ("load_digits",),
         "readers.hf": ("HFDataset",),
         "readers.images": ("Images",),
         "readers.offsets": ("read_offsets",),

@@ -85,7 +85,9 @@ class Batches:
                 f"Batches: only pictures and videos are mirrored, not a {kind_of(dataset.shape)}: flip=None"
             )
         if mask is not None and tuple(mask.shape) not in (tuple(dataset.shape), (1, *dataset.shape[1:])):
-            raise ValueError(f"Batches: mask must be {format_shape((1, *dataset.shape[1:]))}, got {format_shape(mask.shape)}")
+            raise ValueError(
+                f"Batches: mask must be {format_shape((1, *dataset.shape[1:]))}, got {format_shape(mask.shape)}"
+            )
         # A mask of the files' own says more than the view's.
         self.mask = None if mask is None or dataset.masked else mask.to("cpu", torch.float32)
         self.dataset, self.scale, self.batch_size, self.seed = dataset, float(scale), int(batch_size), int(seed)

@@ -104,7 +104,9 @@ def classes_by_folder(
     return labels, known
 
 
-def unusable_files(where: str, problems: Sequence[UnusableFile], total: int, usable: int, what: str = "files") -> BootdiffError:
+def unusable_files(
+    where: str, problems: Sequence[UnusableFile], total: int, usable: int, what: str = "files"
+) -> BootdiffError:
     """One error that lists the first ten problems and says how to go on."""
     lines = [f"  {problem.file}: {problem.reason}" for problem in problems[:10]]
     if len(problems) > 10:

@@ -35,9 +35,7 @@ Kind = Annotated[
     Doc("what one sample is; null: what the files leave no doubt about"),
 ]
 Key = Annotated[str | None, Doc("name of the array in an .npz file, or of the part of a Hugging Face data set")]
-Labels = Annotated[
-    bool | str, Doc("true: sub-folders are classes; or the name of the array or column of labels")
-]
+Labels = Annotated[bool | str, Doc("true: sub-folders are classes; or the name of the array or column of labels")]
 Unlabelled = Annotated[Literal["refuse", "keep"], Doc("with labels: what to do with samples without")]
 OnError = Annotated[Literal["refuse", "skip"], Doc("what to do with files that cannot be used")]
 Channels = Annotated[

@@ -54,7 +54,9 @@ class Simulated(Mapped):
     ) -> None:
         super().__init__(dataset)
         if dataset.masked:
-            raise BootdiffError(f"{dataset.where}: has masks; views are cut out of full samples only. Use masks: false.")
+            raise BootdiffError(
+                f"{dataset.where}: has masks; views are cut out of full samples only. Use masks: false."
+            )
         if corruption is not None and not isinstance(view, Identity):
             raise ValueError(f"Simulated: a corruption needs the identity view, got {view}")
         try:

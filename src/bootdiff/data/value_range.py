@@ -90,7 +90,9 @@ def check_values(
     reason = "holds infinite values" if missing else "holds NaN or infinite values"
     bad |= {int(i): reason for i in np.flatnonzero(~finite & whole)}
     hint = (
-        "" if missing or not np.isnan(lows).any() else " Where NaN means not observed, say missing: mask (partial data)."
+        ""
+        if missing or not np.isnan(lows).any()
+        else " Where NaN means not observed, say missing: mask (partial data)."
     )
     if by_range:
         bounds = bounds or _infer_range(lows[finite], highs[finite], where, array)

@@ -17,8 +17,17 @@ from typing import Any
 
 import torch
 
-from bootdiff.data import Dataset, Simulated, Subset, WithMasks, axes_of, open_dataset, split_by_recording
-from bootdiff.data.positions import WithPositions, read_offsets
+from bootdiff.data import (
+    Dataset,
+    Simulated,
+    Subset,
+    WithMasks,
+    WithPositions,
+    axes_of,
+    open_dataset,
+    read_offsets,
+    split_by_recording,
+)
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe.blocks import Data, ViewSpec
@@ -296,7 +305,7 @@ def _masked_as(through: View, source: Dataset, shape: tuple[int, ...], path: str
     # Simulated files were cut with the whole mask.
     fixed = always.mask(shape) if always.is_fixed and not isinstance(source, Simulated) else None
     wide = own.shape[1] < len(drawn)
-    return WithMasks(source, wide, fixed) if wide or fixed is not None else source
+    return WithMasks(source, channels=wide, fixed=fixed) if wide or fixed is not None else source
 
 
 def _take(mine: ViewData, other: ViewData, shape: tuple[int, ...], path: str) -> None:

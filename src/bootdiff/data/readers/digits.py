@@ -12,10 +12,10 @@ from bootdiff.data.readers.arrays import Arrays
 from bootdiff.data.readers.reader import Reader
 from bootdiff.errors import BootdiffError
 
-__all__ = ["DigitsReader", "digits"]
+__all__ = ["DigitsReader", "load_digits"]
 
 
-def digits(part: str = "all", *, labels: bool = False, channels: int | None = None) -> Arrays:
+def load_digits(part: str = "all", *, labels: bool = False, channels: int | None = None) -> Arrays:
     """scikit-learn's 1,797 handwritten digits: 1 x 8 x 8, values 0..16, ten classes.
 
     part: "all", or "train" (1,497) or "test" (300), a fixed random division.
@@ -25,10 +25,10 @@ def digits(part: str = "all", *, labels: bool = False, channels: int | None = No
     if part not in ("all", "train", "test"):
         raise BootdiffError(f"digits: no part {part!r}; known parts: all, train, test")
     try:
-        from sklearn.datasets import load_digits
+        from sklearn import datasets
     except ImportError:
         raise BootdiffError("digits: needs scikit-learn; install it with pip install scikit-learn") from None
-    data = load_digits()
+    data = datasets.load_digits()
     rows = np.arange(len(data.images))
     if part != "all":
         rows = np.asarray(split(len(rows), [None, 300], seed=0)[part == "test"])
@@ -48,4 +48,4 @@ class DigitsReader(Reader):
     what, kinds, options = "scikit-learn's digits", ("image",), DigitsOptions
 
     def open(self, path: Path, options: DigitsOptions) -> Dataset:
-        return digits(options.key or "all", labels=bool(options.labels), channels=options.channels)
+        return load_digits(options.key or "all", labels=bool(options.labels), channels=options.channels)

@@ -124,7 +124,9 @@ class Images(Dataset):
                 mask = decode_mask(data, self._size)
             except Undecodable as error:
                 here = (self.folder / _mask_name(name)).exists()
-                self._add_problem(name, f"its mask {_mask_name(name)} {error}" if here else f"has no mask {_mask_name(name)}")
+                self._add_problem(
+                    name, f"its mask {_mask_name(name)} {error}" if here else f"has no mask {_mask_name(name)}"
+                )
                 continue
             self._budget -= mask.nbytes
             if self._budget > 0:

@@ -264,7 +264,9 @@ class Videos(Recordings):
         kept = self._kept_masks.get(name)
         if kept is None:
             files, shared = self._mask_files(name)
-            kept = np.stack([self._mask(file, shared=shared) for file in ([files[0]] if shared else [files[i] for i in wanted])])
+            kept = np.stack(
+                [self._mask(file, shared=shared) for file in ([files[0]] if shared else [files[i] for i in wanted])]
+            )
         elif len(kept) > 1:
             kept = kept[list(wanted)]
         mask = np.broadcast_to(kept, (len(wanted), *self._size))
