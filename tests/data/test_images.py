@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bootdiff.data import Batches, Images, measure
+from bootdiff.data import Batches, Images, measure, open_dataset
 from bootdiff.data.options import ImageOptions
 from bootdiff.errors import BootdiffError
 
@@ -37,29 +38,37 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def png16(pixels: np.ndarray, filters: list[int], interlaced: int = 0) -> bytes:
+def png16(pixels: np.ndarray, filters: list[int], *, interlaced: bool = False) -> bytes:
     """A 16-bit PNG with the given row filters, written from the definition (one byte after the other)."""
     h, w, c = pixels.shape
     step = 2 * c
-    rows = pixels.astype(">u2").view(np.uint8).reshape(h, w * step).astype(int)
 
     def paeth(a: int, b: int, c: int) -> int:
         return min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
 
     raw = bytearray()
-    for r in range(h):
-        raw.append(filters[r % len(filters)])
-        for i in range(w * step):
-            a = rows[r, i - step] if i >= step else 0
-            b = rows[r - 1, i] if r else 0
-            d = rows[r - 1, i - step] if r and i >= step else 0
-            raw.append((rows[r, i] - [0, a, b, (a + b) // 2, paeth(a, b, d)][raw[r * (w * step + 1)]]) % 256)
+    # Adam7: first row, first column and steps of the seven passes.
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    for top, left, down, right in passes if interlaced else ((0, 0, 1, 1),):
+        part = pixels[top::down, left::right]
+        wide = part.shape[1] * step
+        if not part.size:
+            continue
+        rows = part.astype(">u2", order="C").view(np.uint8).reshape(part.shape[0], wide).astype(int)
+        for r in range(part.shape[0]):
+            chosen = filters[r % len(filters)]
+            raw.append(chosen)
+            for i in range(wide):
+                a = rows[r, i - step] if i >= step else 0
+                b = rows[r - 1, i] if r else 0
+                d = rows[r - 1, i - step] if r and i >= step else 0
+                raw.append((rows[r, i] - [0, a, b, (a + b) // 2, paeth(a, b, d)][chosen]) % 256)
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     packed = zlib.compress(bytes(raw))
-    head = struct.pack(">IIBBBBB", w, h, 16, {1: 0, 2: 4, 3: 2, 4: 6}[c], 0, 0, interlaced)
+    head = struct.pack(">IIBBBBB", w, h, 16, {1: 0, 2: 4, 3: 2, 4: 6}[c], 0, 0, int(interlaced))
     middle = chunk(b"IDAT", packed[:20]) + chunk(b"IDAT", packed[20:])
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + middle + chunk(b"IEND", b"")
 
@@ -96,6 +105,16 @@ def test_16_bit_keeps_its_full_depth(tmp_path, channels, filters):
     assert np.array_equal(back, np.moveaxis(deep, -1, 0))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_interlaced_and_with_alpha(tmp_path, channels):
+    deep = RNG.integers(0, 65536, (11, 9, channels), dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(png16(deep, [4, 1], interlaced=True))
+    colour = deep[..., :1] if channels < 3 else deep[..., :3]
+    x = images(tmp_path, alpha="drop")[0].x
+    back = ((x.double() + 1) * 32767.5).round().numpy().astype(np.uint16)
+    assert np.array_equal(back, np.moveaxis(colour, -1, 0))
+
+
 def test_16_bit_filters_agree_with_pillow(tmp_path):
     """Pillow decodes the same file to its upper bytes."""
     deep = RNG.integers(0, 65536, (33, 17, 3), dtype=np.uint16)
@@ -110,7 +129,7 @@ def test_16_bit_damage_is_named(tmp_path):
     whole = png16(deep, [1])
     broken = bytearray(whole)
     broken[80] ^= 1
-    for data, said in ((whole[:150], "cut short"), (bytes(broken), "damaged"), (png16(deep, [1], 1), "interlaced")):
+    for data, said in ((whole[:150], "cut short"), (bytes(broken), "damaged")):
         (tmp_path / "a.png").write_bytes(data)
         with pytest.raises(BootdiffError, match=rf"a\.png: .*{said}"):
             images(tmp_path)
@@ -258,6 +277,44 @@ def test_hidden_files_and_circles_are_passed_over(folder):
     (folder / ".cache" / "a.png").write_text("")
     (folder / "loop").symlink_to(folder)
     assert len(images(folder)) == 6
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem(folder, monkeypatch):
+    """Running as root, permissions do not hold: the system's answer is stood in for."""
+    save(folder / "locked" / "7.png", PIXELS[0])
+    scandir = os.scandir
+
+    def locked(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    said = r"locked: is a folder that cannot be read \(Permission denied\)"
+    with pytest.raises(BootdiffError, match=said):
+        images(folder)
+    with pytest.raises(BootdiffError, match=said):
+        open_dataset(folder)
+    source = images(folder, on_error="skip")
+    assert len(source) == 6
+    assert [problem.file for problem in source.problems] == ["locked"]
+    for kind in ("video", "signal"):
+        with pytest.raises(BootdiffError, match=said):
+            open_dataset(folder, kind=kind)
+    inside = folder / "locked"
+    with pytest.raises(BootdiffError, match=r"locked: cannot be read \(Permission denied\); correct its permissions"):
+        images(inside)
+
+
+def test_pipes_and_foreign_programs_are_not_opened(folder, monkeypatch):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+    monkeypatch.setattr("subprocess.Popen", None)  # what Pillow would start an interpreter with
+    for memory in (0, 512 << 20):
+        problems = {p.file: p.reason for p in images(folder, on_error="skip", memory=memory).problems}
+        assert problems.keys() == {"pipe.png", "script.png"}
+        assert problems["pipe.png"] == "is no regular file"
+        assert "cannot identify image file" in problems["script.png"]
 
 
 def test_labels_from_folders(tmp_path):

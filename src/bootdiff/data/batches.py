@@ -44,7 +44,7 @@ class Batches:
     "none" or "horizontal": mirrors each sample (and its mask) along its last axis with probability 1/2; only for
     pictures and videos, and for views that a mirror image leaves alone (not for, say, the left half). workers: loader
     processes of ``stream``. rank, world: which slice of each global batch is handed out. mask: one (1 or C, *space)
-    mask for all samples of a data set that has no masks itself (files of a fixed mask view, say all with the same logo).
+    mask for all samples of a data set that has none itself (files of a fixed mask view, say all with the same logo).
 
     Raises ValueError for wrong arguments and BootdiffError for an empty data set or one whose shape is not the view's.
     """
@@ -55,6 +55,7 @@ class Batches:
         scale: float = 1.0,
         batch_size: int = 32,
         seed: int = 0,
+        *,
         flip: str | bool | None = None,
         workers: int = 0,
         rank: int = 0,
@@ -77,8 +78,8 @@ class Batches:
             raise BootdiffError(f"{dataset.where}: no samples are left to train on. Add files or hold out fewer.")
         if shape is not None and tuple(shape) != tuple(dataset.shape):
             raise BootdiffError(
-                f"{dataset.where}: samples are {format_shape(dataset.shape)} ({axes_of(dataset.shape)}), but this view of the "
-                f"full samples needs {format_shape(shape)}. Resize the files, or change the view or its settings."
+                f"{dataset.where}: samples are {format_shape(dataset.shape)} ({axes_of(dataset.shape)}), but this view "
+                f"of the full samples needs {format_shape(shape)}. Resize the files, or change the view's settings."
             )
         if flip == "horizontal" and kind_of(dataset.shape) not in ("image", "video"):
             raise ValueError(
@@ -124,8 +125,8 @@ class Batches:
     def at(self, step: int) -> dict[str, Tensor]:
         """This rank's slice of global batch ``step``, on the device.
 
-        x (b, C, *space) in view coordinates, index (b,) int64, and where the data set has them label (b,) int64, -1 = not
-        known, mask (b, 1 or C, *space), and position_channels (b, axes, *space).
+        x (b, C, *space) in view coordinates, index (b,) int64, and where the data set has them label (b,) int64, -1 =
+        not known, mask (b, 1 or C, *space), and position_channels (b, axes, *space).
         """
         return _to(self._cpu(step), self.device)
 
@@ -175,7 +176,7 @@ class Batches:
             yield _to(item, self.device)
 
     def all(self, batch_size: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """The whole data set once, in order, without flips and without regard to rank (the last batch may be smaller)."""
+        """All samples once, in order, without flips and without regard to rank (the last batch may be smaller)."""
         size = self.batch_size if batch_size is None else batch_size
         if size < 1:
             raise ValueError(f"Batches.all: batch_size must be 1 or more, got {size}")

@@ -1,6 +1,6 @@
 """What every data set is, the door for data that Python already holds (`as_dataset`), and how samples are divided.
 
-A *data set* holds n samples in **stored coordinates**: float32, channels first, the range of the stored values mapped to
+A *data set* holds n samples in **stored coordinates**: float32, channels first, the range of stored values mapped to
 [-1, 1] or standardized (`units`). The number of axes tells the kind: vector (C,), signal (C, L), image (C, H, W), video
 (C, T, H, W); *space* is every axis after the first.
 
@@ -10,7 +10,6 @@ different use takes recordings whole, and cuts at most one of them, in time, per
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

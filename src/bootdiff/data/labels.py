@@ -1,8 +1,8 @@
 """Labels as people store them -> class numbers 0, 1, ... with names; and one list of classes for several data sets.
 
 A data set numbers its classes 0, 1, ... by its own files, -1 where a sample has none; networks that work together must
-mean the same by a number. By name, each data set's numbers are mapped into one list: the first one's classes, then those
-that others add. Bare numbers ("0", "1", ...), which arrays without names have, mean the same everywhere.
+mean the same by a number. By name, each data set's numbers are mapped into one list: the first one's classes, then what
+others add. Bare numbers ("0", "1", ...), which arrays without names have, mean the same everywhere.
 """
 
 from __future__ import annotations
@@ -80,8 +80,10 @@ def number_labels(
 def common_classes(datasets: Mapping[str, Dataset]) -> list[str] | None:
     """The classes of several data sets by name together, in order of appearance; None where none has labels.
 
-    Data sets without labels do not count. Raises BootdiffError, naming both lists, where a data set's classes share no name
-    with those of the others before it, or are bare numbers where the others' have names.
+    Data sets without labels do not count.
+
+    Raises BootdiffError, naming both lists, where classes share no name with those of the data sets before, or are bare
+    numbers where the others' have names.
     """
     common: list[str] | None = None
     first = ""

@@ -63,7 +63,7 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
     reader = _reader(path, kind)
     if kind is not None and kind not in reader.kinds:
         raise BootdiffError(
-            f"{path}: is {reader.what}, which has no samples of kind {kind}; give other data or another kind"
+            f"{path}: is {reader.what}, which has no samples of kind {kind}; give other data or a different kind"
         )
     known = defaults_of(reader.options)
     if unused := sorted(given.keys() - known):
@@ -110,7 +110,7 @@ def _reader_of_recording(path: Path, suffix: str, kind: str | None) -> Reader:
         if suffix in (reader.suffixes if kind in reader.kinds else reader.folder_suffixes):
             if kind not in (None, *reader.kinds):
                 raise BootdiffError(
-                    f"{path}: is a {reader.kinds[0]}, not of kind {kind}; give other data or another kind"
+                    f"{path}: is a {reader.kinds[0]}, not of kind {kind}; give other data or a different kind"
                 )
             return reader
     reason = next((why for suffixes, why in _NO_READER.items() if suffix in suffixes), None)

@@ -1,4 +1,4 @@
-"""Data sets made of another one: some of its samples, in another order, or with something about them changed.
+"""Data sets made of another one: some of its samples, in a different order, or with something about them changed.
 
 All of them stand on `Mapped`, which hands on everything; a subclass says what is different.
 """

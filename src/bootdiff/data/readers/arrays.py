@@ -4,7 +4,7 @@ A stored value v of the declared range [lo, hi] becomes
 
     x = 2 (v - lo) / (hi - lo) - 1   in [-1, 1].
 
-Integers have their type's range unless another is declared (uint8: [0, 255], uint16: [0, 65535]); floats must lie in
+Integers have their type's range unless a different one is declared (uint8: [0, 255], uint16: [0, 65535]); floats must lie in
 the declared range; undeclared, they are taken as [-1, 1] where negative values occur and as [0, 1] where none do.
 Signals and vectors may be standardized instead (`units`): x = (v - mean_c) / deviation_c, measured per channel over all
 observed values. Files are never unpickled. A .npy file is mapped, not read: memory stays bounded by the batches; a .npz
@@ -49,8 +49,8 @@ class Arrays(Dataset):
         missing: "mask" takes NaN for "not observed" and gives every sample a mask, "refuse" takes it for damage.
         channels_first: the array is N x C x space.
         channels: what the samples must have; gray is repeated to 3, nothing else is converted.
-        on_error: "refuse" raises at the first sample with NaN, infinite or out-of-range values, "skip" leaves it out and
-            lists it in ``problems``.
+        on_error: "refuse" raises at the first sample with NaN, infinite or out-of-range values, "skip" leaves it out
+            and lists it in ``problems``.
         columns: names of the channels.
         where, row: what messages call the array, and a sample.
 

@@ -1,7 +1,7 @@
 """One encoded picture -> one array at its full depth.
 
-Pillow reads 16-bit gray PNGs in full but cuts 16-bit colour down to its upper bytes without a word. Its PNG decoder will
-as well unpack the lower bytes (raw modes "RGB;16L" in place of "RGB;16B"), so such files are decoded twice:
+Pillow reads 16-bit gray PNGs in full but cuts 16-bit colour down to its upper bytes without a word. Asked to,
+its PNG decoder unpacks the lower bytes (raw mode "RGB;16L" in place of "RGB;16B"), so such files are decoded twice:
 
     value = 256 upper + lower .
 
@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 __all__ = [
-    "FORMATS", "Undecodable", "check_regular", "decode", "decode_mask", "from_pillow", "read_file", "read_header", "to_channels",
+    "FORMATS", "Undecodable", "check_regular", "decode", "decode_mask", "from_pillow", "read_file", "read_header",
+    "to_channels",
 ]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -141,7 +142,7 @@ def to_channels(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, str | No
 def decode_mask(data: bytes, size: Sequence[int], of: str = "pictures", all_hidden: bool = False) -> np.ndarray:
     """A picture of a mask -> (H, W) bool, True = observed. size: (height, width) of the `of` it belongs to.
 
-    Raises Undecodable for a damaged mask, one of another size, and, unless `all_hidden`, one that hides everything.
+    Raises Undecodable for a damaged mask, one of a different size, and, unless `all_hidden`, one that hides everything.
     """
     pixels, _ = to_channels(decode(data, "drop")[0], 1)
     if pixels.shape[:2] != tuple(size):

@@ -16,8 +16,8 @@ __all__ = ["Reader"]
 class Reader(ABC):
     """One way in which samples lie on disk.
 
-    Attributes: ``what`` it reads, for messages; ``kinds`` of samples it can give; ``suffixes`` of the files it reads, in
-    small letters; ``folder_suffixes``, those of files that leave no doubt about the kind of the folder they lie in;
+    Attributes: ``what`` it reads, for messages; ``kinds`` of samples it can give; ``suffixes`` of the files it reads,
+    in small letters; ``folder_suffixes``, those of files that leave no doubt about the kind of the folder they lie in;
     ``options``, the dataclass of what it understands.
     """
 

@@ -5,7 +5,7 @@ A recording of n steps gives the windows
     [k s, k s + w),        k = 0, 1, ... while k s + w <= n,
 
 w the window's length and s the stride (by default w, so windows do not overlap). What is left over at its end is not
-used. Undeclared, w is the length that most recordings have, and those of another length are problems.
+used. Undeclared, w is the length that most recordings have, and those of a different length are problems.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Recordings(Dataset):
                 self._add_problem(name, f"has {rate:.5g} {unit}, most have {self.rate:.5g}; {hint.format(self.rate)}")
 
     def _check_lengths(self, length: int | None) -> None:
-        """The length of a window; recordings too short for it, or of another length than most, are problems."""
+        """The length of a window; recordings too short for it, or of a different length than most, are problems."""
         usable = self._usable()
         most = Counter(self._steps[name] for name in usable).most_common(1)
         self.steps = length if length is not None else (most[0][0] if most else 1)

@@ -1,7 +1,7 @@
 """Tensors and NumPy arrays that Python already holds, channels first: n x C x space.
 
 Floats are taken as they are, in [-1, 1]; integers of one or two bytes and booleans have their type's range, which
-becomes [-1, 1] as in files (`arrays`): uint8 values v are x = 2 v / 255 - 1. Nothing is copied: every value is looked at
+becomes [-1, 1] as in files (`arrays`): uint8 values v are x = 2 v / 255 - 1. Nothing is copied: every value is checked
 once, in chunks of bounded memory, and what a batch needs is made float32 when it is asked for.
 """
 
@@ -62,7 +62,8 @@ def tensor_dataset(
     shape = tuple(value.shape)
     if not 2 <= len(shape) <= 5:
         raise BootdiffError(
-            f"{where}: has shape {format_shape(shape) or '()'}; need n x C, n x C x L, n x C x H x W or n x C x T x H x W"
+            f"{where}: has shape {format_shape(shape) or '()'}; need n x C x L or n x C x H x W, as vectors n x C, as "
+            "videos n x C x T x H x W"
         )
     if 0 in shape:
         raise BootdiffError(f"{where}: is empty (shape {format_shape(shape)})")
@@ -179,7 +180,7 @@ def check_layout(shape: Sequence[int], kind: str | None, where: str, *, batch: s
     found, text = kind_of(shape), f"{batch}{format_shape(shape)}"
     if kind is not None:
         if found != kind:
-            raise BootdiffError(f"{where}: {text} is a {found} (channels first), not of kind {kind}; reshape it")
+            raise BootdiffError(f"{where}: {text} is of kind {found} (channels first), not {kind}; reshape it")
         return
     if found == "vector" or shape[0] <= 4:
         return
@@ -192,7 +193,7 @@ def check_layout(shape: Sequence[int], kind: str | None, where: str, *, batch: s
     if found != "signal" and (shape[-1] <= 4 or (found == "video" and shape[1] <= 4)):
         source = -1 if shape[-1] <= 4 else (2 if batch else 1)
         raise BootdiffError(
-            f"{where}: {text} means {shape[0]} channels, which come first; another axis looks like them. Move it there: "
+            f"{where}: {text} means {shape[0]} channels, which come first; another axis looks like them. Move it: "
             f"torch.movedim(x, {source}, {1 if batch else 0}); or say kind='{found}' if {shape[0]} channels are meant"
         )
 
@@ -226,8 +227,9 @@ def _masks(masks: Any, shape: Sequence[int], where: str) -> Tensor:
     if space and tuple(m.shape) == (n, *space):
         m = m[:, None]
     if tuple(m.shape) not in ((n, channels, *space), (n, 1, *space)) or (not space and m.shape[1] != channels):
+        needed = format_shape((n, 1, *space) if space else shape)
         raise BootdiffError(
-            f"{where}: masks have shape {format_shape(m.shape)}, need {format_shape((n, 1, *space) if space else shape)} "
+            f"{where}: masks have shape {format_shape(m.shape)}, need {needed} "
             f"or {format_shape(shape)}, one for each sample"
         )
     high = 255 if m.dtype == torch.uint8 and m.max() == 255 else 1

@@ -10,8 +10,8 @@ What ``data[i]`` may be:
 Floats are taken as they are, in [-1, 1]; PIL pictures, uint8, uint16 and bool have their type's range, which becomes
 [-1, 1]: uint8 values v are x = 2 v / 255 - 1. Gray PIL pictures among coloured ones are repeated.
 
-Nothing is read up front but the first sample, twice: samples that differ from one read to the next (random augmentation)
-are refused, since no run could be repeated.
+Nothing is read up front but the first sample, twice: samples that differ from one read to the next, by random
+augmentation, are refused, since no run could be repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from bootdiff.data.dataset import Dataset, Sample, spaced_indices
-from bootdiff.data.kinds import format_shape, kind_of
+from bootdiff.data.kinds import format_shape
 from bootdiff.data.labels import number_labels, shortened
 from bootdiff.data.readers.decode import Undecodable, from_pillow, to_channels
 from bootdiff.data.readers.images import to_tensor
@@ -115,13 +115,13 @@ class TorchDataset(Dataset):
             self.classes = list(names) if names is not None else _classes_of(data, label)
             if self.classes is None:
                 raise BootdiffError(
-                    f"{where}: its samples have labels (sample 0: {label!r}), but not all are read to find which classes "
-                    "there are; say classes=[names] or classes=how_many, or labels=False to leave them out"
+                    f"{where}: its samples have labels (sample 0: {label!r}), but not all are read to find which "
+                    "classes there are; say classes=[names] or classes=how_many, or labels=False to leave them out"
                 )
         if not torch.equal(self._checked(0, x, label, mask).x, self[0].x):
             raise BootdiffError(
-                f"{where}: sample 0 is different each time it is read, so no training could be repeated or resumed; take "
-                "the random augmentation out (mirroring is fit's: flip)"
+                f"{where}: sample 0 is different each time it is read, so no training could be repeated or resumed; "
+                "take the random augmentation out (flip mirrors samples, reproducibly)"
             )
 
     def __len__(self) -> int:
@@ -257,8 +257,8 @@ class TorchDataset(Dataset):
             return None
         hint = "" if self.unlabelled else ", or allow samples without a label with unlabelled='keep'"
         raise BootdiffError(
-            f"{self.where}: sample {index} has the label {label!r}; need a whole number below {len(self.classes)}, or one "
-            f"of {shortened(self.classes)}{hint}; labels=False leaves labels out"
+            f"{self.where}: sample {index} has the label {label!r}; need a whole number below {len(self.classes)}, or "
+            f"one of {shortened(self.classes)}{hint}; labels=False leaves labels out"
         )
 
 

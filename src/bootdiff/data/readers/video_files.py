@@ -32,8 +32,8 @@ PYAV_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg
 
 @dataclass
 class VideoInfo:
-    """What a video is: count of frames, (height, width, channels), frames per second (None: not known), times in seconds
-    (None: not known), frames in memory (None: too many), and what was converted at a loss."""
+    """What a video is: count of frames, (height, width, channels), frames per second (None: not known), times in
+    seconds (None: not known), frames in memory (None: too many), and what was converted at a loss."""
 
     count: int
     size: tuple[int, int, int]
@@ -257,7 +257,7 @@ class PyAVVideo(Video):
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         stamps = self._stamps
-        # Without time stamps of its own a frame can only be counted off.
+        # Without time stamps a frame can only be counted off.
         seekable = len(np.unique(stamps)) == len(stamps)
         try:
             found = self._find(indices, seek=seekable)
