@@ -5,7 +5,8 @@ A stored value v of the declared range [lo, hi] becomes
     x = 2 (v - lo) / (hi - lo) - 1   in [-1, 1].
 
 Integers have their type's range unless a different one is declared (uint8: [0, 255], uint16: [0, 65535]); floats must
-lie in the declared range; undeclared, they are taken as [-1, 1] where negative values occur and as [0, 1] where none do.
+lie in the declared range; undeclared, they are taken as [-1, 1] where negative values occur and as [0, 1] where none
+do.
 Signals and vectors may be standardized instead (`units`): x = (v - mean_c) / deviation_c, measured per channel over all
 observed values. Files are never unpickled. A .npy file is mapped, not read: memory stays bounded by the batches; a .npz
 member is unpacked once and kept in the type it has.
