@@ -109,21 +109,23 @@ class _Item:
 
 
 def _items(path: Path, key: str | None, video: bool) -> list[_Item]:
-    from bootdiff.data.folders import natural, nothing_found, walk
-    from bootdiff.data.readers.images import SIDECAR, SUFFIXES
-    from bootdiff.data.readers.video_files import PYAV, film_at
+    from bootdiff.data.folders import list_files, natural_order, nothing_found
+    from bootdiff.data.readers.images import IMAGE_SUFFIXES, MASK_SUFFIX
+    from bootdiff.data.readers.video_files import PYAV_SUFFIXES, open_video
 
     if path.is_file():
         return _of_array(path, key)
-    names = [n for n in walk(path, "pictures") if not n.lower().endswith(SIDECAR) and ".mask/" not in n.lower()]
-    pictures = [n for n in names if n.lower().endswith(SUFFIXES)]
-    films = [n for n in names if n.lower().endswith((*PYAV, ".gif"))]
+    names = [
+        n for n in list_files(path, "pictures") if not n.lower().endswith(MASK_SUFFIX) and ".mask/" not in n.lower()
+    ]
+    pictures = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES)]
+    films = [n for n in names if n.lower().endswith((*PYAV_SUFFIXES, ".gif"))]
 
     def picture(name: str) -> Iterator[np.ndarray]:
         yield _floats(_decoded(path / name))
 
     def film(name: str) -> Iterator[np.ndarray]:
-        for _, frame, _ in film_at(path / name, "drop").frames():
+        for _, frame, _ in open_video(path / name, "drop").frames():
             yield _floats(frame)
 
     def frames(names: Sequence[str]) -> Iterator[np.ndarray]:
@@ -133,11 +135,11 @@ def _items(path: Path, key: str | None, video: bool) -> list[_Item]:
     if films and not video and not pictures:
         return [_Item(n, "film", lambda n=n: film(n)) for n in films]  # type: ignore[misc]
     if not pictures:
-        raise nothing_found(path, names, "pictures", "a picture", (*SUFFIXES, *PYAV))
+        raise nothing_found(path, names, "pictures", "a picture", (*IMAGE_SUFFIXES, *PYAV_SUFFIXES))
     if not video:
         return [_Item(n, "picture", lambda n=n: picture(n)) for n in pictures]  # type: ignore[misc]
     groups: dict[str, list[str]] = {}
-    for n in sorted(pictures, key=natural):
+    for n in sorted(pictures, key=natural_order):
         groups.setdefault(n.rpartition("/")[0], []).append(n)
     return [_Item(f"{folder}/", "film", lambda own=own: frames(own)) for folder, own in groups.items()]  # type: ignore[misc]
 
