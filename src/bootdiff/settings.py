@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import math
 import typing
+from collections.abc import Callable
 from dataclasses import fields
-from functools import cache
-from typing import Annotated, Any, get_args, get_origin
+from functools import cache, partial
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from typing_extensions import Doc
@@ -54,26 +55,57 @@ def check(settings: Any) -> None:
     Raises:
         ValueError: a value out of bounds, not finite, or of another kind; it names the field.
     """
-    for name, annotation in annotations_of(type(settings)).items():  # type: ignore[arg-type]
-        value = getattr(settings, name)
-        kinds = _kinds(annotation)
-        if value is None and type(None) in kinds:
-            continue
-        where = f"{type(settings).__name__}.{name}"
-        choices = [c for k in kinds if get_origin(k) is typing.Literal for c in get_args(k)]
-        if choices and value not in choices and not (set(kinds) & {int, float, str, bool}):
-            raise ValueError(f"{where} must be one of {', '.join(map(str, choices))}; got {value!r}")
-        if set(kinds) <= {int, float, type(None)} and not choices:
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or (float not in kinds and int(value) != value):
-                raise ValueError(f"{where} must be a {'finite' if float in kinds else 'whole'} number, got {value!r}")
-        if set(kinds) == {bool} and not isinstance(value, bool):
-            raise ValueError(f"{where} must be True or False, got {value!r}")
-        if isinstance(value, int | float):
-            for bound in _metadata(annotation):
-                for kind, words, holds in _BOUNDS:
-                    if isinstance(bound, kind) and not holds(value, bound):
-                        raise ValueError(f"{where} must be {words} {_limit(bound)}, got {value!r}")
+    for name, rule in _rules(type(settings)):
+        _check_value(f"{type(settings).__name__}.{name}", rule, getattr(settings, name))
+
+
+class _Rule(NamedTuple):
+    """What an annotation asks of a value, taken apart once: dataclasses are made by the thousand."""
+
+    kinds: frozenset[Any]
+    choices: tuple[Any, ...]
+    bounds: tuple[tuple[str, Any, Callable[[Any], bool]], ...]
+    at_least: int  # items
+    item: _Rule | None
+
+    @classmethod
+    def of(cls, annotation: Any) -> _Rule:
+        kinds, found = _kinds(annotation), _metadata(annotation)
+        return cls(
+            frozenset(kinds),
+            tuple(c for k in kinds if get_origin(k) is typing.Literal for c in get_args(k)),
+            tuple((words, b, partial(holds, b=b)) for b in found for kind, words, holds in _BOUNDS if type(b) is kind),
+            max((b.min_length for b in found if isinstance(b, MinLen)), default=0),
+            next((cls.of(get_args(k)[0]) for k in kinds if get_origin(k) is tuple and get_args(k)[-1] is ...), None),
+        )
+
+
+@cache
+def _rules(cls: type) -> tuple[tuple[str, _Rule], ...]:
+    return tuple((name, _Rule.of(annotation)) for name, annotation in annotations_of(cls).items())
+
+
+def _check_value(where: str, rule: _Rule, value: Any) -> None:
+    kinds, choices = rule.kinds, rule.choices
+    if value is None and type(None) in kinds:
+        return
+    if choices and value not in choices and not (kinds & {int, float, str, bool}):
+        raise ValueError(f"{where} must be one of {', '.join(map(str, choices))}; got {value!r}")
+    if kinds <= {int, float, type(None)} and not choices:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or (float not in kinds and int(value) != value):
+            raise ValueError(f"{where} must be a {'finite' if float in kinds else 'whole'} number, got {value!r}")
+    if kinds == {bool} and not isinstance(value, bool):
+        raise ValueError(f"{where} must be True or False, got {value!r}")
+    if isinstance(value, int | float):
+        for words, bound, holds in rule.bounds:
+            if not holds(value):
+                raise ValueError(f"{where} must be {words} {_limit(bound)}, got {value!r}")
+    elif isinstance(value, tuple):
+        if len(value) < rule.at_least:
+            raise ValueError(f"{where} must have at least {rule.at_least} item(s), got {len(value)}")
+        for i, part in enumerate(value if rule.item else ()):
+            _check_value(f"{where}[{i}]", rule.item, part)  # type: ignore[arg-type]
 
 
 def _limit(bound: Any) -> Any:
