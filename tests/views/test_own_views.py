@@ -222,7 +222,7 @@ def test_an_unknown_class_is_named():
         from_config({"kind": "Checkered", "step": 5})
     with pytest.raises(ValueError, match="view Checkered: unknown steps; known: step"):
         from_config({"kind": "Checkered", "steps": 5}, [Checkered])
-    with pytest.raises(ValueError, match="view Checkered: .*its arguments: step"):
+    with pytest.raises(ValueError, match=r"view Checkered: .*its arguments: step"):
         from_config({"kind": "Checkered"}, [Checkered])
 
 

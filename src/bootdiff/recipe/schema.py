@@ -248,7 +248,7 @@ class Recipe(Block):
         Raises:
             BootdiffError: the mask's picture cannot be read.
         """
-        configs = [block.model_dump(exclude_none=True) for block in self.views[view].view]
+        configs = [block.config() for block in self.views[view].view]
         for config in configs:
             if "image" in config:
                 config["image"] = read_mask(self.locate(config["image"]), f"{self._at}views.{view}.view.image")

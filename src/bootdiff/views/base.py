@@ -37,7 +37,7 @@ class ArgumentError(ValueError):
 class View(ABC):
     """A (partial) isometry A from full samples to the view's space.
 
-    A view of your own is a class with the three methods `shape`, `forward` and `adjoint`; `laws.check_view` checks them.
+    A view of your own is a class with the three methods `shape`, `forward` and `adjoint`; `check_view` tries them.
     To be saved it keeps each argument of its constructor as an attribute of that name, as a dataclass does.
 
         class Mirrored(View):                            # files that were stored upside down
