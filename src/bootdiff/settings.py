@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache, partial
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
@@ -23,7 +23,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from typing_extensions import Doc
 
-__all__ = ["Doc", "Ge", "Gt", "Le", "Lt", "MinLen", "annotations_of", "check", "doc_of"]
+__all__ = ["Doc", "Ge", "Gt", "Le", "Lt", "MinLen", "annotations_of", "check", "check_value", "doc_of"]
 
 _BOUNDS: tuple[tuple[type, str, Any], ...] = (
     (Ge, "at least", lambda v, b: v >= b.ge),
@@ -76,8 +76,12 @@ class _Rule(NamedTuple):
             tuple(c for k in kinds if get_origin(k) is typing.Literal for c in get_args(k)),
             tuple((words, b, partial(holds, b=b)) for b in found for kind, words, holds in _BOUNDS if type(b) is kind),
             max((b.min_length for b in found if isinstance(b, MinLen)), default=0),
-            next((cls.of(get_args(k)[0]) for k in kinds if get_origin(k) is tuple and get_args(k)[-1] is ...), None),
+            next((cls.of(get_args(k)[0]) for k in kinds if _is_list(k)), None),
         )
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) in (list, Sequence) or (get_origin(kind) is tuple and get_args(kind)[-1] is ...)
 
 
 @cache
@@ -85,23 +89,34 @@ def _rules(cls: type) -> tuple[tuple[str, _Rule], ...]:
     return tuple((name, _Rule.of(annotation)) for name, annotation in annotations_of(cls).items())
 
 
+def check_value(where: str, annotation: Any, value: Any) -> None:
+    """Hold one value against an annotation; messages call it `where`. Raises ValueError as `check` does."""
+    _check_value(where, _Rule.of(annotation), value)
+
+
 def _check_value(where: str, rule: _Rule, value: Any) -> None:
-    kinds, choices = rule.kinds, rule.choices
-    if value is None and type(None) in kinds:
+    if value is None and type(None) in rule.kinds:
         return
-    if choices and value not in choices and not (kinds & {int, float, str, bool}):
-        raise ValueError(f"{where} must be one of {', '.join(map(str, choices))}; got {value!r}")
-    if kinds <= {int, float, type(None)} and not choices:
+    if value in rule.choices if isinstance(value, str | int) else False:
+        return
+    kinds = {k for k in rule.kinds if k is not type(None) and get_origin(k) is not typing.Literal}
+    said = [str(c) for c in rule.choices]
+    if rule.choices and not kinds:
+        raise ValueError(f"{where} must be one of {', '.join(said)}; got {value!r}")
+    if kinds and kinds <= {int, float}:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or (float not in kinds and int(value) != value):
-            raise ValueError(f"{where} must be a {'finite' if float in kinds else 'whole'} number, got {value!r}")
-    if kinds == {bool} and not isinstance(value, bool):
-        raise ValueError(f"{where} must be True or False, got {value!r}")
+            said.append(f"a {'finite' if float in kinds else 'whole'} number")
+            raise ValueError(f"{where} must be {' or '.join(said)}, got {value!r}")
+    if bool in kinds and not isinstance(value, bool) and not (rule.item and isinstance(value, list | tuple)):
+        raise ValueError(f"{where} must be True or False{' or a list' if rule.item else ''}, got {value!r}")
+    if rule.item and bool not in kinds and kinds == set(filter(_is_list, kinds)) and not isinstance(value, list | tuple):
+        raise ValueError(f"{where} must be {' or '.join([*said, 'a list'])}, got {value!r}")
     if isinstance(value, int | float):
         for words, bound, holds in rule.bounds:
             if not holds(value):
                 raise ValueError(f"{where} must be {words} {_limit(bound)}, got {value!r}")
-    elif isinstance(value, tuple):
+    elif isinstance(value, list | tuple):
         if len(value) < rule.at_least:
             raise ValueError(f"{where} must have at least {rule.at_least} item(s), got {len(value)}")
         for i, part in enumerate(value if rule.item else ()):

@@ -335,6 +335,8 @@ def _blocks(annotation: Any, key: str) -> Iterator[tuple[str, type[BaseModel]]]:
 def _type_name(annotation: Any) -> str:
     if annotation is type(None):
         return "null"
+    if annotation is Any:
+        return "value"
     if get_origin(annotation) is Annotated:
         return _type_name(get_args(annotation)[0])
     if _is_model(annotation):

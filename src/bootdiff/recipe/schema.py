@@ -24,6 +24,7 @@ import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from bootdiff.errors import BootdiffError
+from bootdiff.nets.build import BACKBONES
 from bootdiff.recipe import messages, nesting
 from bootdiff.recipe.backbones import Backbone, UNetSpec, default_backbones
 from bootdiff.recipe.blocks import (
@@ -46,8 +47,6 @@ from bootdiff.recipe.yaml import parse_yaml
 
 __all__ = ["Recipe", "load_recipe", "load_recipe_text", "read_mask", "reference"]
 
-_BACKBONES = ("unet", "local", "mlp", "linear")
-
 # what changes the speed or the place of a run, not its result
 _PLACE = {"name", "device", "threads", "workers", "checkpoint_seconds"}
 
@@ -56,7 +55,7 @@ def _auto_backbones(value: Any) -> Any:
     """`unet: auto` for {kind: unet}."""
     if not isinstance(value, dict):
         return value
-    return {k: {"kind": k} if v in ("auto", None) and k in _BACKBONES else v for k, v in value.items()}
+    return {k: {"kind": k} if v in ("auto", None) and k in BACKBONES else v for k, v in value.items()}
 
 
 def _by_name(views: Any, backbones: dict[Any, Any]) -> Any:
@@ -221,7 +220,7 @@ class Recipe(Block):
         own = self.views[view].backbone
         if own is None:
             return dict(self.backbones)
-        return {next((name for name, net in self.backbones.items() if net == own), own.kind): own}
+        return {next((name for name, net in self.backbones.items() if net == own), own.label): own}
 
     def inner(self, view: str) -> Recipe:
         """The recipe of a view that has views of its own: how its denoiser is trained, its samples being the full ones.
