@@ -55,7 +55,7 @@ def check(settings: Any) -> None:
     Raises:
         ValueError: a value out of bounds, not finite, or of another kind; it names the field.
     """
-    for name, rule in _rules(type(settings)):
+    for name, rule in _rules(type(settings)):  # type: ignore[arg-type]
         _check_value(f"{type(settings).__name__}.{name}", rule, getattr(settings, name))
 
 
@@ -110,7 +110,12 @@ def _check_value(where: str, rule: _Rule, value: Any) -> None:
             raise ValueError(f"{where} must be {' or '.join(said)}, got {value!r}")
     if bool in kinds and not isinstance(value, bool) and not (rule.item and isinstance(value, list | tuple)):
         raise ValueError(f"{where} must be True or False{' or a list' if rule.item else ''}, got {value!r}")
-    if rule.item and bool not in kinds and kinds == set(filter(_is_list, kinds)) and not isinstance(value, list | tuple):
+    if (
+        rule.item
+        and bool not in kinds
+        and kinds == set(filter(_is_list, kinds))
+        and not isinstance(value, list | tuple)
+    ):
         raise ValueError(f"{where} must be {' or '.join([*said, 'a list'])}, got {value!r}")
     if isinstance(value, int | float):
         for words, bound, holds in rule.bounds:

@@ -23,9 +23,10 @@ def constructor_arguments(cls: type) -> list[str]:
     """Names of a class's constructor arguments; none where it has no constructor but `object`'s."""
     if is_dataclass(cls):
         return [f.name for f in fields(cls) if f.init]
-    if cls.__init__ is object.__init__:
+    make: Any = cls.__init__  # type: ignore[misc]
+    if make is object.__init__:
         return []
-    named = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    named = list(inspect.signature(make).parameters.values())[1:]
     return [p.name for p in named if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
@@ -61,13 +62,18 @@ def encode(value: Any) -> Any:
         return [encode(v) for v in value]
     name, config = type(value).__name__, getattr(value, "config", None)
     if config is None:
-        raise TypeError(f"{name} cannot be saved: it has no `config` with its constructor's arguments")
+        raise TypeError(
+            f"{name} cannot be saved: it has no `config` with its constructor's arguments; set self.config there, or "
+            "give the class in place of an object that is there already"
+        )
     args = {}
     for key, given in (config() if callable(config) else config).items():
         try:
             args[str(key)] = encode(given)
         except TypeError as error:
-            if hasattr(given, "config") or isinstance(given, Mapping | list | tuple):
+            # Of bootdiff's own objects the part that is given is at fault, and says so itself.
+            ours = type(value).__module__.startswith("bootdiff.")
+            if ours or hasattr(given, "config") or isinstance(given, Mapping | list | tuple):
                 raise
             raise TypeError(
                 f"{name} cannot be saved: its argument `{key}` is a {type(given).__name__}, and only numbers, text, "

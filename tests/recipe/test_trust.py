@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-import torch
 
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe.schema import load_recipe, load_recipe_text, reference
@@ -84,7 +83,7 @@ def test_by_default_a_recipe_runs_no_code(parts):
 
 def test_a_recipe_in_a_run_directory_is_under_the_same_rule(parts, tmp_path):
     (tmp_path / "recipe.yaml").write_text(recipe())
-    with pytest.raises(BootdiffError, match=r"recipe\.yaml, line 4: views\.odd\.view\.kind: this recipe would run code"):
+    with pytest.raises(BootdiffError, match=r"recipe\.yaml, line 4: views\.odd\.view\.kind: this recipe would"):
         load_recipe(tmp_path / "recipe.yaml")
     assert not parts.exists()
 
@@ -131,5 +130,70 @@ def test_mistakes_are_named(parts, view, said):
 def test_own_kinds_are_in_the_reference_and_among_the_known_ones():
     keys = [entry.key for entry in reference()]
     assert "views.<name>.view[mypackage.module:MyView]" in keys
-    with pytest.raises(BootdiffError, match=r"unknown kind, got 'every'; known: identity, .*, mypackage\.module:MyView"):
+    with pytest.raises(
+        BootdiffError, match=r"unknown kind, got 'every'; known: identity, .*, mypackage\.module:MyView"
+    ):
         load_recipe_text(recipe("{kind: every}"))
+
+
+# Networks
+
+
+def test_an_own_network(parts):
+    text = recipe("gray", "{tiny: {kind: mine.parts:Tiny, width: 6}, plain: mine.parts:Tiny}")
+    text = text.replace("view: gray", "view: gray\n    backbone: mine.parts:Tiny")
+    with trust_imports():
+        made = load_recipe_text(text)
+        again = load_recipe_text(made.dump())
+    assert again.dump() == made.dump()
+    assert again.fingerprint() == made.fingerprint()
+    network = made.backbones["tiny"].network()
+    net = network.resolve((1, 8, 8), (1, 8, 8)).build(2, (1, 8, 8))
+    assert net.config == {"c_in": 2, "c_out": 1, "width": 6}
+    assert network.describe() != made.backbones["plain"].network().describe()
+    assert network.describe() == again.backbones["tiny"].network().describe()
+    # a view's own one is called as the recipe's, or else by its class
+    assert list(made.backbones_for("odd")) == ["plain"]
+    with trust_imports():
+        alone = load_recipe_text(text.replace(", plain: mine.parts:Tiny", ""))
+    assert list(alone.backbones_for("odd")) == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("{kind: mine.parts:Tinny}", r"backbones\.a\.kind: `mine\.parts` has no 'Tinny'"),
+        ("{kind: mine.parts:number}", r"backbones\.a\.kind: must be a class or function that makes a torch module"),
+    ],
+)
+def test_mistakes_in_own_networks_are_named(parts, block, said):
+    with trust_imports(), pytest.raises(BootdiffError, match=said):
+        load_recipe_text(recipe("gray", f"{{a: {block}}}"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("wdth: 3", "unexpected keyword argument 'wdth'"), ("c_in: 3", "multiple values"), ("width: 0", "at least 1")],
+)
+def test_arguments_of_own_networks_are_checked_when_built(parts, options, said):
+    with trust_imports():
+        made = load_recipe_text(recipe("gray", f"{{a: {{kind: mine.parts:Tiny, {options}}}}}"))
+    with pytest.raises(ValueError, match=said):
+        made.backbones["a"].network().build(2, (1, 8, 8))
+
+
+def test_a_model_of_diffusers_needs_no_trust():
+    args = "{num_layers: 1, num_attention_heads: 2, attention_head_dim: 8}"
+    made = load_recipe_text(recipe("gray", f"{{dit: {{kind: diffusers, class: DiTTransformer2DModel, args: {args}}}}}"))
+    assert load_recipe_text(made.dump()).dump() == made.dump()
+    network = made.backbones["dit"].network()
+    assert network.describe()["class"] == "DiTTransformer2DModel"
+    assert network.build(2, (1, 8, 8)).config["args"]["num_layers"] == 1
+    assert made.backbones["dit"].label == "dittransformer2dmodel"
+    with pytest.raises(
+        BootdiffError, match=r"line 6: backbones\.dit\.class: missing, but required: name of the model's"
+    ):
+        load_recipe_text(recipe("gray", "{dit: {kind: diffusers}}"))
+    wrong = load_recipe_text(recipe("gray", "{dit: {kind: diffusers, class: DiT}}"))
+    with pytest.raises(BootdiffError, match="diffusers has no model class 'DiT'"):
+        wrong.backbones["dit"].network().resolve((1, 8, 8), (1, 8, 8))

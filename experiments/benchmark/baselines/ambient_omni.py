@@ -26,7 +26,6 @@ from bootdiff.data import Batches
 from bootdiff.denoise import Denoiser, expand
 from bootdiff.method.stages import Bootstrap
 from bootdiff.method.training_set import TrainingSet
-from bootdiff.nets import build_net
 from bootdiff.noise import precondition
 from bootdiff.training.loop import fit, global_draw, global_randn, load_weights
 from bootdiff.views import Identity
@@ -84,8 +83,7 @@ def _accuracy(b: Bootstrap, name: str, flops: float) -> list[float]:
     kind, net = next(iter(b.recipe.backbones.items()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(b._seed(f"tell-{name}"))
-        own = net.resolve(full.base.shape, full.base.shape)
-        built = build_net(own.kind, full.base.shape[0], (1, *full.base.shape[1:]), None, **own.options())
+        built = net.network().build(full.base.shape[0], (1, *full.base.shape[1:]))
     teller = Teller(built, full.base.mean, full.base.sigma_data).to(b.device)
     bench = TrainingSet(**{**vars(full), "train": mixture(b.materials, 0.5, fill, [name])})
     noise = noise_of(training)

@@ -129,7 +129,8 @@ def build_net(
     Raises:
         ValueError: unknown kind, or one that is not for samples of this shape.
     """
-    axes, of_samples = len(shape) - 1, {}
+    axes = len(shape) - 1
+    of_samples: dict[str, Any] = {}
     if kind == "local":
         of_samples = {"axes": axes}
     elif kind != "unet":

@@ -46,8 +46,8 @@ class BuiltIn(Network):
             channels = options.get("channels", "auto")
             if axes == 1 and not isinstance(channels, str) and any(width % 8 for width in channels):
                 raise NetworkError(
-                    f"backbones: the channels {list(channels)} of a unet for signals must be multiples of 8: its blocks "
-                    "normalize over 8 groups"
+                    f"backbones: the channels {list(channels)} of a unet for signals must be multiples of 8: its "
+                    "blocks normalize over 8 groups"
                 )
             small, large, patch = longer_side(shape), longer_side(full), options.get("patch", "auto")
             if isinstance(patch, str):

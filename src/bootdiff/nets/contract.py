@@ -63,7 +63,8 @@ def check_network(
     Raises:
         ValueError: no parameters, no argument for the label, another output shape, not finite; it says what to do.
     """
-    said = f"the network {name or type(net).__name__}, for samples of shape {tuple(shape)} and {in_channels} input channels,"
+    name = name or type(net).__name__
+    said = f"the network {name}, for samples of shape {tuple(shape)} and {in_channels} input channels,"
     first = next(net.parameters(), None)
     if first is None:
         raise NetworkError(
@@ -88,8 +89,8 @@ def check_network(
             y = net.eval()(x, c_noise, label)
     except Exception as error:  # the user's code
         raise NetworkError(
-            f"{said} fails when called as net(x, c_noise, label), x {tuple(x.shape)}, c_noise (2,) = ln(sigma) / 4, label "
-            f"{'None' if label is None else '[0, -1] (-1: no class)'}: {type(error).__name__}: {error}"
+            f"{said} fails when called as net(x, c_noise, label), x {tuple(x.shape)}, c_noise (2,) = ln(sigma) / 4, "
+            f"label {'None' if label is None else '[0, -1] (-1: no class)'}: {type(error).__name__}: {error}"
         ) from error
     finally:
         for module, mode in modes.items():

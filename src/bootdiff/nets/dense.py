@@ -79,9 +79,7 @@ class Linear(nn.Module):
         in_channels: int,
         out_channels: int,
         space: Sequence[int] = (),
-        rank: Annotated[
-            int | None, Ge(1), Doc("directions; null: twice the values of a sample, at least 32")
-        ] = None,
+        rank: Annotated[int | None, Ge(1), Doc("directions; null: twice the values of a sample, at least 32")] = None,
         classes: int | None = None,
         dropout: Annotated[float, Ge(0), Lt(1), Doc("share of directions dropped in training")] = 0.0,
     ) -> None:

@@ -6,8 +6,9 @@
 
 The channels, the size and the number of classes are filled in.  Samples are padded at their ends to what levels and
 patches need, to squares for transformers, and cut again; of outputs with a learned variance beside the mean, the mean
-is taken.  Like all backbones these start at zero: by a last layer of zeros where it is known (`conv_out`, `proj_out_2`),
-else by one factor for each channel of the output, 0 at first (as SkipInit: De and Smith 2020, arXiv 2002.10444).
+is taken.  Like all backbones these start at zero: by a last layer of zeros where it is known (`conv_out`,
+`proj_out_2`), else by one factor for each channel of the output, 0 at first (as SkipInit: De and Smith 2020, arXiv
+2002.10444).
 """
 
 from __future__ import annotations
@@ -107,20 +108,21 @@ class DiffusersNet(nn.Module):
             filled["num_embeds_ada_norm"] = classes or 1
         elif classes is not None:
             filled["num_class_embeds"] = classes + 1
+        # The number that stands for it; None: the model is not told a class at all.
         self.no_class = classes or 1 if "num_embeds_ada_norm" in known else classes
         if (_setting("down_block_types", known, args) or [""])[0] == "DownBlock1DNoSkip":
             # This block reads the embedded noise level as further channels.
             width = _setting("block_out_channels", known, args)[0]
             fourier = _setting("time_embedding_type", known, args) == "fourier"
-            filled["extra_in_channels"] = (_setting("time_embedding_dim", known, args) or 2 * width) if fourier else width
+            filled["extra_in_channels"] = (
+                (_setting("time_embedding_dim", known, args) or 2 * width) if fourier else width
+            )
         try:
             self.model = cls(**{name: v for name, v in filled.items() if name in known} | dict(args))
         except Exception as error:  # diffusers' own checks of the user's arguments
             raise NetworkError(f"diffusers' {class_name} refuses its arguments {dict(args)}: {error}") from error
         parameters = inspect.signature(cls.forward).parameters
         self.sample_name = list(parameters)[1]
-        self.hears_classes = self.no_class is not None
-        # None where it is left out, as by default.
         states = parameters.get("encoder_hidden_states")
         needs = states is not None and states.default is inspect.Parameter.empty
         self.states = int(self.model.config["cross_attention_dim"]) if needs else None
@@ -128,10 +130,9 @@ class DiffusersNet(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         given: dict[str, Any] = {self.sample_name: self._padded(x), "timestep": self._time(c_noise)}
-        if self.hears_classes:
-            given["class_labels"] = class_or_none(label, c_noise, self.no_class or 0)
-            if self.config["classes"] is None:
-                given["class_labels"] = torch.full_like(given["class_labels"], self.no_class)
+        if self.no_class is not None:
+            heard = None if self.config["classes"] is None else label
+            given["class_labels"] = class_or_none(heard, c_noise, self.no_class)
         if self.states is not None:
             given["encoder_hidden_states"] = x.new_zeros(len(x), 1, self.states)
         y = self.model(**given).sample[(slice(None), slice(self.out_channels), *(slice(n) for n in x.shape[2:]))]
@@ -181,13 +182,17 @@ def _model_class(name: str) -> Any:
 
         near = difflib.get_close_matches(name, [n for n in dir(models) if n[:1].isupper()], n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise NetworkError(f"diffusers has no model class {name!r}{hint}; UNet2DModel and DiTTransformer2DModel are two")
+        raise NetworkError(
+            f"diffusers has no model class {name!r}{hint}; UNet2DModel and DiTTransformer2DModel are two"
+        )
     called = list(inspect.signature(found.forward).parameters.values())[1:]
     needed = [p.name for p in called[1:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     strange = [n for n in needed if n not in _CALLED_WITH]
     if strange or "timestep" not in [p.name for p in called[1:]]:
         why = f"it also needs {', '.join(strange)}" if strange else "it hears no timestep"
-        raise NetworkError(f"diffusers' {name} is not called as (sample, timestep[, class_labels]): {why}; take another")
+        raise NetworkError(
+            f"diffusers' {name} is not called as (sample, timestep[, class_labels]): {why}; take another"
+        )
     return found
 
 

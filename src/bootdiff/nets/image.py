@@ -9,7 +9,15 @@ import torch.nn.functional as f
 from torch import Tensor, nn
 
 from bootdiff.nets.parts import (
-    Attention, Channels, Dropout, Layers, Patch, attention_levels, class_or_none, pad_to, zero,
+    Attention,
+    Channels,
+    Dropout,
+    Layers,
+    Patch,
+    attention_levels,
+    class_or_none,
+    pad_to,
+    zero,
 )  # fmt: skip
 
 __all__ = ["UNet"]

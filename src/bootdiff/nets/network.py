@@ -1,10 +1,10 @@
 """Networks as they are given, and what is built of them.
 
-    as_network("unet")                                  one of bootdiff's, in the sizes of its kind   BuiltIn
-    as_network(BuiltIn("unet", {"channels": [16, 32]})) one of them with options
-    as_network(MyNet), as_network(lambda i, o: ...)     a class or function that makes one            OwnNetwork
-    as_network(MyNet(3, 3))                             copies of a module with its weights           TemplateNetwork
-    DiffusersNetwork("DiTTransformer2DModel", {...})    a model class of diffusers
+as_network("unet")                                  one of bootdiff's, in the sizes of its kind   BuiltIn
+as_network(BuiltIn("unet", {"channels": [16, 32]})) one of them with options
+as_network(MyNet), as_network(lambda i, o: ...)     a class or function that makes one            OwnNetwork
+as_network(MyNet(3, 3))                             copies of a module with its weights           TemplateNetwork
+DiffusersNetwork("DiTTransformer2DModel", {...})    a model class of diffusers
 """
 
 from __future__ import annotations

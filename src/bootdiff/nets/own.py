@@ -20,7 +20,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -70,8 +70,8 @@ class OwnNetwork(Network):
             signature.bind(*positional, **named, **self.options)
         except TypeError as error:
             raise NetworkError(
-                f"{_name(self.factory)}{signature} cannot make a network: {error}. Networks are made by f(c_in, c_out) or "
-                f"by the names {', '.join(found)}, with further arguments as options"
+                f"{_name(self.factory)}{signature} cannot make a network: {error}. Networks are made by f(c_in, c_out) "
+                f"or by the names {', '.join(found)}, with further arguments as options"
             ) from None
 
         def call() -> nn.Module:
@@ -215,14 +215,15 @@ def _name(value: Any) -> str:
 def _digest(value: Any) -> str:
     """Hexadecimal digits of the code of a function or class, and of what it names outside of installed packages."""
     parts: list[str] = []
-    _read(value, parts, set())
+    _read(value, parts, {})
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _read(value: Any, parts: list[str], seen: set[int]) -> None:
-    if id(value) in seen:
-        return
-    seen.add(id(value))
+def _read(value: Any, parts: list[str], seen: dict[int, Any]) -> None:
+    if isinstance(value, CodeType | FunctionType | type):
+        if id(value) in seen:
+            return
+        seen[id(value)] = value
     if isinstance(value, CodeType):
         names = (*value.co_names, *value.co_varnames, *value.co_freevars)
         parts.append(f"{value.co_code.hex()} {names}")
@@ -231,14 +232,14 @@ def _read(value: Any, parts: list[str], seen: set[int]) -> None:
     elif isinstance(value, functools.partial):
         for part in (value.func, *value.args, *value.keywords.items()):
             _read(part, parts, seen)
-    elif inspect.isfunction(value):
+    elif isinstance(value, FunctionType):
         _read(value.__code__, parts, seen)
         cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
         # Names of what a function inside it names, too: they stand in its own globals.
         named = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
         for part in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items(), *cells, *named):
             _read(part, parts, seen)
-    elif inspect.isclass(value):
+    elif isinstance(value, type):
         parts.append(_name(value))
         if value.__module__.partition(".")[0] in ("torch", "diffusers", "bootdiff", "builtins", "numpy", "typing"):
             return

@@ -35,8 +35,9 @@ Patch = Annotated[
     Literal["auto"] | int,
     Ge(1),
     Doc(
-        "pixels per side (values of a signal) folded into channels first: 2 quarters the compute; never frames; fewer "
-        "for thumbnails; auto: 4 for videos (2 below 32 pixels, 1 below 16), 2 for signals of 256 values or more, else 1"
+        "pixels per side (values of a signal) folded into channels first: 2 quarters the compute; never frames; "
+        "fewer for thumbnails; auto: 4 for videos (2 below 32 pixels, 1 below 16), 2 for signals of 256 values or "
+        "more, else 1"
     ),
 ]
 

@@ -13,7 +13,15 @@ import torch.nn.functional as f
 from torch import Tensor, nn
 
 from bootdiff.nets.parts import (
-    Attention, Channels, Dropout, Layers, NoiseEmbedding, Patch, attention_levels, pad_to, zero,
+    Attention,
+    Channels,
+    Dropout,
+    Layers,
+    NoiseEmbedding,
+    Patch,
+    attention_levels,
+    pad_to,
+    zero,
 )  # fmt: skip
 
 __all__ = ["SignalUNet"]

@@ -92,18 +92,18 @@ class VideoUNet(nn.Module):
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        channels = self.widths if isinstance(channels, str) else channels
-        frames = UNet(in_channels, out_channels, channels, layers, attention, dropout, patch, classes)
+        widths = self.widths if isinstance(channels, str) else channels
+        frames = UNet(in_channels, out_channels, widths, layers, attention, dropout, patch, classes)
         self.config: dict[str, Any] = frames.config
-        channels, attention, patch = (frames.config[name] for name in ("channels", "attention", "patch"))
-        self.patch, self.multiple, self.no_class, self.unet = patch, frames.multiple, classes, frames.unet
-        groups = math.gcd(*channels, 8)
+        self.patch, self.multiple, self.no_class, self.unet = frames.patch, frames.multiple, classes, frames.unet
+        widths, attended = frames.config["channels"], frames.config["attention"]
+        groups = math.gcd(*widths, 8)
 
         def time(level: int) -> _Time:
-            return _Time(channels[level], groups, level in attention, dropout)
+            return _Time(widths[level], groups, level in attended, dropout)
 
-        levels = range(len(channels))
-        self.first, self.middle = _Time(channels[0], groups, False, dropout), time(len(channels) - 1)
+        levels = range(len(widths))
+        self.first, self.middle = _Time(widths[0], groups, False, dropout), time(len(widths) - 1)
         # A block ends with the step to the next level's resolution, in its own width.
         self.down = nn.ModuleList(time(i) for i in levels)
         self.up = nn.ModuleList(time(i) for i in reversed(levels))

@@ -7,7 +7,9 @@ here is only how YAML writes them where it differs, and what the recipe alone kn
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr, Tag, create_model, model_validator
 
@@ -54,7 +56,7 @@ def _count(value: Any) -> str | int:
 
 
 def _key(annotation: Any, default: Any) -> Any:
-    """A constructor's argument as a key of the recipe; unions that YAML could not tell apart are read by one function."""
+    """A constructor's argument as a key of the recipe; one function reads unions, for one message."""
     hint = in_yaml(annotation)
     kinds = get_args(get_args(hint)[0])
     lists = any(get_origin(k) is list for k in kinds)
@@ -95,9 +97,9 @@ class _BuiltInSpec(NetSpec):
         sizes = self.network().resolve(shape, full).options
         # Images keep `auto`, as in earlier runs, whose stages are found by what is written here.
         open_ones = ("patch", "width") if len(shape) == 3 else ("patch", "width", "channels")
-        left = {n: sizes[n] for n in open_ones if getattr(self, n, None) == "auto" or n == "patch" and n in sizes}
+        left = {n: sizes[n] for n in open_ones if getattr(self, n, None) == "auto" or (n == "patch" and n in sizes)}
         if "channels" in left:
-            left["channels"] = list(BACKBONES[self.kind][len(shape) - 1].widths)  # type: ignore[arg-type]
+            left["channels"] = _open_widths(len(shape) - 1)
         return self.model_copy(update=left)
 
     def options(self, auto: Sequence[int] | None = None) -> dict[str, Any]:
@@ -110,15 +112,21 @@ class _BuiltInSpec(NetSpec):
         if self.kind != "unet":
             return given
         if given["channels"] == "auto":
-            given["channels"] = list(auto or BACKBONES["unet"][2].widths)  # type: ignore[arg-type]
+            given["channels"] = list(auto or _open_widths(2))
         if isinstance(given["attention"], bool):
             given["attention"] = [len(given["channels"]) - 1] if given["attention"] else []
         return given
 
 
+def _open_widths(axes: int) -> list[int]:
+    net: Any = BACKBONES["unet"][axes]
+    return list(net.widths)
+
+
 def _spec(kind: str, name: str, doc: str) -> Any:
     keys: dict[str, Any] = {key: _key(*how) for key, how in options_of(kind).items()}
-    tagged = create_model(f"_{name}", __base__=_BuiltInSpec, kind=(Literal[kind], ...))
+    tag: Any = Literal[kind]
+    tagged = create_model(f"_{name}", __base__=_BuiltInSpec, kind=(tag, ...))
     made: Any = create_model(name, __base__=tagged, __doc__=doc, **keys)
     return made
 
@@ -129,7 +137,9 @@ UNetSpec = _spec(
     "Sees the whole sample: diffusers' UNet2DModel, with layers along time for videos; its 1-D blocks for signals.",
 )
 LocalSpec = _spec(
-    "local", "LocalSpec", "A stack of convolutions at full resolution: sees a neighbourhood, cannot memorize whole samples."
+    "local",
+    "LocalSpec",
+    "A stack of convolutions at full resolution: sees a neighbourhood, cannot memorize whole samples.",
 )
 MLPSpec = _spec("mlp", "MLPSpec", "Dense layers over the whole sample: for vectors and small samples.")
 LinearSpec = _spec(
@@ -146,7 +156,8 @@ class DiffusersSpec(NetSpec):
     kind: Literal["diffusers"]
 
     def network(self) -> DiffusersNetwork:
-        return DiffusersNetwork(getattr(self, "class"), self.args)
+        said: Any = self
+        return DiffusersNetwork(getattr(said, "class"), said.args)
 
     @property
     def label(self) -> str:
@@ -203,11 +214,8 @@ if TYPE_CHECKING:
 else:
     _OWN = "mypackage.module:MyNet"
     _KINDS = {**_SPECS, "diffusers": DiffusersSpec, _OWN: OwnSpec}
-    Backbone = Annotated[
-        Union[tuple(Annotated[spec, Tag(kind)] for kind, spec in _KINDS.items())],
-        kind_of(_OWN),
-        BeforeValidator(short),
-    ]
+    _TAGGED = [Annotated[spec, Tag(kind)] for kind, spec in _KINDS.items()]
+    Backbone = Annotated[reduce(or_, _TAGGED), kind_of(_OWN), BeforeValidator(short)]
 
 
 def default_backbones(axes: int = 2) -> dict[str, Any]:

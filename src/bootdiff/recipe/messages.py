@@ -64,7 +64,7 @@ def block_of(
         how: dict[str, Any] = {"description": doc_of(hints[field.name])}
         hint = in_yaml(hints[field.name])
         if field.name in optional:
-            hint, how["default"] = Annotated[(get_args(hint)[0] | None, *get_args(hint)[1:])], None  # type: ignore
+            hint, how["default"] = Annotated[(get_args(hint)[0] | None, *get_args(hint)[1:])], None
         elif field.default is not MISSING:
             how["default"] = field.default
         elif field.default_factory is not MISSING:
@@ -84,7 +84,7 @@ def in_yaml(annotation: Any) -> Any:
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return Annotated[(in_yaml(args[0]), *args[1:])]  # type: ignore[return-value]
+        return Annotated[(in_yaml(args[0]), *args[1:])]
     if origin in (tuple, Sequence):
         items = [in_yaml(a) for a in args if a is not ...]
         return list[reduce(or_, items)]  # type: ignore[misc]

@@ -58,8 +58,8 @@ def imported(path: str) -> Any:
         raise ValueError(f"must be an import path such as mypackage.module:MyClass, got {path!r}")
     if not trusted():
         raise ValueError(
-            f"this recipe would run code of `{module}`; if you trust it, call bootdiff with --trust-imports (in Python: "
-            "inside bootdiff.recipe.trust.trust_imports())"
+            f"this recipe would run code of `{module}`; if you trust it, call bootdiff with --trust-imports (in "
+            "Python: inside bootdiff.recipe.trust.trust_imports())"
         )
     try:
         found: Any = import_module(module)

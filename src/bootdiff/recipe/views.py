@@ -6,7 +6,9 @@ them is what their constructors ask; here is only how YAML writes them where it 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -150,7 +152,8 @@ _READ: dict[str, dict[str, Any]] = {
 
 
 def _block(kind: str, cls: type[View]) -> Any:
-    tagged = create_model(f"_{cls.__name__}", __base__=_View, kind=(Literal[kind], ...))
+    tag: Any = Literal[kind]
+    tagged = create_model(f"_{cls.__name__}", __base__=_View, kind=(tag, ...))
     return Annotated[block_of(cls, base=tagged, **_READ.get(kind, {})), Tag(kind)]
 
 
@@ -171,7 +174,7 @@ else:
     # `std` beside a view and lists of views stand for the other two.
     _BLOCKS = [_block(kind, cls) for kind, cls in VIEWS.items() if kind not in ("observed", "compose")]
     _OWN = "mypackage.module:MyView"
-    ViewBlock = Annotated[Union[(*_BLOCKS, Annotated[OwnView, Tag(_OWN)])], kind_of(_OWN)]  # noqa: UP007
+    ViewBlock = Annotated[reduce(or_, [*_BLOCKS, Annotated[OwnView, Tag(_OWN)]]), kind_of(_OWN)]
     Views = Annotated[list[ViewBlock], Field(min_length=1), BeforeValidator(_view_list)]
 
 

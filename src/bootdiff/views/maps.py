@@ -155,7 +155,7 @@ class ChannelMix(View):
             set_fields(self, scale=1 / math.hypot(*self.weights))
         else:
             set_fields(self, rows=tuple(tuple(map(float, row)) for row in self.rows or ()))
-            if len({len(row) for row in self.rows}) != 1:
+            if len({len(row) for row in self.rows or ()}) != 1:
                 raise ArgumentError(self, "rows", "give each as many numbers as there are channels")
             A = torch.tensor(self.rows, dtype=torch.float64)
             if A.ndim != 2 or not torch.allclose(A @ A.T, torch.eye(len(A), dtype=A.dtype), atol=1e-6):
