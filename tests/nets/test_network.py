@@ -263,6 +263,9 @@ def test_descriptions_of_own_networks_follow_their_code():
     both = [wide(3), wide(4), Plain, Other, lambda i, o: Plain(i, o, 3), lambda i, o: Other(i, o, 3)]
     assert len({said(f) for f in both} | {said(Plain, width=3)}) == 7
     assert said(functools.partial(Plain, width=3)) != said(functools.partial(Plain, width=4))
+    nets = [Plain(3, 3), Plain(3, 3)]
+    assert len({said(Plain, net=nets[i], values=(1, torch.ones(1))) for i in (0, 1, 0)}) == 2
+    assert said(lambda i, o: nets[0]) != said(lambda i, o: nets[1])
     torch.manual_seed(0)
     a, b = Plain(2, 2), Plain(2, 2)
     described = [as_network(net).describe() for net in (a, b, a)]

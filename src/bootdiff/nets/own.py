@@ -20,7 +20,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class OwnNetwork(Network):
 
     def describe(self) -> dict[str, Any]:
         """The factory's name, and a digest of its code and of what that names: Python has no better idea of equal."""
-        return {"factory": _name(self.factory), "code": _digest(self.factory), "options": dict(self.options)}
+        return {"factory": _name(self.factory), "code": _digest(self.factory), "options": _plain(self.options)}
 
     def _call(self, in_channels: int, shape: tuple[int, ...], classes: int | None) -> Callable[[], nn.Module]:
         found: dict[str, Any] = {
@@ -102,12 +102,8 @@ class TemplateNetwork(Network):
         return net
 
     def describe(self) -> dict[str, Any]:
-        weights = hashlib.sha256()
-        for name, value in sorted(self.net.state_dict().items()):
-            weights.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         kind = type(self.net)
-        return {"module": _name(kind), "code": _digest(kind), "weights": weights.hexdigest()[:16], "net": str(self.net)}
+        return {"module": _name(kind), "code": _digest(kind), "weights": _weights(self.net), "net": str(self.net)}
 
 
 class AdaptedInput(nn.Module):
@@ -212,6 +208,27 @@ def _name(value: Any) -> str:
     return f"{value.__module__}:{value.__qualname__}"
 
 
+def _weights(net: nn.Module) -> str:
+    """Hexadecimal digits of a module's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; a digest of what it has not."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return list(map(_plain, value)) if isinstance(value, list | tuple) else _digest(value)
+
+
+_INSTALLED = ("bootdiff", "builtins", "collections", "diffusers", "functools", "math", "numpy", "torch", "typing")
+
+
 def _digest(value: Any) -> str:
     """Hexadecimal digits of the code of a function or class, and of what it names outside of installed packages."""
     parts: list[str] = []
@@ -220,48 +237,50 @@ def _digest(value: Any) -> str:
 
 
 def _read(value: Any, parts: list[str], seen: dict[int, Any]) -> None:
-    if isinstance(value, CodeType | FunctionType | type):
-        if id(value) in seen:
-            return
-        seen[id(value)] = value
+    """Write down what `value` is; `seen` keeps what was written, so that nothing takes its place in memory."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        parts.append(repr(value))
+        return
+    if isinstance(value, tuple | list):
+        for part in value:
+            _read(part, parts, seen)
+        return
+    if id(value) in seen:
+        return
+    seen[id(value)] = value
     if isinstance(value, CodeType):
-        names = (*value.co_names, *value.co_varnames, *value.co_freevars)
-        parts.append(f"{value.co_code.hex()} {names}")
-        for part in value.co_consts:
-            _read(part, parts, seen)
-    elif isinstance(value, functools.partial):
-        for part in (value.func, *value.args, *value.keywords.items()):
-            _read(part, parts, seen)
+        parts.append(f"{value.co_code.hex()} {value.co_names} {value.co_varnames} {value.co_freevars}")
+        _read(value.co_consts, parts, seen)
     elif isinstance(value, FunctionType):
         _read(value.__code__, parts, seen)
         cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
-        # Names of what a function inside it names, too: they stand in its own globals.
-        named = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
-        for part in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items(), *cells, *named):
-            _read(part, parts, seen)
+        _read([value.__defaults__, list((value.__kwdefaults__ or {}).items()), cells], parts, seen)
+        names = _names(value.__code__)
+        for found in (value.__globals__[name] for name in names if name in value.__globals__):
+            own_module = isinstance(found, ModuleType) and found.__name__.partition(".")[0] not in _INSTALLED
+            _read([vars(found)[n] for n in names if n in vars(found)] if own_module else found, parts, seen)
     elif isinstance(value, type):
         parts.append(_name(value))
-        if value.__module__.partition(".")[0] in ("torch", "diffusers", "bootdiff", "builtins", "numpy", "typing"):
-            return
-        for base in value.__bases__:
-            _read(base, parts, seen)
-        for name, member in sorted(vars(value).items()):
-            if name not in ("__dict__", "__weakref__", "__module__", "__doc__"):
-                parts.append(name)
-                _read(getattr(member, "__func__", getattr(member, "fget", member)), parts, seen)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            _read(part, parts, seen)
-    elif isinstance(value, dict):
-        for item in value.items():
-            _read(item, parts, seen)
-    elif value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        parts.append(repr(value))
+        if value.__module__.partition(".")[0] not in _INSTALLED:
+            _read(value.__bases__, parts, seen)
+            for name, member in sorted(vars(value).items()):
+                member = getattr(member, "__func__", getattr(member, "fget", member))
+                if isinstance(member, FunctionType) or not name.startswith("__"):
+                    _read([name, member], parts, seen)
+    elif isinstance(value, functools.partial):
+        _read([value.func, value.args, list(value.keywords.items())], parts, seen)
+    elif isinstance(value, nn.Module):
+        _read([type(value), _weights(value), str(value)], parts, seen)
+    elif isinstance(value, Tensor | np.ndarray):
+        _read(hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest(), parts, seen)
+    elif isinstance(value, Mapping):
+        _read(list(value.items()), parts, seen)
     else:
-        parts.append(_name(type(value)))
+        parts.append(getattr(value, "__name__", _name(type(value))))
 
 
 def _names(code: CodeType) -> list[str]:
+    """What a function names, and the functions inside it."""
     inner = [name for part in code.co_consts if isinstance(part, CodeType) for name in _names(part)]
     return [*code.co_names, *inner]
 

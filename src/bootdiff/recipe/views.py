@@ -110,6 +110,8 @@ class OwnView(Block):
             fail([(("kind",), "must be a class that inherits from bootdiff.views.View")])
         try:
             from_config(self.config())
+        except ArgumentError as error:
+            fail([((error.name,) if error.name else (), error.what)])
         except Exception as error:  # its constructor is the user's code
             fail([((), str(error))])
         return self

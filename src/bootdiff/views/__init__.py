@@ -21,7 +21,7 @@ differs between channels, and (C,) for vectors.
 
 from __future__ import annotations
 
-from bootdiff.views.base import View
+from bootdiff.views.base import ArgumentError, View
 from bootdiff.views.chain import Compose, Observed, compose, unmasked
 from bootdiff.views.config import VIEWS, from_config, to_config
 from bootdiff.views.laws import check_view
@@ -31,6 +31,7 @@ from bootdiff.views.windows import Crop, FrameStride, FrameWindow, Stills, Windo
 
 __all__ = [
     "VIEWS",
+    "ArgumentError",
     "ChannelMix",
     "Compose",
     "Crop",
