@@ -31,6 +31,12 @@ class Every(View):
         x[..., self.phase :: self.step] = y
         return x
 
+class Hidden(Every):
+    masked = True
+    def __init__(self, image):
+        super().__init__(1)
+        self.image = image
+
 class Tiny(torch.nn.Module):
     def __init__(self, c_in, c_out, width=4):
         super().__init__()
@@ -125,6 +131,16 @@ def test_mistakes_are_named(parts, view, said):
     with trust_imports(), pytest.raises(BootdiffError, match=said) as error:
         load_recipe_text(recipe(view))
     assert str(error.value).startswith("recipe, line 4: views.odd.view")
+
+
+def test_an_own_view_may_have_an_argument_called_image_and_may_hide_something(parts):
+    with trust_imports():
+        made = load_recipe_text(recipe("{kind: mine.parts:Hidden, image: logo.png}"))
+        assert made.view_configs("odd")[0]["image"] == "logo.png"
+        assert load_recipe_text(made.dump()).fingerprint() == made.fingerprint()
+        inner = "{kind: mine.parts:Hidden, image: x}\n    views: {w: {view: gray, data: {path: x}}}"
+        with pytest.raises(BootdiffError, match="a view that hides a part cannot have views of its own"):
+            load_recipe_text(recipe(inner).replace("    data: {path: small}\n", ""))
 
 
 def test_own_kinds_are_in_the_reference_and_among_the_known_ones():

@@ -249,7 +249,7 @@ class Recipe(Block):
         """
         configs = [block.config() for block in self.views[view].view]
         for config in configs:
-            if "image" in config:
+            if config["kind"] == "mask" and "image" in config:
                 config["image"] = read_mask(self.locate(config["image"]), f"{self._at}views.{view}.view.image")
         return configs
 
@@ -274,7 +274,7 @@ class Recipe(Block):
         plain = _result_only(self._plain(True))
         for view in _every(plain["views"]):
             for block in view["view"]:
-                if block.get("image") and Path(block["image"]).is_file():
+                if block["kind"] == "mask" and block["image"] and Path(block["image"]).is_file():
                     block["image"] = hashlib.sha256(Path(block["image"]).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
@@ -293,7 +293,7 @@ class Recipe(Block):
                     if view.get(key):
                         view[key] = str(self.locate(view[key]))
                 for block in view["view"]:
-                    if block.get("image"):
+                    if block["kind"] == "mask" and block["image"]:
                         block["image"] = str(self.locate(block["image"]))
             for block in blocks:
                 if block and block["path"] not in ("", "digits"):

@@ -87,6 +87,11 @@ class _View(Block):
         return self.model_dump(exclude_none=True)
 
     @property
+    def masked(self) -> bool:
+        """Whether it hides a part."""
+        return VIEWS[self.kind].masked
+
+    @property
     def n_offsets(self) -> int:
         """How many whole numbers say where a file lies, of what its network is told."""
         return from_config(self.config()).n_offsets if getattr(self, "position_conditioned", False) else 0
@@ -119,6 +124,10 @@ class OwnView(Block):
     def config(self) -> dict[str, Any]:
         """What `views.from_config` builds the view from: its kind is the class."""
         return {**self.model_dump(), "kind": self._class}
+
+    @property
+    def masked(self) -> bool:
+        return from_config(self.config()).masked
 
     @property
     def position_conditioned(self) -> bool:
