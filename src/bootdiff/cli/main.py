@@ -189,14 +189,15 @@ def check(
     from bootdiff.cli.console import Console
     from bootdiff.cli.report import images
     from bootdiff.cli.session import accelerate, arms_of, report_unusable
-    from bootdiff.method.problem import build_problem
+    from bootdiff.method.plan import plan as plan_of
+    from bootdiff.recipe.build import build_problem, method_settings
     from bootdiff.training.run import atomic_write_json
 
     loaded, folder = _load(recipe), out or _run_folder(recipe) / "check"
     screen = Console()
     accelerator = accelerate(loaded)
     materials = build_problem(loaded)
-    loaded = loaded.with_defaults_for(materials.shape)
+    settings = method_settings(loaded, materials.shape)
     folder.mkdir(parents=True, exist_ok=True)
     report_unusable(folder, materials, screen)
     data = costs.describe(materials)
@@ -206,8 +207,8 @@ def check(
         screen.print(f"look: {doubt}", "yellow")
     images.save_png(images.view_rows(materials), folder / "views.png")
     names = arms_of(materials)
-    rows = costs.estimate(loaded, materials, accelerator, names, screen)
-    screen.show(*costs.cost_table(rows, loaded, names))
+    rows = costs.estimate(settings, materials, accelerator, names, screen)
+    screen.show(*costs.cost_table(rows, plan_of(settings, materials, ["bootdiff", *names]), names))
     report = {"data": data, "look": doubts, "plan": [vars(row) for row in rows]}
     atomic_write_json(folder / "check.json", report)
     screen.print(f"{recipe} is valid. Look at {folder / 'views.png'}, then: bootdiff fit {recipe}", "bold")
@@ -240,13 +241,13 @@ def fit(
         raise typer.Exit(spread(sys.argv[1:], processes))
     from bootdiff.cli.console import Console
     from bootdiff.cli.report import curves
-    from bootdiff.cli.session import arms_of, open_session, trainings
+    from bootdiff.cli.session import arms_of, open_session
 
     loaded, folder = _load(recipe), out or _run_folder(recipe)
     screen = Console()
     with open_session(loaded, folder, screen, reuse=reuse or (), tensorboard=tensorboard) as session:
-        arms = arms_of(session.materials, arm or ["bootdiff"])
-        screen.expect(trainings(session.recipe, arms))
+        arms = arms_of(session.problem, arm or ["bootdiff"])
+        screen.expect([stage.name for stage in session.bootstrap.plan(arms).trainings])
         for name in arms:
             session.train(name)
         if session.main:
