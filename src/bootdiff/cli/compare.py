@@ -47,7 +47,7 @@ from bootdiff.recipe.schema import Recipe
 from bootdiff.sampling import classes_of, sample
 from bootdiff.training.files import atomic_write_json, atomic_write_text, load_tensors, read_json, save_tensors
 
-__all__ = ["Assessment", "assess", "assess_run", "compare", "compare_seeds", "draw"]
+__all__ = ["Assessment", "assess", "assess_run", "compare", "compare_seeds", "draw", "print_results"]
 
 # The noise and the drawing of reports have seeds of their own: those of no choice made in training.
 _NOISE, _DRAW = 7, 0
@@ -236,6 +236,7 @@ def compare_seeds(
     arms: Sequence[str] = (),
     reuse: Sequence[str | Path] = (),
     samples: int | None = None,
+    *,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
     """`compare` for each seed in folder/seed-S, and one table and one metrics.json of all of them.
@@ -294,3 +295,9 @@ def assess_run(
     return assess(
         Assessment(recipe, materials, run.path, denoisers, costs, screen, accelerator.device, samples, features)
     )
+
+
+def print_results(folder: Path, screen: Console) -> None:
+    """Where a comparison's images and figures are."""
+    images = f"{folder / 'samples.png'} and {folder / 'levels.png'}"
+    screen.print(f"Look at {images}; the figures are in {folder / 'metrics.json'}", "bold")
