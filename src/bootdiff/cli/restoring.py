@@ -123,7 +123,7 @@ def agreement(answers: Tensor, given: Observation, written: Tensor | None = None
     if written is not None:
         out["written"] = float(_gaps(written, given).abs().max() / given.view.scale)
     if given.tau > 0:
-        shown = given.see(given.lift(torch.ones_like(given.y))).abs() > 1e-6
+        shown = given.apply(given.lift(torch.ones_like(given.y))).abs() > 1e-6
         out["noise"] = float(gaps[shown.repeat_interleave(answers.shape[1], 0)].square().mean().sqrt() / given.tau)
     return out
 
@@ -131,7 +131,7 @@ def agreement(answers: Tensor, given: Observation, written: Tensor | None = None
 def _gaps(answers: Tensor, given: Observation) -> Tensor:
     """A x - y of every answer, (n K, *view)."""
     every = given.rows(torch.arange(len(given)).repeat_interleave(answers.shape[1]))
-    return every.see(answers.flatten(0, 1)) - every.y
+    return every.apply(answers.flatten(0, 1)) - every.y
 
 
 def write_answers(

@@ -46,7 +46,7 @@ def open_coordinates(given: Observation) -> Tensor:
         return torch.ones(len(given), *given.full, dtype=torch.bool)
     z = torch.randn(1, *given.full, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     z = z.expand(len(given), *given.full)
-    return (z - given.lift(given.see(z))).abs() > 1e-6
+    return (z - given.lift(given.apply(z))).abs() > 1e-6
 
 
 def psnr(estimate: Tensor, truth: Tensor, where: Tensor, peak: float = 2.0) -> Tensor:
@@ -172,7 +172,7 @@ def _nearest(given: Observation, training: Tensor) -> Tensor:
     chosen = []
     for i in range(len(given)):
         one = given.rows(torch.full((len(training),), i))
-        chosen.append(training[int((one.see(training) - one.y).flatten(1).square().sum(1).argmin())])
+        chosen.append(training[int((one.apply(training) - one.y).flatten(1).square().sum(1).argmin())])
     return torch.stack(chosen)
 
 
@@ -197,7 +197,7 @@ def _harmonic(given: Observation) -> Tensor | None:
     if not space:
         return None
     z = torch.randn(len(given), *full, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    kept = given.lift(given.see(z))
+    kept = given.lift(given.apply(z))
     shown = (kept - z).abs() < 1e-6
     picks = bool((shown | (kept.abs() < 1e-6)).all())
     if not picks or not bool(shown.flatten(2).any(2).all()):
