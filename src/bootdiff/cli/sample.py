@@ -102,7 +102,7 @@ def check_guidance(weight: float, interval: Sequence[float] | None, label: int |
         )
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise BootdiffError(
-            f"--guidance-interval {interval[0]:g} {interval[1]:g}: give the lowest and the highest noise level, such as 0.2 5"
+            f"--guidance-interval {interval[0]:g} {interval[1]:g}: give lowest and highest noise level, such as 0.2 5"
         )
     if interval is not None and weight == 1:
         raise BootdiffError("--guidance-interval: there is no guidance to limit; also give --guidance, such as 2")
