@@ -214,7 +214,7 @@ def edit(path, **changes):
             "is not supported; supported: DDPM",
         ),
         ("scheduler_config.json", {"beta_schedule": "exp"}, "beta_schedule 'exp' is not known"),
-        ("scheduler_config.json", {"prediction_type": "flow"}, "predicts 'flow'; known for DDPMScheduler: epsilon"),
+        ("scheduler_config.json", {"prediction_type": "flow"}, "predicts 'flow'; supported for DDPMScheduler: epsilon"),
     ],
 )
 def test_what_cannot_be_converted_is_refused(tmp_path, file, changes, match):

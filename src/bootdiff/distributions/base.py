@@ -68,7 +68,7 @@ class Distribution(Denoiser):
             ValueError: a view of several placements (take one of `view.placements(shape)`), or one that does not fit.
         """
 
-    def through(self, view: View) -> Distribution:
+    def through(self, view: View) -> Any:
         """The former name of `marginal`."""
         return self.marginal(view)
 

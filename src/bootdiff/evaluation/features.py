@@ -77,7 +77,7 @@ class Preparation:
         if self.channels is not None and x.shape[1] != self.channels:
             if x.shape[1] != 1:
                 raise ValueError(
-                    f"images have {x.shape[1]} channels, the network takes {self.channels}; give gray images or that many"
+                    f"images have {x.shape[1]} channels, the network takes {self.channels}; give gray ones or that many"
                 )
             x = x.expand(-1, self.channels, -1, -1)
         if self.size is not None and tuple(x.shape[-2:]) != (self.size, self.size):
