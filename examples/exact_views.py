@@ -24,7 +24,7 @@ def main() -> None:
     composite = CompositeDenoiser(IsotropicGaussian(SHAPE, [0.0], 1.0), views, denoisers, LEVELS)
 
     test = Validator(SampleSet(law.sample(2000, torch.Generator().manual_seed(0)).float()), composite, LEVELS)
-    for name, denoiser in {"white base": composite.base, "both halves": composite, "the law itself": law}.items():
+    for name, denoiser in {"isotropic base": composite.base, "both halves": composite, "exact": law}.items():
         losses = " ".join(f"{v:.3f}" for v in test.denoiser(denoiser).mean(1))
         print(f"{name:15s} loss at sigma {LEVELS}: {losses}")
 

@@ -154,7 +154,8 @@ def test_a_place_among_several(trained, folders, tmp_path):
     says(message, "has 3 placements", "--placement 0 (Crop(size=(8, 4), offset=(0, 0)", "to 2", "--view-config")
     restored(trained, folders / "halves.npy", tmp_path, *crop, "--placement", 2, *FAST)
     assert load(tmp_path)[1]["view"]["offset"] == [0, 4]
-    says(refused("restore", trained.run, folders / "halves.npy", tmp_path, *crop, "--placement", 3), "has 3 placement(s)")
+    message = refused("restore", trained.run, folders / "halves.npy", tmp_path, *crop, "--placement", 3)
+    says(message, "has 3 placement(s)")
 
 
 def test_labels_and_arms(trained, folders, tmp_path):

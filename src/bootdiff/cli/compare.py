@@ -107,8 +107,8 @@ def assess(a: Assessment) -> dict[str, Any]:
     if {"views_only", "bootdiff"} <= set(losses) and len(levels) > 1:
         nats = evaluate.information(by_sample, levels, base)
     residual = a.recipe.residual
-    judged = a.recipe.gains.mode == "fit" or a.recipe.begins_at_full
-    needs = (residual.full_experts, judged, residual.warm_start)
+    screened = a.recipe.gains.mode == "fit" or a.recipe.begins_at_full
+    needs = (residual.full_experts, screened, residual.warm_start)
     cost = {arm: row for arm, row in costs.costs(a.costs, *needs).items() if arm in losses}
     note = evaluate.EVALUATED_ON[a.evaluated_on]
     a.screen.show(
@@ -189,13 +189,13 @@ def sheets(a: Assessment, drawn: Mapping[str, Tensor]) -> None:
     """samples/<arm>.png, samples/real.png, and samples.png with the main ones side by side; videos also as GIF."""
     n, info = a.recipe.sampling.count, DataInfo.of(a.problem.full)
     real = torch.stack([a.reference[i].x for i in range(min(n, len(a.reference)))])
-    shown = {arm: x[:n] for arm, x in drawn.items()} | {"real": real}
-    sheet = {name: images.sheet(x, info, None if name == "real" else real) for name, x in shown.items()}
-    for name, picture in sheet.items():
+    samples = {arm: x[:n] for arm, x in drawn.items()} | {"real": real}
+    sheet = {name: images.sheet(x, info, None if name == "real" else real) for name, x in samples.items()}
+    for name, image in sheet.items():
         title = "real, not trained on" if name == "real" else f"samples of {name.replace('_', ' ')}"
-        images.save_png(images.panels({title: picture}), a.folder / "samples" / f"{name}.png")
+        images.save_png(images.panels({title: image}), a.folder / "samples" / f"{name}.png")
         if kind_of(a.problem.shape) == "video":
-            images.save_gif(shown[name][:16], a.folder / "samples" / f"{name}.gif", info.rate)
+            images.save_gif(samples[name][:16], a.folder / "samples" / f"{name}.gif", info.rate)
     beside = {name.replace("_", " "): sheet[name] for name in ("full_only", "bootdiff", "real") if name in sheet}
     images.save_png(images.panels(beside, a.recipe.name), a.folder / "samples.png")
 
@@ -299,5 +299,5 @@ def assess_run(
 
 def print_results(folder: Path, screen: Console) -> None:
     """Print where a comparison's images and figures are."""
-    images = f"{folder / 'samples.png'} and {folder / 'levels.png'}"
-    screen.print(f"Look at {images}; the figures are in {folder / 'metrics.json'}", "bold")
+    sheets = f"{folder / 'samples.png'} and {folder / 'levels.png'}"
+    screen.print(f"Look at {sheets}; the figures are in {folder / 'metrics.json'}", "bold")

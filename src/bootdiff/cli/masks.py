@@ -46,7 +46,7 @@ def masks(
     from bootdiff.tools.find_masks import find_overlay, find_text, usual_strokes
 
     screen = Console()
-    items = _items(folder, key, video)
+    items = _items(folder, key, video=video)
     x, factor, whole = _read_images(items, folder, screen)
     overlay = find_overlay(x)
     hidden = _grown(_enlarged(overlay.hidden, factor, whole), grow)
@@ -107,38 +107,38 @@ class _Item:
     read: Callable[[], Iterator[np.ndarray]]
 
 
-def _items(path: Path, key: str | None, video: bool) -> list[_Item]:
+def _items(path: Path, key: str | None, *, video: bool) -> list[_Item]:
     from bootdiff.data.folders import natural, nothing_found, walk
     from bootdiff.data.readers.images import SIDECAR, SUFFIXES
     from bootdiff.data.readers.video_files import PYAV, film_at
 
     if path.is_file():
         return _of_array(path, key)
-    names = [n for n in walk(path, "pictures") if not n.lower().endswith(SIDECAR) and ".mask/" not in n.lower()]
-    pictures = [n for n in names if n.lower().endswith(SUFFIXES)]
-    films = [n for n in names if n.lower().endswith((*PYAV, ".gif"))]
+    names = [n for n in walk(path, "images") if not n.lower().endswith(SIDECAR) and ".mask/" not in n.lower()]
+    images = [n for n in names if n.lower().endswith(SUFFIXES)]
+    videos = [n for n in names if n.lower().endswith((*PYAV, ".gif"))]
 
-    def picture(name: str) -> Iterator[np.ndarray]:
+    def image(name: str) -> Iterator[np.ndarray]:
         yield _floats(_decoded(path / name))
 
-    def film(name: str) -> Iterator[np.ndarray]:
+    def video_frames(name: str) -> Iterator[np.ndarray]:
         for _, frame, _ in film_at(path / name, "drop").frames():
             yield _floats(frame)
 
     def frames(names: Sequence[str]) -> Iterator[np.ndarray]:
         for name in names:
-            yield from picture(name)
+            yield from image(name)
 
-    if films and not video and not pictures:
-        return [_Item(n, "film", lambda n=n: film(n)) for n in films]  # type: ignore[misc]
-    if not pictures:
-        raise nothing_found(path, names, "pictures", "a picture", (*SUFFIXES, *PYAV))
+    if videos and not video and not images:
+        return [_Item(n, "video", lambda n=n: video_frames(n)) for n in videos]  # type: ignore[misc]
+    if not images:
+        raise nothing_found(path, names, "images", "an image", (*SUFFIXES, *PYAV))
     if not video:
-        return [_Item(n, "picture", lambda n=n: picture(n)) for n in pictures]  # type: ignore[misc]
+        return [_Item(n, "image", lambda n=n: image(n)) for n in images]  # type: ignore[misc]
     groups: dict[str, list[str]] = {}
-    for n in sorted(pictures, key=natural):
+    for n in sorted(images, key=natural):
         groups.setdefault(n.rpartition("/")[0], []).append(n)
-    return [_Item(f"{folder}/", "film", lambda own=own: frames(own)) for folder, own in groups.items()]  # type: ignore[misc]
+    return [_Item(f"{folder}/", "video", lambda own=own: frames(own)) for folder, own in groups.items()]  # type: ignore[misc]
 
 
 def _of_array(path: Path, key: str | None) -> list[_Item]:
@@ -184,15 +184,15 @@ def _read_images(items: Sequence[_Item], folder: Path, screen: Any) -> tuple[np.
     factor, room = 1, _IMAGES
     with screen.work("reading images", len(chosen)) as done:
         for k, item in enumerate(chosen):
-            for picture in _thinned(item.read(), each):
+            for image in _thinned(item.read(), each):
                 if not kept:
                     # At least those that suffice must fit.
                     wanted = min(_SHARP, len(chosen) * each)
-                    factor = max(1, int(np.ceil((wanted * picture.size / _VALUES) ** 0.5)))
-                    room = max(wanted, _VALUES * factor**2 // picture.size)
+                    factor = max(1, int(np.ceil((wanted * image.size / _VALUES) ** 0.5)))
+                    room = max(wanted, _VALUES * factor**2 // image.size)
                 if len(kept) < room:
-                    kept.append(_shrunk(picture, factor))
-                    whole = picture.shape[-2:]
+                    kept.append(_shrunk(image, factor))
+                    whole = image.shape[-2:]
             done(k + 1)
     shape = Counter(p.shape for p in kept).most_common(1)[0][0]
     x = np.stack([p for p in kept if p.shape == shape])
@@ -207,13 +207,13 @@ def _read_images(items: Sequence[_Item], folder: Path, screen: Any) -> tuple[np.
     return x, factor, (int(size[0]), int(size[1]))
 
 
-def _thinned(pictures: Iterator[np.ndarray], most: int) -> list[np.ndarray]:
+def _thinned(images: Iterator[np.ndarray], most: int) -> list[np.ndarray]:
     """At most twice `most` of them, evenly spaced."""
     kept: list[np.ndarray] = []
     every = 1
-    for k, picture in enumerate(pictures):
+    for k, image in enumerate(images):
         if k % every == 0:
-            kept.append(picture)
+            kept.append(image)
         if len(kept) > 2 * most:
             kept, every = kept[::2], 2 * every
     return kept
@@ -306,7 +306,7 @@ class _Masks:
     def _write(self, name: str, number: int, hidden: np.ndarray) -> None:
         if self.kind == "array":
             self._kept.setdefault(name, []).append((~hidden).astype("uint8"))
-        elif self.kind == "picture":
+        elif self.kind == "image":
             _write_mask(self.out / f"{name[: name.rindex('.')]}.mask.png", hidden)
         else:
             stem = name.rstrip("/") if name.endswith("/") else name[: name.rindex(".")]

@@ -28,8 +28,8 @@ def advice(view: ViewForecast, found: Forecast) -> str:
     if view.verdict == "dissimilar":
         assert view.fit is not None
         return (
-            f"`{view.name}` does not match the full samples (a model of its files has {view.fit[0]:.3g} times the loss on "
-            "their view): leave it out, or correct the view's settings"
+            f"`{view.name}` does not match the full samples (a model of its files has {view.fit[0]:.3g} times the loss "
+            "on their view): leave it out, or correct the view's settings"
         )
     if view.verdict == "redundant":
         return f"`{view.name}` adds nothing to {others}: leave it out"

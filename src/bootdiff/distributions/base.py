@@ -34,7 +34,7 @@ class Distribution(Denoiser):
         """E[x0 | x], (B, *shape), exact.
 
         Raises:
-            ValueError: x or sigma of another shape, sigma negative or NaN.
+            ValueError: x or sigma of a different shape, sigma negative or NaN.
         """
         return self._posterior(*self._inputs(x, sigma)).reshape(x.shape).to(x.dtype)
 

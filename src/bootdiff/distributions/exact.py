@@ -158,8 +158,8 @@ class Gaussian(Distribution):
         factor = mapped.flatten(1).T
         # A A^T = I or, behind a mask, the projection onto what is observed: floor * A A^T is then no multiple of I
         if float(self.floor) > 0 and view.rank(self.shape) < mean.numel():
-            shown = view(view.lift(torch.ones_like(mean)[None], self.shape))[0].flatten()
-            return Gaussian.low_rank(mean, factor, self.floor * shown)
+            observed = view(view.lift(torch.ones_like(mean)[None], self.shape))[0].flatten()
+            return Gaussian.low_rank(mean, factor, self.floor * observed)
         return Gaussian.low_rank(mean, factor, self.floor)
 
     def kl(self, other: Gaussian, sigma: float = 0.0) -> float:

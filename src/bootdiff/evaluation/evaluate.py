@@ -316,7 +316,7 @@ def write_metrics(
         ledger: by `bench.ledger.costs`.
 
     Raises:
-        ValueError: another `evaluated_on`; an arm of the table without mean and stderr.
+        ValueError: an unknown `evaluated_on`; an arm of the table without mean and stderr.
         BootdiffError: no room on the disk; the old file is then intact.
     """
     if evaluated_on not in EVALUATED_ON:
@@ -326,7 +326,7 @@ def write_metrics(
             raise ValueError(f"the table's arm {arm!r} lacks mean or stderr; make it by tabulate()")
     if gap is None and {"bootdiff", "full_only", "oracle"} <= set(table):
         gap = gap_closed(table)
-    said: dict[str, Any] = {
+    content: dict[str, Any] = {
         "recipe": recipe,
         "seed": seed,
         "evaluated_on": EVALUATED_ON[evaluated_on],
@@ -341,8 +341,8 @@ def write_metrics(
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "command": command_line(),
     }
-    atomic_write_json(path, said)
-    return said
+    atomic_write_json(path, content)
+    return content
 
 
 def _version(package: str) -> str | None:

@@ -201,12 +201,12 @@ def _harmonic(given: Observation) -> Tensor | None:
         return None
     z = torch.randn(len(given), *full, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     kept = given.lift(given.apply(z))
-    shown = (kept - z).abs() < 1e-6
-    picks = bool((shown | (kept.abs() < 1e-6)).all())
-    if not picks or not bool(shown.flatten(2).any(2).all()):
+    fixed = (kept - z).abs() < 1e-6
+    picks = bool((fixed | (kept.abs() < 1e-6)).all())
+    if not picks or not bool(fixed.flatten(2).any(2).all()):
         return None
     x = given.lift(given.y).double().numpy().reshape(len(given), full[0], -1)
-    known = shown.numpy().reshape(x.shape)
+    known = fixed.numpy().reshape(x.shape)
     laplace = _laplacian(space)
     solvers: dict[bytes, Any] = {}
     for i in range(len(x)):

@@ -4,7 +4,7 @@ The distribution is estimated from the full samples alone (`shrinkage`) and with
 (`moment_matching`), and
 
     what views improve              is measured on held-out full samples (`cross_validation`),
-    what they explain, leave over   is read off the denoisers of their own distributions, evaluated on full samples
+    what they explain, leave over   is measured with the denoisers of their own distributions, evaluated on full samples
                                     (`explained_variance`),
     the full samples they replace   are those that the full-only estimate would need in addition to be as good, if the
                                     estimate from everything were the truth (`cross_validation.Curve`).

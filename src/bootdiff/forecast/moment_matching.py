@@ -64,7 +64,7 @@ def impose(estimate: Estimate, views: Sequence[ViewMoments], sweeps: int = 2) ->
                 Z = R @ cov @ R.T + view.noise(R, estimate.floor)
                 goals.append((R @ mean + wanted_mean - model_mean, wanted if carry is None else carry @ Z @ carry.T))
             for R, (to_mean, to) in zip(view.rows, goals, strict=True):
-                mean, cov = _moved(mean, cov, R, view.noise(R, estimate.floor), to_mean, to, carry is not None)
+                mean, cov = _moved(mean, cov, R, view.noise(R, estimate.floor), to_mean, to, partly=carry is not None)
     return Estimate(mean, cov, estimate.rest, estimate.count)
 
 
@@ -72,7 +72,7 @@ def impose(estimate: Estimate, views: Sequence[ViewMoments], sweeps: int = 2) ->
 
 
 def _moved(
-    mean: Tensor, cov: Tensor, R: Tensor, E: Tensor, to_mean: Tensor, to: Tensor, partly: bool
+    mean: Tensor, cov: Tensor, R: Tensor, E: Tensor, to_mean: Tensor, to: Tensor, *, partly: bool
 ) -> tuple[Tensor, Tensor]:
     """N(mean, cov) with R x + e, e of covariance E, given these moments; `partly`: where R may have rows of zeros."""
     if partly:  # a placement may hide what others observe

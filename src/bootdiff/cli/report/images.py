@@ -40,11 +40,11 @@ def to_pil(x: Tensor, mask: Tensor | None = None) -> Image.Image:
     """
     pixels = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     pixels = pixels if pixels.shape[0] in (1, 3) else pixels[:1]
-    picture = Image.fromarray(pixels.movedim(0, -1).squeeze(-1).contiguous().numpy()).convert("RGB")
+    image = Image.fromarray(pixels.movedim(0, -1).squeeze(-1).contiguous().numpy()).convert("RGB")
     if mask is not None:
         hidden = ((1 - mask.float().amin(0)) * 255).to(torch.uint8).contiguous().numpy()
-        picture.paste(_HIDDEN, mask=Image.fromarray(hidden))
-    return picture
+        image.paste(_HIDDEN, mask=Image.fromarray(hidden))
+    return image
 
 
 def _frames(x: Tensor, mask: Tensor | None = None) -> list[Image.Image]:

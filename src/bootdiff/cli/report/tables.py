@@ -23,7 +23,7 @@ def plain_table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _pm(entry: Mapping[str, Any] | None, digits: int = 4, sign: bool = False, scale: float = 1.0) -> str:
+def _pm(entry: Mapping[str, Any] | None, digits: int = 4, *, sign: bool = False, scale: float = 1.0) -> str:
     if entry is None or _absent(entry.get("mean")):
         return "-"
     text = f"{scale * entry['mean']:{'+' if sign else ''}.{digits}f}"
