@@ -194,9 +194,9 @@ backbones: {local: {kind: local, width: 8, depth: 3}}
     )
     result = call("check", tmp_path / "r.yaml", "--out", tmp_path / "check")
     assert result.exit_code == 0, result.output
-    doubts = [line for line in result.stdout.splitlines() if line.startswith("look: view")]
-    assert len(doubts) == 1
-    assert "view inverted: its files have mean" in doubts[0]
+    warnings = [line for line in result.stdout.splitlines() if line.startswith("warning: view")]
+    assert len(warnings) == 1
+    assert "view inverted: its files have mean" in warnings[0]
 
 
 # --- sample ---

@@ -47,6 +47,6 @@ def check(
     names = arms_of(problem)
     rows = costs.estimate(loaded, problem, accelerator, names, screen)
     screen.show(*costs.cost_table(rows, loaded, names))
-    report = {"data": data, "look": warnings, "plan": [vars(row) for row in rows]}
+    report = {"data": data, "warnings": warnings, "plan": [vars(row) for row in rows]}
     atomic_write_json(folder / "check.json", report)
     screen.print(f"{recipe} is valid. Look at {folder / 'views.png'}, then: bootdiff fit {recipe}", "bold")
