@@ -313,7 +313,7 @@ def write_metrics(
         seed, recipe: what the run was started with (the recipe as text or plain values).
         gap: by `gap_closed`; taken from the table where it is not given and the table has the arms for it.
         information: by `information`.  samples, long_range: {arm: `quality.sample_quality`, `quality.long_range`}.
-        ledger: by `bench.ledger.costs`.
+        ledger: by `evaluation.costs.costs`.
 
     Raises:
         ValueError: an unknown `evaluated_on`; an arm of the table without mean and stderr.
