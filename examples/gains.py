@@ -8,7 +8,7 @@ import torch
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.losses import SampleSet, Validator
+from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.method.weights import fit_weights
 from bootdiff.views import Crop, Downsample
 

@@ -11,7 +11,9 @@ import torch
 from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.errors import BootdiffError
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import StackedDenoiser
 from bootdiff.nets import LocalNet
 from bootdiff.noise import LEVELS
 from bootdiff.restoration import DDNM, METHODS, MMPS, PiGDM, observe, restore
@@ -222,9 +224,8 @@ def network(classes=None, size=0.5):
     with torch.no_grad():
         for p in net.parameters():
             p.copy_(torch.randn(p.shape, generator=g) * size / max(1, p[0].numel()) ** 0.5)
-    return StackedDenoiser(
-        CompositeDenoiser(base, {}, {}, LEVELS), [ResidualExpert(net, base, LEVELS, [0.9] * 8, False, "base")], LEVELS
-    )
+    none = CompositeDenoiser({}, base, LEVELS)
+    return StackedDenoiser(none, [ResidualExpert(net, none, LEVELS, [0.9] * 8)], LEVELS)
 
 
 @pytest.mark.parametrize("method", METHODS)

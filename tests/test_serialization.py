@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from bootdiff.denoise import Denoiser, IsotropicGaussian, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.guidance import GuidedDenoiser
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, SnapshotsByNoiseLevel, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.nets import MLP, Linear, LocalNet, SignalUNet, UNet, VideoUNet
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.serialization import CLASSES, load, save
@@ -36,31 +38,35 @@ def net(kind, inputs, shape, classes=None):
     return LocalNet(inputs, shape[0], width=8, depth=3, classes=classes, axes=len(shape) - 1)
 
 
-def expert(kind=LocalNet, shape=FULL, views=0, extra=0, on="base", classes=None):
-    return ResidualExpert(
-        net(kind, shape[0] * (1 + views) + extra, shape, classes), white(shape), LEVELS, (0.9, 0.5, 0.3), views > 0, on
-    )
+def none(shape=FULL):
+    return CompositeDenoiser({}, white(shape), LEVELS)
+
+
+def expert(kind=LocalNet, composite=None, extra=0, classes=None, anchor="views"):
+    composite = none() if composite is None else composite
+    shape, channels = composite.shape, composite.shape[0] + composite.estimate_channels + extra
+    built = net(kind, channels, shape, classes)
+    return ResidualExpert(built, composite, LEVELS, (0.9, 0.5, 0.3), anchor=anchor)
 
 
 def alone(kind=LocalNet, shape=FULL, extra=0, classes=None):
-    """A denoiser of its own: an expert on the white base."""
-    return StackedDenoiser(
-        CompositeDenoiser(white(shape), {}, {}, LEVELS), [expert(kind, shape, 0, extra, "base", classes)], LEVELS
-    )
+    """A separate denoiser: an expert on the prior."""
+    composite = none(shape)
+    return StackedDenoiser(composite, [expert(kind, composite, extra, classes)], LEVELS)
 
 
 def viewed(**views):
     """A composite over these views; a masked view's denoiser sees the mask."""
-    parts = {n: alone(shape=v.shape(FULL), extra=int(v.masked)) for n, v in views.items()}
+    parts = {n: (v, alone(shape=v.shape(FULL), extra=int(v.masked))) for n, v in views.items()}
     gains = [[0.3 + 0.1 * i + 0.2 * j for j in range(len(views))] for i in range(len(LEVELS))]
-    return CompositeDenoiser(white(), views, parts, LEVELS, gains)
+    return CompositeDenoiser(parts, white(), LEVELS, gains)
 
 
 def everything():
     """Every class at once: two views, one of them a stack of its own, snapshots, both kinds of experts."""
     composite = viewed(small=Downsample(2), gray=ChannelMix.gray())
-    snapshots = SnapshotsByNoiseLevel([expert(views=2, on="views") for _ in range(2)], LEVELS, (1, 0, 1))
-    experts = [snapshots, expert(UNet, views=2, on="views"), expert(MLP)]
+    snapshots = SnapshotsByNoiseLevel([expert(composite=composite) for _ in range(2)], LEVELS, (1, 0, 1))
+    experts = [snapshots, expert(UNet, composite, anchor="prior"), expert(MLP)]
     return StackedDenoiser(composite, experts, LEVELS, [[0.5, 0.2, 0.1], [0.0, 0.7, 0.3], [0.4, 0.0, 0.6]])
 
 
@@ -73,7 +79,7 @@ def frozen():
     }  # fmt: skip
     steps = {"_class_name": "DDPMScheduler", "num_train_timesteps": 50, "beta_end": 0.2}
     part = ScaledDenoiser(DiffusersDenoiser(unet, steps, classes=2), 2.0)
-    return CompositeDenoiser(white(), {"small": Downsample(2)}, {"small": part}, LEVELS)
+    return CompositeDenoiser({"small": (Downsample(2), part)}, white(), LEVELS)
 
 
 CASES = {
@@ -88,7 +94,7 @@ CASES = {
     "video": lambda: alone(VideoUNet, shape=(1, 3, 9, 7), classes=4),
     "local video": lambda: alone(shape=(1, 3, 9, 7)),
     "classes": lambda: alone(UNet, classes=4),
-    "no views": lambda: CompositeDenoiser(white(), {}, {}, LEVELS),
+    "no views": lambda: CompositeDenoiser({}, white(), LEVELS),
     "crops": lambda: viewed(crop=Crop((4, 4), stride=2)),
     "mask": lambda: viewed(mask=Mask(box=(2, 2, 3, 3)), small=Downsample(4)),
     "observed": lambda: viewed(noisy=Observed(Downsample(2), 0.2)),
@@ -224,8 +230,8 @@ def test_a_class_within_is_checked_too(folder):
         lambda said: said["denoiser"]["args"].update(colour="red"),
         lambda said: said["denoiser"]["args"].update(weights=[[1.0, 2.0]]),
         lambda said: said["denoiser"]["args"].pop("levels"),
-        lambda said: said["denoiser"]["args"]["composite"]["args"]["base"]["args"].update(sigma_data=-1.0),
-        lambda said: said["denoiser"]["args"]["composite"]["args"]["base"]["args"].update(shape=[]),
+        lambda said: said["denoiser"]["args"]["composite"]["args"]["prior"]["args"].update(sigma_data=-1.0),
+        lambda said: said["denoiser"]["args"]["composite"]["args"]["prior"]["args"].update(shape=[]),
     ],
     ids=["no denoiser", "text", "no denoiser class", "composite", "argument", "weights", "levels", "sigma", "shape"],
 )

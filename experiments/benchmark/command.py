@@ -165,8 +165,8 @@ def run_cell(
     Raises Interrupted where a training was stopped: by the user, or at the time `end` (of time.monotonic).
     """
     from bootdiff.cli.session import accelerate, open_session
-    from bootdiff.method.problem import build_problem
     from bootdiff.method.stages import Bootstrap
+    from bootdiff.recipe.build import build_problem, method_settings
     from experiments.benchmark.baselines import METHODS
     from experiments.benchmark.runs import OWN, bootdiff_steps, measured, train
 
@@ -177,7 +177,9 @@ def run_cell(
         screen.print(f"{cell.arm} has no use for these views")
         return
     if cell.arm in OWN:
-        counting = Bootstrap(recipe, build_problem(recipe), None, accelerate(recipe))  # type: ignore[arg-type]
+        problem = build_problem(recipe)
+        method = method_settings(recipe, problem.shape)
+        counting = Bootstrap(method, problem, None, accelerate(recipe))  # type: ignore[arg-type]
         recipe = cell.recipe(settings, bootdiff_steps(counting, cell.benchmark.flops, settings))
     start = time.monotonic()
     with open_session(recipe, runs / cell.run(trial), screen) as session:

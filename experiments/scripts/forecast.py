@@ -39,7 +39,7 @@ def made(name: str, seed: int, runs: Path) -> dict[str, Any]:
 
     import bootdiff
     from bootdiff.cli.plan import forecast_of
-    from bootdiff.method.problem import build_problem
+    from bootdiff.recipe.build import build_problem
     from bootdiff.recipe.schema import load_recipe
 
     torch.set_num_threads(1)

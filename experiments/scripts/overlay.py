@@ -51,9 +51,9 @@ from bootdiff.cli.session import accelerate, load_arm, open_session, read_run, s
 from bootdiff.data import measure as moments
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.evaluation import evaluate
-from bootdiff.method.problem import build_problem, in_memory
+from bootdiff.method.problem import in_memory
 from bootdiff.method.training_set import TrainingSet
-from bootdiff.recipe.build import open_data
+from bootdiff.recipe.build import build_problem, open_data
 from bootdiff.serialization import load, save
 from bootdiff.training.files import atomic_write_json, read_json
 from experiments.benchmark.baselines.base import noise_of

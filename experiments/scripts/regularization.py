@@ -21,11 +21,12 @@ import torch
 
 from bootdiff.cli.session import accelerate
 from bootdiff.evaluation.evaluate import sample_losses, tabulate
-from bootdiff.method.composite import StackedDenoiser
-from bootdiff.method.losses import Validator
-from bootdiff.method.problem import build_problem, in_memory
+from bootdiff.method.problem import in_memory
+from bootdiff.method.stack import StackedDenoiser
 from bootdiff.method.stages import Bootstrap
+from bootdiff.method.validation import Validator
 from bootdiff.method.weights import fit_weights
+from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import Recipe, load_recipe
 from bootdiff.training.run import Run, read_json
 

@@ -24,7 +24,7 @@ from bootdiff.cli.session import load_arm, read_run
 from bootdiff.denoise import Denoiser
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.evaluation.restoration import baselines, score
-from bootdiff.method.problem import build_problem
+from bootdiff.recipe.build import build_problem
 from bootdiff.restoration import observe, restore, unmasked
 from bootdiff.views import ChannelMix, Crop, Downsample, Mask, Observed, View
 

@@ -46,8 +46,10 @@ from torch import Tensor
 
 from bootdiff.data import Arrays, Batches
 from bootdiff.denoise import IsotropicGaussian
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.losses import LossModule, ResidualObjective
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import StackedDenoiser
 from bootdiff.nets import build_net
 from bootdiff.noise import LEVELS, LogNormal
 from bootdiff.training.loop import fit

@@ -23,11 +23,13 @@ from typing import Any
 import torch
 
 from bootdiff.cli.session import accelerate
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, SnapshotsByNoiseLevel, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.losses import LossModule, ResidualObjective
-from bootdiff.method.problem import build_problem
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.method.stages import Bootstrap
 from bootdiff.noise import LogNormal
+from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import load_recipe
 
 

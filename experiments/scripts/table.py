@@ -17,7 +17,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from bootdiff.evaluation.costs import costs
 from bootdiff.evaluation.restoration import table as restored
 from bootdiff.method.stages import ARMS
 from experiments.benchmark.overlay_detection import table as traces
@@ -52,7 +51,7 @@ def table(runs: list[dict[str, Any]]) -> str:
         row = [arm.replace("_", "-"), mean_std([x["mean"] for x in losses])]
         row.append("" if arm == "full_only" else mean_std([x["versus"]["full_only"]["mean"] for x in losses]))
         row += [f"{statistics.mean(x['per_level'][s]['mean'] for x in losses):.3f}" for s in levels]
-        cost = [costs(r["ledger"]["stages"])[arm] for r in runs]
+        cost = [r["ledger"]["arms"][arm] for r in runs]
         row.append(f"{statistics.mean(c['flops'] for c in cost) / 1e12:.1f} T")
         row.append(f"{statistics.mean(c['ratio']['flops'] for c in cost):.2f}")
         rows.append(["**" + cell + "**" if arm == "bootdiff" and cell else cell for cell in row])
@@ -77,7 +76,7 @@ def together(found: dict[str, dict[str, Any]]) -> str:
         losses = run["holdout_loss"]
         gain = losses["bootdiff"]["versus"]["full_only"]
         cells = [name, *(f"{losses[arm]['mean']:.4f}" for arm in arms), f"{gain['mean']:+.4f} ± {gain['stderr']:.4f}"]
-        cells.append(f"{costs(run['ledger']['stages'])['bootdiff']['ratio']['flops']:.2f}")
+        cells.append(f"{run['ledger']['arms']['bootdiff']['ratio']['flops']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     first = next(iter(found.values()))
     said = f"Seed {first['seed']}, {first['count']} {first['evaluated_on']} {kind(first)}s; s.e. over them, paired."

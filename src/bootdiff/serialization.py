@@ -12,7 +12,9 @@ from bootdiff import __version__
 from bootdiff.denoise import Denoiser, IsotropicGaussian, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.guidance import GuidedDenoiser
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, SnapshotsByNoiseLevel, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.nets import NETS
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.spec import decode, encode
@@ -31,7 +33,7 @@ _PARTS = (
     StackedDenoiser,
 )
 
-CLASSES: dict[str, Any] = {c.__name__: c for c in (*_PARTS, *NETS.values())}
+CLASSES: dict[str, Any] = {c.__name__: c for c in (*_PARTS, *NETS.values())}  # type: ignore[attr-defined]
 """What a `model.json` may ask for."""
 
 

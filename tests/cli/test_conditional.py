@@ -84,7 +84,7 @@ def test_samples_are_of_the_class_that_was_asked_for(tmp_path, labelled):
 
 def test_a_view_with_classes_of_its_own_numbering(tmp_path):
     """Its list begins with a class that the full samples do not have: the names count, not the numbers."""
-    from bootdiff.method.problem import build_problem
+    from bootdiff.recipe.build import build_problem
     from bootdiff.recipe.schema import load_recipe
 
     data(tmp_path, ["beige", "dark", "mid", "light"])

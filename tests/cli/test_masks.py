@@ -58,7 +58,7 @@ def run(*arguments):
 
 
 def test_a_logo_in_a_folder_becomes_a_mask_that_a_recipe_reads(tmp_path):
-    from bootdiff.method.problem import build_problem
+    from bootdiff.recipe.build import build_problem
     from bootdiff.recipe.schema import load_recipe_text
 
     save(tmp_path / "logo", under_logo(photos()))

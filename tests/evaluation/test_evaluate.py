@@ -21,8 +21,8 @@ from bootdiff.evaluation.evaluate import (
     tabulate,
     write_metrics,
 )
-from bootdiff.method.losses import SampleSet
 from bootdiff.method.stages import ARMS
+from bootdiff.method.validation import SampleSet
 
 LEVELS = (0.1, 0.4, 1.6)
 SHAPE = (1, 2, 3)

@@ -8,7 +8,8 @@ import torch
 
 from bootdiff.data import Units, WithMasks
 from bootdiff.errors import BootdiffError
-from bootdiff.method.problem import build_problem, in_memory
+from bootdiff.method.problem import in_memory
+from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import load_recipe_text
 
 RNG = np.random.default_rng(0)

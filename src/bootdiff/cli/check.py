@@ -27,7 +27,8 @@ def check(
     from bootdiff.cli.console import Console
     from bootdiff.cli.report import images
     from bootdiff.cli.session import accelerate, arms_of, report_unusable
-    from bootdiff.method.problem import build_problem
+    from bootdiff.method.plan import plan
+    from bootdiff.recipe.build import build_problem, method_settings
     from bootdiff.recipe.schema import load_recipe
     from bootdiff.training.files import atomic_write_json
 
@@ -35,7 +36,7 @@ def check(
     screen = Console()
     accelerator = accelerate(loaded)
     problem = build_problem(loaded)
-    loaded = loaded.with_defaults_for(problem.shape)
+    settings = method_settings(loaded, problem.shape)
     folder.mkdir(parents=True, exist_ok=True)
     report_unusable(folder, problem, screen)
     data = costs.describe(problem)
@@ -45,8 +46,8 @@ def check(
         screen.print(f"warning: {warning}", "yellow")
     images.save_png(images.view_rows(problem), folder / "views.png")
     names = arms_of(problem)
-    rows = costs.estimate(loaded, problem, accelerator, names, screen)
-    screen.show(*costs.cost_table(rows, loaded, names))
+    rows = costs.estimate(settings, problem, accelerator, names, screen)
+    screen.show(*costs.cost_table(rows, plan(settings, problem, ["bootdiff", *names]), names))
     report = {"data": data, "warnings": warnings, "plan": [vars(row) for row in rows]}
     atomic_write_json(folder / "check.json", report)
     screen.print(f"{recipe} is valid. Look at {folder / 'views.png'}, then: bootdiff fit {recipe}", "bold")

@@ -33,7 +33,6 @@ from bootdiff.cli.session import (
     open_session,
     read_run,
     saved_arms,
-    trainings,
 )
 from bootdiff.data import Dataset, kind_of, measure
 from bootdiff.denoise import Denoiser, IsotropicGaussian
@@ -41,8 +40,10 @@ from bootdiff.errors import BootdiffError
 from bootdiff.evaluation import costs, evaluate
 from bootdiff.evaluation.features import Features, load_features
 from bootdiff.evaluation.sample_quality import long_range, sample_quality
-from bootdiff.method.losses import SampleSet
-from bootdiff.method.problem import Problem, build_problem, in_memory
+from bootdiff.method.plan import plan
+from bootdiff.method.problem import Problem, in_memory
+from bootdiff.method.validation import SampleSet
+from bootdiff.recipe.build import build_problem, method_settings
 from bootdiff.recipe.schema import Recipe
 from bootdiff.sampling import classes_of, sample
 from bootdiff.training.files import atomic_write_json, atomic_write_text, load_tensors, read_json, save_tensors
@@ -80,15 +81,15 @@ class Assessment:
 
 def compare(session: Session, arms: Sequence[str] = (), samples: int | None = None) -> dict[str, Any]:
     """Train the arms (none given: all possible ones), measure them and write metrics.json; returns its content."""
-    arms = arms_of(session.materials, arms)
-    session.screen.expect(trainings(session.recipe, arms))
+    arms = arms_of(session.problem, arms)
+    session.screen.expect([stage.name for stage in session.bootstrap.plan(arms).trainings])
     denoisers = {arm: session.train(arm) for arm in arms}
     costs = session.write_ledger()
     if not session.main:
         return {}
     curves.loss_curves(session.run.metrics(), session.run.path / "losses.png")
     a = Assessment(
-        session.recipe, session.materials, session.run.path, denoisers, costs, session.screen,
+        session.recipe, session.problem, session.run.path, denoisers, costs, session.screen,
         session.accelerator.device, samples,
     )  # fmt: skip
     return assess(a)
@@ -106,10 +107,8 @@ def assess(a: Assessment) -> dict[str, Any]:
     nats = None
     if {"views_only", "bootdiff"} <= set(losses) and len(levels) > 1:
         nats = evaluate.information(by_sample, levels, base)
-    residual = a.recipe.residual
-    screened = a.recipe.gains.mode == "fit" or a.recipe.begins_at_full
-    needs = (residual.full_experts, screened, residual.warm_start)
-    cost = {arm: row for arm, row in costs.costs(a.costs, *needs).items() if arm in losses}
+    needed = plan(method_settings(a.recipe, a.problem.shape), a.problem, list(losses))
+    cost = costs.costs(a.costs, needed)
     note = evaluate.EVALUATED_ON[a.evaluated_on]
     a.screen.show(
         *tables.losses(losses, f"{len(a.reference)} samples, {note}", gap), tables.levels(losses),

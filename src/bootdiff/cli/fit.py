@@ -37,14 +37,14 @@ def fit(
     """
     from bootdiff.cli.console import Console
     from bootdiff.cli.report import curves
-    from bootdiff.cli.session import arms_of, open_session, trainings
+    from bootdiff.cli.session import arms_of, open_session
     from bootdiff.recipe.schema import load_recipe
 
     loaded, folder = load_recipe(recipe), out or run_folder(recipe)
     screen = Console()
     with open_session(loaded, folder, screen, reuse=reuse or (), tensorboard=tensorboard) as session:
-        arms = arms_of(session.materials, arm or ["bootdiff"])
-        screen.expect(trainings(session.recipe, arms))
+        arms = arms_of(session.problem, arm or ["bootdiff"])
+        screen.expect([stage.name for stage in session.bootstrap.plan(arms).trainings])
         for name in arms:
             session.train(name)
         if session.main:

@@ -49,7 +49,7 @@ def plan(
     from bootdiff.cli.console import Console
     from bootdiff.cli.costs import estimate
     from bootdiff.cli.session import accelerate
-    from bootdiff.method.problem import build_problem
+    from bootdiff.recipe.build import build_problem, method_settings
     from bootdiff.recipe.schema import load_recipe
     from bootdiff.training.files import atomic_write_json
 
@@ -57,10 +57,10 @@ def plan(
     screen = Console()
     accelerator = accelerate(loaded)
     problem = build_problem(loaded)
-    loaded = loaded.with_defaults_for(problem.shape)
     with screen.work("forecast", 100) as done:
         found = forecast_of(loaded, problem, lambda share: done(round(100 * share)))
-    rows = estimate(loaded, problem, accelerator, ["full_only", "bootdiff"], screen) if costs else []
+    settings = method_settings(loaded, problem.shape)
+    rows = estimate(settings, problem, accelerator, ["full_only", "bootdiff"], screen) if costs else []
     prices = plan_report.costs_of_views(rows, list(found.views))
     screen.show(*plan_report.tables(found, prices))
     advice = {name: plan_report.advice(view, found) for name, view in found.views.items()}

@@ -102,7 +102,7 @@ def restore(
     label_number = None if label is None else class_number(label, classes_of(run), count_classes(denoiser) or 0)
     problem = which = None
     if held_out is not None or truth is not None:
-        from bootdiff.method.problem import build_problem
+        from bootdiff.recipe.build import build_problem
 
         problem = build_problem(recipe)
     if held_out is not None:

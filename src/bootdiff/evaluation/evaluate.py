@@ -42,7 +42,7 @@ from torch import Tensor
 from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.errors import BootdiffError
 from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.losses import SampleSet, Validator
+from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.noise import precondition
 from bootdiff.training.run import atomic_write_json, command_line
 
@@ -96,7 +96,7 @@ def sample_losses(
         )
     # Hashed: with a small seed itself, the noise could equal that of synthetic data made with that seed.
     digits = hashlib.sha256(f"{seed} evaluation".encode()).hexdigest()[:8]
-    held_out = Validator(samples, CompositeDenoiser(base, {}, {}, levels), levels, draws, int(digits, 16))
+    held_out = Validator(samples, CompositeDenoiser({}, base, levels), levels, draws, int(digits, 16))
     losses = held_out.denoisers(denoisers)
     for arm, loss in losses.items():
         if not bool(loss.isfinite().all()):

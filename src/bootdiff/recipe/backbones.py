@@ -110,6 +110,11 @@ class UNetSpec(Block):
             update["patch"] = max(1, self.patch * small // large)
         return self.model_copy(update=update)
 
+    def network(self):
+        from bootdiff.nets.network import SpecNetwork
+
+        return SpecNetwork(self)
+
     def options(self, auto: Sequence[int] = (24, 48, 48)) -> dict[str, Any]:
         """Keyword arguments of the UNets in `nets`; `auto` are the channels where the recipe leaves them open.
 
@@ -139,6 +144,11 @@ class LocalSpec(Block):
             raise BootdiffError(_unsuited("local", shape))
         return self.model_copy(update={"width": _WIDTH[len(shape) - 1]}) if self.width == "auto" else self
 
+    def network(self):
+        from bootdiff.nets.network import SpecNetwork
+
+        return SpecNetwork(self)
+
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `nets.LocalNet`."""
         return self.model_dump(exclude={"kind"})
@@ -156,6 +166,11 @@ class MLPSpec(Block):
         """The same: dense layers fit any kind."""
         return self
 
+    def network(self):
+        from bootdiff.nets.network import SpecNetwork
+
+        return SpecNetwork(self)
+
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `nets.MLP`."""
         return self.model_dump(exclude={"kind"})
@@ -171,6 +186,11 @@ class LinearSpec(Block):
     def resolve(self, shape: Sequence[int], full: Sequence[int]) -> LinearSpec:
         """The same: a linear map fits any kind."""
         return self
+
+    def network(self):
+        from bootdiff.nets.network import SpecNetwork
+
+        return SpecNetwork(self)
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `nets.Linear`."""

@@ -103,6 +103,16 @@ _TYPES = {
     "dict_type": "must be a block of names",
 }
 
+# Keys that recipes of 0.1 had, and what became of them.
+_GONE = {
+    "told": " (it is now called 'position_conditioned')",
+    "news": " (it is now called 'screen')",
+    "sees_views": " (it is now called 'uses_views')",
+    "subspace": " (it was removed: it gained nothing; energy is what regularizes the residual)",
+    "project": " (it was removed: it gained nothing; energy is what regularizes the residual)",
+    "kappa": " (it was removed: the stack's weights are always fitted, one per expert and noise level)",
+}
+
 _LIMITS = {
     "greater_than": ("gt", "must be greater than"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -117,7 +127,7 @@ def _what(mistake: Any, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         block = _walk(model, loc[:-1])
         known = list(block.model_fields) if block is not None else []
-        hint = _elsewhere(loc[-1], model) or _nearest(loc[-1], known)
+        hint = _GONE.get(str(loc[-1])) or _elsewhere(loc[-1], model) or _nearest(loc[-1], known)
         return f"unknown key; known keys: {', '.join(known)}{hint}"
     if kind == "missing":
         field = _field(model, loc)

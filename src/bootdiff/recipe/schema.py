@@ -205,17 +205,6 @@ class Recipe(Block):
             merged = _merge(merged, self.views[view].training)
         return merged.model_copy(update={"warmup": min(merged.warmup, merged.steps)})
 
-    @property
-    def begins_at_full(self) -> bool:
-        """Whether a view's networks may start at the full-only ones, which are then trained before it."""
-        own = (v for v in self.views.values() if v.views is None and v.pretrained is None and v.same_as is None)
-        return any(spec.start == "best" for spec in own)
-
-    @property
-    def distill_backbones(self) -> dict[str, Any]:
-        """The backbones of the arm `distilled`."""
-        return dict(self.distill.backbones or self.backbones)
-
     def backbones_for(self, view: str) -> dict[str, Any]:
         """The networks that a view's denoiser is made of, by name: those of the full samples, or one of its own."""
         own = self.views[view].backbone

@@ -55,15 +55,15 @@ class StageStore:
         self.accelerator.wait_for_everyone()
         return stage
 
-    def has(self, stage: StageDir, name: str) -> bool:
+    def exists(self, stage: StageDir, name: str) -> bool:
         """Whether a stage has a file: every process has looked before the first goes on and may write it."""
         found = (stage / name).is_file()
         self.accelerator.wait_for_everyone()
         return found
 
-    def once(self, stage: StageDir, name: str, make: Callable[[], Any]) -> Any:
+    def get_or_compute(self, stage: StageDir, name: str, make: Callable[[], Any]) -> Any:
         """A small result of a stage, as JSON, made once: that of the first process, for all of them."""
-        if not self.has(stage, name):
+        if not self.exists(stage, name):
             value = make()
             if self.accelerator.is_main_process:
                 atomic_write_json(stage / name, value)
