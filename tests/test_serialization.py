@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from bootdiff.denoise import Denoiser, IsotropicGaussian, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.guidance import GuidedDenoiser
 from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.losses import LossModule
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.nets import MLP, AdaptedInput, DiffusersNet, Linear, LocalNet, SignalUNet, UNet, VideoUNet
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.serialization import CLASSES, load, save
 from bootdiff.spec import decode, encode
-from bootdiff.views import ChannelMix, Crop, Downsample, Mask, Observed, compose
+from bootdiff.training.run import Run
+from bootdiff.views import ChannelMix, Crop, Downsample, Identity, Mask, Observed, compose
 
 LEVELS = (0.1, 0.4, 1.6)
 FULL = (3, 8, 8)
@@ -129,6 +135,14 @@ def answers(denoiser, label=None):
         return denoiser(torch.randn(6, *denoiser.shape, generator=g), sigma, label)
 
 
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def weight_files(folder):
+    return sorted((folder / "weights").iterdir())
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_round_trip_gives_the_same_bits(name, tmp_path):
     denoiser = scrambled(CASES[name]())
@@ -143,8 +157,7 @@ def test_round_trip_gives_the_same_bits(name, tmp_path):
     assert torch.equal(answers(again, label), want)
     # saving what was loaded writes the same files
     save(again, tmp_path / "second")
-    for file in ("model.json", "model.safetensors"):
-        assert (tmp_path / "second" / file).read_bytes() == (tmp_path / "new" / "folder" / file).read_bytes()
+    assert files(tmp_path / "second") == files(tmp_path / "new" / "folder")
 
 
 def test_every_class_is_among_the_cases():
@@ -171,7 +184,9 @@ def test_only_json_and_safetensors_and_saving_twice_replaces(tmp_path):
     save(scrambled(alone(UNet)), tmp_path)
     denoiser = scrambled(alone())
     save(denoiser, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "weights"]
+    (file,) = weight_files(tmp_path)
+    assert file.name == f"{hashlib.sha256(file.read_bytes()).hexdigest()[:24]}.safetensors"
     assert torch.equal(answers(load(tmp_path)), answers(denoiser))
 
 
@@ -212,14 +227,15 @@ def folder(tmp_path):
 def test_a_missing_folder_or_file(tmp_path, folder):
     refused(folder / "nowhere", "no model.json in it")
     refused(folder / "model.json", "no model.json in it")
-    (folder / "model.safetensors").unlink()
-    refused(folder, "no such file")
+    (file,) = weight_files(folder)
+    file.unlink()
+    refused(folder, rf"{file}: no such file, but model\.json names it")
 
 
 @pytest.mark.parametrize("name", ["Popen", "os.system", "Denoiser", "dict"])
 def test_an_unknown_class_is_not_built(folder, name):
     edit(folder, lambda said: said["denoiser"].update({"class": name}))
-    refused(folder, f"cannot build {name!r}; known: .*IsotropicGaussian")
+    refused(folder, rf"model\.json: cannot build {name!r}, no class of bootdiff .*classes=\[{name}\]")
 
 
 def test_a_class_within_is_checked_too(folder):
@@ -255,34 +271,220 @@ def test_a_model_json_that_is_no_json(folder, text):
     refused(folder, "not valid JSON")
 
 
-def test_a_model_json_of_another_kind(folder):
-    (folder / "model.json").write_text("[1, 2]")
+@pytest.mark.parametrize("text", ["[1, 2]", "null", "{}", '{"format": 99}', '{"format": true}', '{"format": "2"}'])
+def test_a_model_json_of_another_kind(folder, text):
+    (folder / "model.json").write_text(text)
+    refused(folder, r"its format .* is not known to bootdiff .*use the version that wrote it")
+
+
+def test_the_format_of_the_first_version_is_named_with_what_opens_it(folder):
+    edit(folder, lambda said: said.update(format=1))
+    refused(folder, r"written by bootdiff 0\.1 .*pip install bootdiff==0\.1\.0\), or train again")
+
+
+def test_a_model_json_of_endless_depth(folder):
+    deep = '{"a": ' * 100_000
+    (folder / "model.json").write_text(deep)
+    refused(folder, "not valid JSON")
+    edit_text = '{"format": 2, "weights": {}, "denoiser": ' + "[" * 900 + "]" * 900 + "}"
+    (folder / "model.json").write_text(edit_text)
     refused(folder, "cannot be built")
+
+
+def test_weights_that_are_swapped_truncated_or_flipped_are_named(folder, tmp_path):
+    save(scrambled(everything()), tmp_path / "many")
+    first, second, *_ = weight_files(tmp_path / "many")
+    data, other = first.read_bytes(), second.read_bytes()
+    for damaged in (other, data[:-1], data[:100], b"", data[:-3] + bytes([data[-3] ^ 1]) + data[-2:], data + b"x"):
+        first.write_bytes(damaged)
+        refused(tmp_path / "many", rf"{first}: damaged or another file \(its SHA-256 is not what model\.json says\)")
+    first.write_bytes(data)
+    load(tmp_path / "many")
 
 
 def test_files_of_different_models(tmp_path, folder):
     for name, other in {"unet": alone(UNet), "wide": alone(shape=(1, 8, 8)), "deep": everything()}.items():
         save(other, tmp_path / name)
         (tmp_path / name / "model.json").write_bytes((folder / "model.json").read_bytes())
-        refused(tmp_path / name, "do not go together")
+        refused(tmp_path / name, "no such file, but model.json names it")
 
 
-def test_a_weight_missing_or_of_another_shape(folder):
-    path = folder / "model.safetensors"
-    weights = load_file(path)
-    name = next(iter(weights))
-    save_file({k: v for k, v in weights.items() if k != name}, path)
-    refused(folder, "1 weight.s. missing, 0 unknown, 0 of another shape")
-    save_file({**weights, name: weights[name][:1]}, path)
-    refused(folder, "0 weight.s. missing, 0 unknown, 1 of another shape")
-    save_file({**weights, "more": torch.ones(1)}, path)
-    refused(folder, "0 weight.s. missing, 1 unknown, 0 of another shape")
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda said: said.pop("weights"), "names no weights for some of its parts"),
+        (lambda said: said.update(weights=3), "names no weights for some of its parts"),
+        (
+            lambda said: said["weights"].update(more={"file": "weights/a", "sha256": ""}),
+            "weights for parts that it has",
+        ),
+        (lambda said: said["weights"].update(dict.fromkeys(said["weights"], 3)), "'None' is no file of weights"),
+        (
+            lambda said: next(iter(said["weights"].values())).update(file=f"weights/../../{'0' * 24}.safetensors"),
+            "is no file of weights",
+        ),
+        (lambda said: next(iter(said["weights"].values())).update(sha256=None), "damaged or another file"),
+    ],
+)
+def test_a_model_json_whose_weights_are_not_its_own(folder, change, text):
+    edit(folder, change)
+    refused(folder, text)
 
 
-def test_a_damaged_weights_file(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:100])
-    refused(folder, "not a readable safetensors file")
+def rewrite(folder, change):
+    """Other weights with a model.json that agrees with them."""
+    (path,) = weight_files(folder)
+    save_file(change(load_file(path)), path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit(folder, lambda said: next(iter(said["weights"].values())).update(sha256=sha256))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda w: dict(list(w.items())[1:]), "1 weight.s. missing, 0 unknown, 0 of another shape"),
+        (lambda w: {k: v[:1] for k, v in w.items()}, r"0 weight.s. missing, 0 unknown, [1-9]\d* of another shape"),
+        (lambda w: w | {"more": torch.ones(1)}, "0 weight.s. missing, 1 unknown, 0 of another shape"),
+        (lambda w: {k: v.long() for k, v in w.items()}, r"0 weight.s. missing, 0 unknown, [1-9]\d* of another shape"),
+    ],
+    ids=["missing", "shape", "unknown", "kind"],
+)
+def test_weights_of_another_network(folder, change, text):
+    rewrite(folder, change)
+    refused(folder, text)
+
+
+# --- what is held twice -----------------------------------------------------------------------------------------------
+
+
+def test_a_part_that_is_held_twice_is_written_once_and_is_one_object_again(tmp_path):
+    """One denoiser for two views, and a composite within two stacks of one composite."""
+    part = alone()
+    views = {"left": Crop((8, 4), offset=(0, 0)), "right": Crop((8, 4), offset=(0, 4)), "whole": Identity()}
+    half = alone(shape=(3, 8, 4))
+    inner = CompositeDenoiser(white(), {"a": Identity(), "b": Identity()}, {"a": part, "b": part}, LEVELS)
+    outer = CompositeDenoiser(white(), views, {"left": half, "right": half, "whole": inner}, LEVELS)
+    denoiser = scrambled(outer)
+    save(denoiser, tmp_path)
+    assert len(weight_files(tmp_path)) == 2
+    text = (tmp_path / "model.json").read_text()
+    assert text.count('"ref": "denoisers.left"') == 1
+    assert text.count('"ref": "denoisers.whole.denoisers.a"') == 1
+    again = load(tmp_path)
+    assert again.denoisers["left"] is again.denoisers["right"]
+    assert again.denoisers["whole"].denoisers["a"] is again.denoisers["whole"].denoisers["b"]
+    assert torch.equal(answers(again), answers(denoiser))
+    assert len(list(again.parameters())) == len(list(denoiser.parameters()))
+    save(again, tmp_path / "second")
+    assert (tmp_path / "second" / "model.json").read_text() == text
+
+
+def test_networks_that_are_the_same_share_a_file(tmp_path):
+    """Also where they are two objects, as a view's denoiser that another one took over."""
+    part = alone()
+    denoiser = scrambled(CompositeDenoiser(white(), {"a": Identity()}, {"a": part}, LEVELS))
+    twice = CompositeDenoiser(
+        white(), {"a": Identity(), "b": Identity()}, {"a": part, "b": copy.deepcopy(part)}, LEVELS
+    )
+    save(twice, tmp_path)
+    assert len(weight_files(tmp_path)) == 1
+    again = load(tmp_path)
+    assert again.denoisers["a"] is not again.denoisers["b"]
+    assert torch.equal(answers(again), answers(twice))
+    assert not torch.equal(answers(again), answers(denoiser))
+
+
+@pytest.mark.parametrize("ref", ["nowhere", "composite.base", 3, None])
+def test_a_reference_to_nothing(folder, ref):
+    edit(folder, lambda said: said["denoiser"]["args"].update(composite={"ref": ref}))
+    refused(folder, "cannot be built .*at composite: nothing stands before it")
+
+
+# --- own classes ------------------------------------------------------------------------------------------------------
+
+
+class MyNet(nn.Module):
+    """A network of one's own: a buffer, tied weights, and its arguments as config."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.config = {"inputs": inputs, "outputs": outputs}
+        self.first, self.last = nn.Conv2d(inputs, 4, 1), nn.Conv2d(4, outputs, 1)
+        self.again = self.first
+        self.register_buffer("shift", torch.zeros(1))
+
+    def forward(self, x, c_noise, label=None):
+        return self.last(self.first(x) + self.again(x)) + self.shift
+
+
+class MyDenoiser(Denoiser):
+    """A denoiser of one's own, with weights beside those of the part that it holds."""
+
+    def __init__(self, inner, gain):
+        super().__init__()
+        self.inner, self.shape, self.config = inner, inner.shape, {"inner": inner, "gain": gain}
+        self.scale = nn.Parameter(torch.tensor([float(gain)]))
+
+    def forward(self, x, sigma, label=None, context=None):
+        return self.scale * self.inner(x, sigma, label, context)
+
+
+def own():
+    net = ResidualExpert(MyNet(3, 3), white(), LEVELS, (0.9, 0.5, 0.3), False, "base")
+    denoiser = MyDenoiser(StackedDenoiser(CompositeDenoiser(white(), {}, {}, LEVELS), [net], LEVELS), 0.5)
+    denoiser = scrambled(denoiser)
+    net.net.shift.fill_(0.25)
+    return denoiser
+
+
+def test_own_classes_are_known_by_their_names(tmp_path):
+    denoiser = own()
+    save(denoiser, tmp_path)
+    assert len(weight_files(tmp_path)) == 2
+    again = load(tmp_path, classes=[MyNet, MyDenoiser])
+    assert torch.equal(answers(again), answers(denoiser))
+    assert again.inner.experts[0].net.shift == 0.25
+    for classes, missing in (([MyNet], "MyDenoiser"), ([MyDenoiser], "MyNet"), ([], "My")):
+        with pytest.raises(
+            BootdiffError, match=rf"model\.json: cannot build '{missing}.*pass it: load\(.*classes=\[My"
+        ):
+            load(tmp_path, classes=classes)
+
+
+# --- in a run ---------------------------------------------------------------------------------------------------------
+
+
+def test_in_a_run_weights_are_those_of_its_stages(tmp_path):
+    member = scrambled(expert())
+    with Run.open(tmp_path / "run", "x: 1") as run:
+        stage = run.stage("full-local")
+        stage.save_weights("final.safetensors", LossModule(member).state_dict())
+        denoiser = StackedDenoiser(CompositeDenoiser(white(), {}, {}, LEVELS), [member], LEVELS)
+        for arm in ("bootdiff", "full_only"):
+            save(denoiser, run.path / arm)
+        inodes = {path.stat().st_ino for path in run.path.rglob("*.safetensors")}
+        assert len(inodes) == 1
+        run.pool.sweep()
+        assert len(list(run.pool.path.iterdir())) == 1
+    shutil.copytree(run.path / "bootdiff", tmp_path / "copy")
+    shutil.rmtree(run.path / "stages")
+    assert torch.equal(answers(load(tmp_path / "copy")), answers(denoiser))
+
+
+def test_a_run_is_its_arm_bootdiff_or_the_only_one(tmp_path):
+    with Run.open(tmp_path / "run", "x: 1") as run:
+        with pytest.raises(BootdiffError, match="this run has no arm yet"):
+            load(run.path)
+        arms = {arm: scrambled(alone(shape=(1, 8, n))) for arm, n in (("oracle", 4), ("distilled", 6), ("bootdiff", 8))}
+        save(arms["oracle"], run.path / "oracle")
+        assert load(run.path).shape == (1, 8, 4)
+        save(arms["distilled"], run.path / "distilled")
+        with pytest.raises(
+            BootdiffError, match=r"has the arms distilled, oracle; give one of them, .*run/distilled say"
+        ):
+            load(run.path)
+        save(arms["bootdiff"], run.path / "bootdiff")
+        assert load(run.path).shape == (1, 8, 8)
 
 
 # --- encode and decode ------------------------------------------------------------------------------------------------

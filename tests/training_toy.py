@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from dataclasses import fields
+from unittest import mock
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from bootdiff.training import state
 from bootdiff.training.loop import fit, global_randn
 from bootdiff.training.run import Run, load_tensors
+from bootdiff.training.settings import TrainingSettings
+from bootdiff.training.state import TrainingState
 
 STEPS = 60
 
@@ -51,13 +57,27 @@ def evaluate(model):
     return {str(s): (model(x + s * n) - x).square().mean().item() for s in (0.1, 1.0, 4.0)}
 
 
-def train(stage, **changes):
-    options = {
-        "model": network(), "objective": objective, "batches": Batches(), "steps": STEPS, "lr": 3e-2, "ema": 0.9,
-        "evaluate": evaluate, "evaluate_every": 8, "checkpoint_every": 5, "log_every": 7, "seed": 3,
-    }  # fmt: skip
-    options |= changes
-    return fit(options.pop("model"), options.pop("objective"), options.pop("batches"), stage, **options)
+def settings(**changes):
+    """How the toy is trained, but for what is changed."""
+    given = {"steps": STEPS, "lr": 3e-2, "warmup": 0, "schedule": "constant", "ema": 0.9, "evaluate_every": 8}
+    return TrainingSettings(**given | {"checkpoint_seconds": 1e9} | changes)
+
+
+def train(stage, *, checkpoint_every=5, log_every=7, **changes):
+    """The toy training. Checkpoints come by the step, not by the clock, where ``checkpoint_every`` is not 0."""
+    options = {"model": network(), "objective": objective, "batches": Batches(), "evaluate": evaluate, "seed": 3}
+    known = {field.name for field in fields(TrainingSettings)}
+    how = settings(**{key: value for key, value in changes.items() if key in known})
+    options |= {key: value for key, value in changes.items() if key not in known}
+    by_clock = TrainingState.checkpoint_due
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(state, "LOG_EVERY", log_every))
+        if checkpoint_every:
+            by_step = mock.patch.object(
+                TrainingState, "checkpoint_due", lambda job: job.step % checkpoint_every == 0 or by_clock(job)
+            )
+            patches.enter_context(by_step)
+        return fit(options.pop("model"), options.pop("objective"), options.pop("batches"), stage, how, **options)
 
 
 def main(path):

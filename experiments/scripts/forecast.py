@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from bootdiff.training.files import atomic_write_json, read_json
+from bootdiff.training.files import atomic_write_json, read_json, read_record
 from experiments.scripts.results import RECIPES, RESULTS, ROOT, insert
 
 __all__ = ["compare", "draw", "forecast_recipe", "main", "tables"]
@@ -61,9 +61,9 @@ def forecast_recipe(path: Path, seed: int, run: Path, out: Path) -> dict[str, An
     forecast = forecast_of(recipe, build_problem(recipe))
     seconds = time.process_time() - begin
     found = {"recipe": path.stem, "seed": seed, "cpu_seconds": seconds, "forecast": asdict(forecast)}
-    screening = run / "screening" / "done.json"
+    screening = run / "stages" / "screening" / "done.json"
     if screening.is_file():
-        found["screening"] = read_json(screening)
+        found["screening"] = read_record(screening)
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_json(out, found)
     print(f"{path.stem}, seed {seed}: {seconds:.0f} s")

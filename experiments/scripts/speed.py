@@ -52,6 +52,7 @@ from bootdiff.nets import build_net
 from bootdiff.noise import LEVELS, LogNormal
 from bootdiff.training.loop import fit
 from bootdiff.training.run import Run
+from bootdiff.training.settings import TrainingSettings
 from experiments.scripts.results import ROOT, write_result
 
 __all__ = ["Turns", "main", "summary"]
@@ -149,6 +150,11 @@ def bare(name: str, steps: int, note: Note) -> None:
             torch._foreach_lerp_(averages, params, 1 - DECAY)
 
 
+def settings(steps: int, **changes: Any) -> TrainingSettings:
+    """How all of them are trained."""
+    return TrainingSettings(steps=steps, lr=RATE, warmup=0, schedule="constant", ema=DECAY, **changes)
+
+
 def ours(name: str, steps: int, note: Note) -> None:
     """The library's loop, as a run has it."""
     from accelerate import Accelerator
@@ -157,9 +163,8 @@ def ours(name: str, steps: int, note: Note) -> None:
     with tempfile.TemporaryDirectory() as folder, Run.open(Path(folder) / "run", "speed: {}") as run:
         batches: Any = Stamped(Batches(samples(name), 1.0, BATCH), note)
         fit(
-            model, ResidualObjective(composite, LogNormal()), batches, run.stage("unet"), steps=steps, lr=RATE,
-            ema=DECAY, accelerator=Accelerator(cpu=not torch.cuda.is_available()), checkpoint_seconds=60,
-            progress=lambda _: None,
+            model, ResidualObjective(composite, LogNormal()), batches, run.stage("unet"), settings(steps),
+            accelerator=Accelerator(cpu=not torch.cuda.is_available()), progress=lambda _: None,
         )  # fmt: skip
 
 
@@ -308,8 +313,8 @@ def resume(args: argparse.Namespace) -> dict[str, Any]:
                 fit(
                     model, ResidualObjective(composite, LogNormal()),
                     cast(Any, Stamped(Batches(samples(args.net), 1.0, BATCH), note)),
-                    run.stage("unet"), steps=args.steps, lr=RATE, ema=DECAY,
-                    accelerator=Accelerator(cpu=not torch.cuda.is_available()), checkpoint_every=1,
+                    run.stage("unet"), settings(args.steps, checkpoint_seconds=1e-9),  # after every step
+                    accelerator=Accelerator(cpu=not torch.cuda.is_available()),
                 )  # fmt: skip
     print(f"first step after {took['start']:.2f} s from nothing, after {took['resume']:.2f} s from a checkpoint")
     return {"net": args.net, "seconds_to_first_step": took}
@@ -334,8 +339,8 @@ def worker(args: argparse.Namespace) -> None:
     with Run.open(args.folder, "speed: {}", main=accelerator.is_main_process) as run:
         accelerator.wait_for_everyone()
         fit(
-            model, ResidualObjective(composite, LogNormal()), batches, run.stage("unet"), steps=args.steps, lr=RATE,
-            ema=DECAY, accelerator=accelerator,
+            model, ResidualObjective(composite, LogNormal()), batches, run.stage("unet"),
+            settings(args.steps), accelerator=accelerator,
         )  # fmt: skip
     if accelerator.is_main_process:
         steps = [b - a for a, b in itertools.pairwise(stamps)]

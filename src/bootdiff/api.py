@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bootdiff.data import Dataset, as_dataset
 from bootdiff.denoise import Denoiser, ScaledDenoiser
@@ -70,7 +70,7 @@ def fit(
     distillation: DistillationSettings | None = None,
     sampling: SamplingSettings | None = None,
     levels: Sequence[float] = LEVELS,
-    flip: str = "none",
+    flip: Literal["none", "horizontal"] = "none",
     seed: int = 0,
     device: str = "auto",
     reuse: Sequence[str | Path] = (),

@@ -8,10 +8,10 @@ A folder that it reads is either what `save_pretrained` wrote,
 
     model_index.json                    names of the parts, as in every diffusers pipeline
     denoiser/model.json                 how the denoiser is built
-    denoiser/model.safetensors          its weights
+    denoiser/weights/                   the weights of its networks
     scheduler/scheduler_config.json     solver and noise levels
 
-or what `save` wrote, as for every arm of a run: model.json and model.safetensors alone.  JSON and safetensors,
+or what `save` wrote, as for every arm of a run: model.json and weights/ alone.  JSON and safetensors,
 no pickle.  Images and videos are x in [-1, 1] mapped to [0, 1] and clamped; signals and vectors are unchanged, in
 the stored coordinates of the data (`bootdiff sample` writes them in original units).
 """
@@ -56,7 +56,7 @@ class DenoiserModel(ModelMixin, Denoiser):
         return self.wrapped(x, sigma, label, context)
 
     def save_pretrained(self, save_directory: str | Path) -> None:  # type: ignore[override]
-        """Write `model.json` and `model.safetensors`. Raises as `save`."""
+        """Write `model.json` and `weights/`. Raises as `save`."""
         save(self.wrapped, save_directory)
 
     @classmethod

@@ -1,12 +1,23 @@
-"""A denoiser in a folder: `model.json` says how it is built, `model.safetensors` holds its weights.  No pickle."""
+"""A denoiser in a folder, complete by itself: how it is built, and the weights of its networks.  No pickle.
+
+    model.json                    how it is built (`spec`), and the file of each network's weights with its SHA-256
+    weights/<digits>.safetensors  one file per network, named by its content; networks that are the same share it
+
+A part that a denoiser holds twice (one network for two views) is written down once, and where it comes again there is
+a reference to the place of the first, {"ref": "composite.denoisers.left"}: loaded, it is one object again.  In a run
+the weights are hard links to the run's own (`training.pool`), so that a finished model takes no space of its own.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from bootdiff import __version__
 from bootdiff.denoise import Denoiser, IsotropicGaussian, ScaledDenoiser
@@ -18,9 +29,10 @@ from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.nets import NETS
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.spec import decode, encode
-from bootdiff.training.run import atomic_write_json, load_tensors, save_tensors
+from bootdiff.training.files import atomic_write_bytes, atomic_write_json
+from bootdiff.training.pool import FILE, WeightPool, common_prefix, file_name, network_bytes
 
-__all__ = ["CLASSES", "load", "save"]
+__all__ = ["CLASSES", "arm_folder", "load", "save"]
 
 _PARTS = (
     IsotropicGaussian,
@@ -34,54 +46,239 @@ _PARTS = (
 )
 
 CLASSES: dict[str, Any] = {c.__name__: c for c in (*_PARTS, *NETS.values())}  # type: ignore[attr-defined]
-"""What a `model.json` may ask for."""
+"""What a `model.json` may ask for, beside the classes that `load` is given."""
+
+_FORMAT = 2
 
 
 def save(denoiser: Denoiser, folder: str | Path) -> None:
-    """Write `model.json` and `model.safetensors` into `folder` (made if missing), each atomically.
+    """Write a denoiser into `folder` (made if missing): `model.json` last, each file atomically.
 
     Raises:
         TypeError: the denoiser holds a part without a config.
         BootdiffError: no room on the disk.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    spec = encode(denoiser)
-    save_tensors(folder / "model.safetensors", {k: v.contiguous() for k, v in denoiser.state_dict().items()}, {})
-    atomic_write_json(folder / "model.json", {"format": 1, "denoiser": spec})
+    spec = encode(denoiser)  # refuses what cannot be written down, before anything is written
+    parts: dict[str, Any] = {}
+    spec = _with_references(denoiser, spec, "", parts)
+    (folder / "weights").mkdir(parents=True, exist_ok=True)
+    stages = folder.absolute().parent / "stages"
+    pool = WeightPool(stages / "weights") if stages.is_dir() else None
+    weights = {}
+    for path, tensors in _own_weights(parts).items():
+        data = network_bytes(tensors)
+        file = folder / "weights" / file_name(data)
+        _write(data, file, pool)
+        weights[path] = {"file": f"weights/{file.name}", "sha256": hashlib.sha256(data).hexdigest()}
+    said = {"format": _FORMAT, "bootdiff": __version__, "denoiser": spec, "weights": weights}
+    atomic_write_json(folder / "model.json", said)
+    used = {Path(entry["file"]).name for entry in weights.values()}
+    for file in (folder / "weights").iterdir():
+        if FILE.fullmatch(file.name) and file.name not in used:
+            file.unlink()  # of what was saved here before
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> Denoiser:
+def load(folder: str | Path, device: str | torch.device = "cpu", classes: Iterable[type] = ()) -> Denoiser:
     """The denoiser that `save` wrote, in evaluation mode.
 
+    Args:
+        folder: what `save` wrote, or a run: then its arm `bootdiff`, or the only one.
+        device: where to.
+        classes: classes of your own that it is made of, networks, denoisers and views, known by their names.
+
     Raises:
-        BootdiffError: no such folder, or files that do not go together.
+        BootdiffError: no such folder, a class that is not known, or files that are damaged or do not go together.
     """
     folder = Path(folder)
+    if not (folder / "model.json").is_file() and (folder / "run.json").is_file():
+        folder = arm_folder(folder)
+    said = _read(folder)
+    known = CLASSES | {c.__name__: c for c in classes}
+    parts: dict[str, Any] = {}
     try:
-        said = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        denoiser = _build(said["denoiser"], "", known, parts)
+        if not isinstance(denoiser, Denoiser):
+            raise ValueError(f"a {type(denoiser).__name__} is no denoiser")
+    except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+        raise BootdiffError(
+            f"{folder}/model.json: cannot be built by bootdiff {__version__} ({error}); use the version that wrote it"
+        ) from None
+    except BootdiffError as error:
+        raise BootdiffError(f"{folder}/model.json: {error}") from None
+    _fill(_own_weights(parts), said.get("weights"), folder)
+    return denoiser.to(device).eval()
+
+
+def arm_folder(run: str | Path) -> Path:
+    """The folder of a run's finished model: its arm `bootdiff`, or the only one.
+
+    Raises:
+        BootdiffError: none yet, or several others.
+    """
+    run = Path(run)
+    arms = sorted(path.parent.name for path in run.glob("*/model.json"))
+    if not arms:
+        raise BootdiffError(f"{run}: this run has no arm yet; finish its training first")
+    if "bootdiff" not in arms and len(arms) > 1:
+        raise BootdiffError(f"{run}: this run has the arms {', '.join(arms)}; give one of them, {run / arms[0]} say")
+    return run / ("bootdiff" if "bootdiff" in arms else arms[0])
+
+
+# --- how it is built --------------------------------------------------------------------------------------------------
+
+
+def _is_part(spec: Any) -> bool:
+    return isinstance(spec, dict) and set(spec) == {"class", "args"}
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _with_references(value: Any, spec: Any, path: str, parts: dict[str, Any]) -> Any:
+    """What `encode` said of `value`, with a reference where a module comes again; `parts` gets each module by path."""
+    if isinstance(spec, list):
+        return [_with_references(v, s, _join(path, i), parts) for i, (v, s) in enumerate(zip(value, spec, strict=True))]
+    if not isinstance(spec, dict):
+        return spec
+    given: Any = value
+    if not isinstance(value, Mapping):
+        if isinstance(value, nn.Module):
+            first = next((place for place, part in parts.items() if part is value), None)
+            if first is not None:
+                return {"ref": first}
+            parts[path] = value
+        config: Any = value.config
+        given = config() if callable(config) else config
+        spec = spec["args"]
+    args = {str(k): _with_references(v, spec[str(k)], _join(path, k), parts) for k, v in given.items()}
+    return args if isinstance(value, Mapping) else {"class": type(value).__name__, "args": args}
+
+
+def _build(spec: Any, path: str, classes: Mapping[str, Any], parts: dict[str, Any]) -> Any:
+    """What `_with_references` described; `parts` gets each part by path."""
+    if isinstance(spec, list):
+        return [_build(s, _join(path, i), classes, parts) for i, s in enumerate(spec)]
+    if not isinstance(spec, dict):
+        return spec
+    if set(spec) == {"ref"}:
+        if spec["ref"] not in parts:
+            raise ValueError(f"at {path or 'the top'}: nothing stands before it at {spec['ref']!r}")
+        return parts[spec["ref"]]
+    if not _is_part(spec):
+        # A view of one's own is built by its kind.
+        return decode({k: _build(s, _join(path, k), classes, parts) for k, s in spec.items()}, classes)
+    name = spec["class"]
+    if name not in classes:
+        raise BootdiffError(
+            f"cannot build {name!r}, no class of bootdiff {__version__}; is it your own, pass it: "
+            f"load(..., classes=[{name}])"
+        )
+    args = {k: _build(s, _join(path, k), classes, parts) for k, s in spec["args"].items()}
+    parts[path] = decode({"class": name, "args": args}, classes)
+    return parts[path]
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def _own_weights(parts: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """The weights of each part that are not those of another part within it, by path; parts without are left out."""
+    states = {id(p): p.state_dict(keep_vars=True) for p in parts.values() if isinstance(p, nn.Module)}
+    found = {}
+    for path, part in parts.items():
+        if isinstance(part, nn.Module):
+            within = [states[id(m)] for m in part.modules() if m is not part and id(m) in states]
+            others = {id(tensor) for state in within for tensor in state.values()}
+            own = {name: tensor for name, tensor in states[id(part)].items() if id(tensor) not in others}
+            if own:
+                found[path] = own
+    return found
+
+
+def _write(data: bytes, file: Path, pool: WeightPool | None) -> None:
+    if pool is not None:
+        pool.store(data, file)
+    else:
+        atomic_write_bytes(file, data)
+
+
+def _fill(own: Mapping[str, Mapping[str, Tensor]], entries: Any, folder: Path) -> None:
+    """Load the files that model.json names into the parts' weights."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
+
+    entries = entries if isinstance(entries, dict) else {}
+    strange = sorted(own.keys() ^ entries.keys())
+    if strange:
+        raise BootdiffError(
+            f"{folder}/model.json: names no weights for some of its parts, or weights for parts that it has not "
+            f"({', '.join(strange[:3])}); copy the folder again"
+        )
+    files: dict[str, dict[str, Tensor]] = {}
+    for path, tensors in own.items():
+        entry = entries[path] if isinstance(entries[path], dict) else {}
+        name, wanted = str(entry.get("file")), entry.get("sha256")
+        if not FILE.fullmatch(name.removeprefix("weights/")):
+            raise BootdiffError(f"{folder}/model.json: {name!r} is no file of weights; copy the folder again")
+        file = folder / name
+        if name not in files:
+            try:
+                data = file.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                raise BootdiffError(f"{file}: no such file, but model.json names it; copy the folder again") from None
+            except OSError as error:
+                raise BootdiffError(f"{file}: cannot be read ({error.strerror}); make it readable") from None
+            if hashlib.sha256(data).hexdigest() != wanted:
+                raise BootdiffError(
+                    f"{file}: damaged or another file (its SHA-256 is not what model.json says); copy the folder again"
+                )
+            try:
+                files[name] = parse(data)
+            except SafetensorError as error:
+                raise BootdiffError(f"{file}: not readable safetensors ({error}); copy the folder again") from None
+        _copy(files[name], tensors, file)
+
+
+def _copy(there: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path) -> None:
+    prefix = common_prefix(tensors)
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    missing, unexpected = len(own.keys() - there.keys()), len(there.keys() - own.keys())
+    unlike = sum(
+        own[k].shape != there[k].shape or own[k].is_floating_point() != there[k].is_floating_point()
+        for k in own.keys() & there.keys()
+    )
+    if missing or unexpected or unlike:
+        raise BootdiffError(
+            f"{file}: does not go with model.json: {missing} weight(s) missing, {unexpected} unknown, {unlike} of "
+            f"another shape; copy all files from one folder"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(there[name])
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """What model.json says, of this format."""
+    path = folder / "model.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise BootdiffError(
             f"{folder}: no model.json in it; give a folder that a finished run or save_pretrained wrote"
         ) from None
-    except ValueError as error:
-        raise BootdiffError(f"{folder}/model.json: not valid JSON ({error}); copy the folder again") from None
-    try:
-        denoiser = decode(said["denoiser"], CLASSES)
-        if not isinstance(denoiser, Denoiser):
-            raise ValueError(f"a {type(denoiser).__name__} is no denoiser")
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
+        raise BootdiffError(f"{path}: not valid JSON ({error}); copy the folder again") from None
+    form = said.get("format") if isinstance(said, dict) else None
+    if type(form) is int and form == 1:
         raise BootdiffError(
-            f"{folder}/model.json: cannot be built by bootdiff {__version__} ({error}); use the version that wrote it"
-        ) from None
-    weights, _ = load_tensors(folder / "model.safetensors")
-    own = denoiser.state_dict()
-    missing, unexpected = len(own.keys() - weights.keys()), len(weights.keys() - own.keys())
-    misshapen = sum(own[k].shape != weights[k].shape for k in own.keys() & weights.keys())
-    if missing or unexpected or misshapen:
-        raise BootdiffError(
-            f"{folder}: model.json and model.safetensors do not go together: {missing} weight(s) missing, "
-            f"{unexpected} unknown, {misshapen} of another shape; copy both files from one run"
+            f"{path}: written by bootdiff 0.1 (format 1), which this version does not read. Open it with 0.1 (pip "
+            f"install bootdiff==0.1.0), or train again"
         )
-    denoiser.load_state_dict(weights)
-    return denoiser.to(device).eval()
+    if form != _FORMAT:
+        raise BootdiffError(
+            f"{path}: its format {form!r} is not known to bootdiff {__version__}; use the version that wrote it, or "
+            f"copy the folder again"
+        )
+    return said

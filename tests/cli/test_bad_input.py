@@ -256,7 +256,7 @@ def test_ctrl_c_and_a_second_process(tmp_path):
         message, "stopped as asked, checkpoint written", "Run the same command again to go on", f"bootdiff fit {recipe}"
     )
     assert "Traceback" not in message
-    assert (run / "full-local" / "checkpoint.safetensors").is_file()
+    assert (run / "stages" / "full-local" / "checkpoint.safetensors").is_file()
 
 
 def in_two_processes(*arguments):
@@ -274,7 +274,7 @@ def stopped(command, run, until):
         launcher.send_signal(signal.SIGINT)
         _, message = launcher.communicate()
     assert launcher.returncode != 0, message
-    _, meta = load_tensors(run / "full-local" / "checkpoint.safetensors")
+    _, meta = load_tensors(run / "stages" / "full-local" / "checkpoint.safetensors")
     return meta["state"]["step"], message
 
 

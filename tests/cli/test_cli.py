@@ -104,7 +104,7 @@ def test_fit_reuses_another_run(tmp_path, trained):
     assert result.exit_code == 0, result.output
     assert f"residual-local: taken from {trained.run}" in result.stdout
     ours, theirs = tmp_path / "b" / "bootdiff", trained.run / "bootdiff"
-    assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
+    assert (ours / "model.json").read_bytes() == (theirs / "model.json").read_bytes()  # which names the weights
     assert not (tmp_path / "b" / "oracle-local").exists()
     size(tmp_path / "b" / "losses.png")
 
@@ -138,8 +138,8 @@ def test_fit_in_two_processes_gets_what_one_gets(tmp_path, trained):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained: full_only") == 1
-    two, _ = load_tensors(out / "full-local" / "final.safetensors")
-    one, _ = load_tensors(trained.run / "full-local" / "final.safetensors")
+    two, _ = load_tensors(out / "stages" / "full-local" / "final.safetensors")
+    one, _ = load_tensors(trained.run / "stages" / "full-local" / "final.safetensors")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
     assert read(out / "ledger.json")["full-local"]["processes"] == 2

@@ -62,7 +62,8 @@ def attempt(path, reuse=()):
 def watch(path, told):
     """Call ``told(stage)`` before every file operation and every metrics row of a run.
 
-    stage is a folder of the run, or a file's name.
+    stage is a stage, another folder of the run, or a file's name; of the pool of weights no notice is taken: it is
+    written in every stage.
     """
     from bootdiff.training.run import Run
 
@@ -72,8 +73,10 @@ def watch(path, told):
         if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate"):
             name = str(arguments[0]) if isinstance(arguments[0], (str, Path)) else ""
             if name.startswith(inside):
-                name = name.removeprefix(inside).split(os.sep)[0].removeprefix(".").removesuffix(".tmp")
-                if name != "metrics.jsonl":  # it grows in every stage
+                parts = name.removeprefix(inside).split(os.sep)
+                name = parts[1 if parts[0] == "stages" and len(parts) > 1 else 0]
+                name = name.removeprefix(".").removesuffix(".bootdiff.tmp")
+                if name not in ("metrics.jsonl", "weights", "stages"):  # these grow in every stage
                     told(name)
 
     def watched(run, row):
@@ -160,11 +163,12 @@ def main(folder, seed):
     attempt(folder / "straight")
     watching = False
     spent = [time.monotonic() - begin]
-    folders = {stage for stage in counts if (folder / "straight" / stage).is_dir()}
-    landed = killed_run(folder / "killed", counts, draw, lambda s: 1 + (s in folders and s not in ARMS))
+    # Those of the races are gone when the stage that they were for is complete.
+    folders = {stage for stage in counts if (folder / "straight" / "stages" / stage).is_dir() or ".start-" in stage}
+    landed = killed_run(folder / "killed", counts, draw, lambda s: 1 + (s in folders))
     spent.append(time.monotonic() - begin)
     # A stage that is taken from another run is copied in a few operations.
-    trained = {s: min(n, 20) for s, n in counts.items() if s in folders and s not in (*ARMS, "samples")}
+    trained = {s: min(n, 20) for s, n in counts.items() if s in folders}
     reused = killed_run(folder / "reused", trained, draw, lambda s: 1, reuse=[folder / "straight"])
     spent.append(time.monotonic() - begin)
     print(json.dumps({"stages": list(counts), "killed": landed, "reused": reused, "spent": spent}))
@@ -178,19 +182,22 @@ def plain(value):
 
 
 def outcome(run):
-    """Everything a run leaves, by path: bytes of weights and tables, JSON and rows without timing."""
-    found = {}
+    """Everything a run leaves, by path: bytes of weights and tables, JSON and rows without timing; and which files are
+    links to one another."""
+    found, links = {}, {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
         if path.is_dir() or name in ("lock", "provenance.json"):
             continue
+        links.setdefault(path.stat().st_ino, []).append(name)
         if path.suffix == ".json":
-            found[name] = plain(json.loads(path.read_text()))
+            value = plain(json.loads(path.read_text()))
+            found[name] = value["value"] if set(value) == {"value", "digest"} else value  # a digest of timing, too
         elif path.suffix == ".jsonl":
             found[name] = [plain(json.loads(line)) for line in path.read_text().splitlines()]
         else:
             found[name] = path.read_bytes()
-    return found
+    return found | {"links": sorted(names for names in links.values() if len(names) > 1)}
 
 
 def without_races(found):
@@ -210,9 +217,7 @@ def test_kills_in_every_stage_leave_no_trace(tmp_path):
     for stage in said["stages"]:
         assert any(kill.rpartition(" ")[0] == stage for kill in said["killed"]), f"no kill in {stage}, seed {seed}"
     straight = outcome(tmp_path / "straight")
-    assert {f"{arm}/model.safetensors" for arm in ARMS} | {"metrics.json", "metrics.jsonl", "ledger.json"} <= set(
-        straight
-    )
+    assert {f"{arm}/model.json" for arm in ARMS} | {"metrics.json", "metrics.jsonl", "ledger.json"} <= set(straight)
     for name in ("killed", "reused"):
         again, expected = outcome(tmp_path / name), straight
         if name == "reused":

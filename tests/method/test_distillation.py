@@ -28,6 +28,7 @@ from bootdiff.recipe.schema import load_recipe_text
 from bootdiff.serialization import load
 from bootdiff.training.loop import fit
 from bootdiff.training.run import Run, load_tensors
+from bootdiff.training.settings import TrainingSettings
 from method_calls import bootstrap, save_arm
 
 SHAPE, LEVELS = (1, 8, 8), [0.1, 0.5, 2.0]
@@ -89,7 +90,8 @@ def test_a_trained_student_answers_as_an_exact_teacher_far_from_the_samples_it_s
     x, sigma = 0.3 + 2.0 * torch.randn(200, *SHAPE), torch.full((200,), 2.0)
     before = (StackedDenoiser(none, [expert], LEVELS)(x, sigma) - Exact()(x, sigma)).square().mean()
     with Run.open(tmp_path / "run", "x: 1") as run:
-        fit(LossModule(expert), objective, Batches(source, 1.0, 16), run.stage("student"), steps=150, lr=5e-3, ema=0.9)
+        how = TrainingSettings(steps=150, lr=5e-3, ema=0.9, warmup=0, schedule="constant")
+        fit(LossModule(expert), objective, Batches(source, 1.0, 16), run.stage("student"), how)
     after = (StackedDenoiser(none, [expert], LEVELS)(x, sigma) - Exact()(x, sigma)).square().mean()
     assert after < 0.01
     assert after < before / 20
@@ -115,7 +117,7 @@ def test_samples_are_drawn_once_and_again_only_where_they_are_of_another_teacher
     assert labels is None
     assert cost["images"] == 10
     assert cost["flops"] > 0
-    stage = tmp_path / "run" / "distilled-samples"
+    stage = tmp_path / "run" / "stages" / "distilled-samples"
     (stage / "samples-1.safetensors").unlink()  # a kill
     (stage / "done.json").unlink()
     times = {path.name: path.stat().st_mtime_ns for path in stage.glob("samples-*")}
@@ -232,7 +234,7 @@ def test_students_start_at_the_full_only_networks_unless_they_are_others(tmp_pat
         made = boot.denoiser("distilled")
     assert len(made.experts) == 2
     final = {
-        name: load_tensors(tmp_path / "run" / name / "final.safetensors")[0]
+        name: load_tensors(tmp_path / "run" / "stages" / name / "final.safetensors")[0]
         for name in ("full-local", "distilled-local", "distilled-wide")
     }
     start = final["full-local"]

@@ -140,7 +140,7 @@ def test_gains_and_news_of_inner_views_are_stages_too(tmp_path, accelerator):
     boot = opened(tmp_path / "run", recipe, accelerator)
     with boot.run:
         boot.denoiser("views_only")
-    stages = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
+    stages = {path.name for path in (tmp_path / "run" / "stages").iterdir() if path.is_dir()}
     wanted = {"view-half.screening", "view-half.full-stack", "view-half.residual-stack", "screening", "full-stack"}
     assert wanted <= stages
     assert set(boot.ledger) <= set(trainings(recipe, ["views_only"]))
@@ -315,7 +315,7 @@ def test_a_denoiser_that_serves_twice_is_trained_once(tmp_path, accelerator, tex
         composite = boot.denoiser("views_only")
         save_arm(boot, "views_only")
     assert set(boot.ledger) <= set(names)
-    assert not (tmp_path / "run" / "view-gray.view-small-local").exists()
+    assert not (tmp_path / "run" / "stages" / "view-gray.view-small-local").exists()
     y, sigma = torch.randn(2, 1, 2, 2), torch.tensor([0.7, 2.0])
     inner = composite.denoisers["gray"].composite.denoisers["small"]
     assert torch.equal(inner(y, sigma), composite.denoisers["small"](y, sigma))

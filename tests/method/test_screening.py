@@ -98,4 +98,4 @@ def test_without_news_bootdiff_is_full_only(tmp_path, accelerator, monkeypatch):
         assert not b.denoiser("views_only").views
     x, sigma = torch.randn(5, *materials.shape), torch.tensor([0.05, 0.2, 0.8, 3.0, 20.0])
     assert torch.equal(mine(x, sigma), full(x, sigma))
-    assert not (tmp_path / "run" / "residual-local").exists()
+    assert not (tmp_path / "run" / "stages" / "residual-local").exists()

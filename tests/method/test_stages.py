@@ -13,8 +13,8 @@ from bootdiff.method.stages import Bootstrap
 from bootdiff.method.weights import Weights
 from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import load_recipe_text
-from bootdiff.training.run import Run, load_tensors, read_json
-from bootdiff.training.stages import StageStore
+from bootdiff.training.files import read_record
+from bootdiff.training.run import Run, load_tensors
 from method_calls import bootstrap, trainings
 
 RECIPE = """\
@@ -50,7 +50,7 @@ def test_processes_of_different_speed_meet_at_the_same_barriers(tmp_path, slow):
             with Run.open(tmp_path / "run", RECIPE, main=first) as run:
                 boot = bootstrap(load_recipe_text(RECIPE), SimpleNamespace(shape=(1, 8, 8)), run, accelerator)
                 got = [boot.weights("gains", ["thumbnails"], solve, []).tolist()]
-                stage = boot._stage("full-local", "key")
+                stage = boot._stage("full-local", {})
                 got.append(boot._store.get_or_compute(stage, "scale.json", lambda: [value]))
                 got.append(boot.weights("full-stack", ["thumbnails"], solve, []).tolist())
                 meet()
@@ -107,7 +107,7 @@ def test_the_unregularized_arm_is_that_of_a_recipe_without_penalties(tmp_path, a
         stages.append(set(boot.ledger))
         assert stages[-1] == {s.name for s in boot.plan(["unregularized", "bootdiff"]).trainings}
         final |= {
-            f"{name}-{stage}": load_tensors(boot.run.path / stage / "final.safetensors")[0] for stage in boot.ledger
+            f"{name}-{stage}": load_tensors(boot.run.stages / stage / "final.safetensors")[0] for stage in boot.ledger
         }
     assert stages[1] - stages[0] == {"unregularized-local"}
     x, sigma = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 1.0, 4.0])
@@ -138,7 +138,7 @@ def test_views_start_at_the_full_only_networks_where_told_and_alike(tmp_path, ac
     with boot.run:
         boot.denoiser("views_only")
     assert set(boot.ledger) == set(trainings(recipe, ["views_only"]))
-    final = {stage: load_tensors(boot.run.path / stage / "final.safetensors")[0] for stage in boot.ledger}
+    final = {stage: load_tensors(boot.run.stages / stage / "final.safetensors")[0] for stage in boot.ledger}
 
     def distance(one, other):
         pairs = [(final[one][key], final[other][key]) for key in final[one]]
@@ -170,8 +170,8 @@ def test_residual_networks_race_from_all_that_are_alike_and_the_best_is_trained_
         boot.denoiser("bootdiff")
         residual = boot.experts("residual")
     assert set(boot.ledger) == set(trainings(recipe, ["bootdiff"]))
-    folder = {kind: tmp_path / "run" / f"residual-{kind}" for kind in ("unet", "local")}
-    raced = {kind: read_json(folder[kind] / "start.json") for kind in folder}
+    folder = {kind: tmp_path / "run" / "stages" / f"residual-{kind}" for kind in ("unet", "local")}
+    raced = {kind: read_record(folder[kind] / "start.json")["result"] for kind in folder}
     assert list(raced["unet"]["losses"]) == ["full-unet", "view-boxes-unet"]  # the others' patches are smaller
     assert list(raced["local"]["losses"]) == ["full-local", "view-small-local", "view-boxes-local", "view-apart-local"]
     for kind, short in (("unet", 3), ("local", 1)):
@@ -180,26 +180,8 @@ def test_residual_networks_race_from_all_that_are_alike_and_the_best_is_trained_
         assert [spent["steps"] for spent in raced[kind]["ledgers"]] == [short] * len(losses)
         # The race is paid out of the same steps.
         assert boot.ledger[f"residual-{kind}"]["steps"] == 48
-        assert read_json(folder[kind] / "done.json")["ledger"]["steps"] == 48 - short * len(losses)
+        assert read_record(folder[kind] / "done.json")["ledger"]["steps"] == 48 - short * len(losses)
     expert = residual["residual-local"].members[0]
     assert expert.mask_channels == 1
     first = next(p for p in expert.net.parameters() if p.ndim == 4)
     assert first.shape[1] == 1 + 1 + 3  # x, a mask of ones, three views' estimates
-
-
-def test_a_stage_is_known_by_what_it_was_made_with(tmp_path, accelerator):
-    """A stage that lies there complete keeps its key, so that no other run takes it for what it is not."""
-
-    def shelf(name, reuse=()):
-        return StageStore(Run.open(tmp_path / name, "seed: 0"), accelerator, reuse, said.append)
-
-    said = []
-    first = shelf("a")
-    with first.run:
-        first.stage("full-local", "old").finish({"from": "a"})
-        assert first.stage("full-local", "new").done
-    second = shelf("b", [tmp_path / "a"])
-    with second.run:
-        assert not second.stage("full-local", "new").done
-        assert second.stage("full-local", "old").info == {"from": "a"}
-    assert said == [f"full-local: taken from {tmp_path / 'a'}"]

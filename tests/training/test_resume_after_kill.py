@@ -1,5 +1,7 @@
 """A training that is killed (SIGKILL) again and again ends with the same bits as one that is left alone.
 
+It is trained for 60 steps, and then, complete, for 90: going on is killed just as often.
+
 A warmed-up process forks one child per attempt, so an attempt costs no imports. Each child runs the same call; it is
 killed a random moment after a random number of steps, so also while it writes a row, a snapshot or a checkpoint. A step
 begins only when it is told to: however busy the machine is, no attempt comes further than one checkpoint.
@@ -14,14 +16,17 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
-KILLS = 40
+KILLS = {60: 40, 90: 15}
+"""At most, for each number of steps in turn."""
 EVERY = 3
-"""Steps from checkpoint to checkpoint: 60 steps take 20 attempts or more."""
+"""Steps from checkpoint to checkpoint: 60 steps take 20 attempts or more, 30 more another 10."""
+HOW = {"log_every": 2, "evaluate_every": 4, "checkpoint_every": EVERY}
 
 
-def attempt(path):
+def attempt(path, steps):
     """The command: open the run, train, exit. Before each step a byte on stdout, and it waits for one on stdin."""
     import training_toy
     from bootdiff.training.run import Run
@@ -32,10 +37,10 @@ def attempt(path):
 
     with Run.open(path, "seed: 3") as run:
         batches = training_toy.Batches(on_step=told)
-        training_toy.train(run.stage("toy"), batches=batches, log_every=2, evaluate_every=4, checkpoint_every=EVERY)
+        training_toy.train(run.stage("toy"), batches=batches, steps=steps, **HOW)
 
 
-def forked(path):
+def forked(path, steps):
     """A child that runs ``attempt`` with pipes for stdin and stdout: (pid, what to write to, what to read)."""
     there, writer = os.pipe()
     reader, here = os.pipe()
@@ -46,8 +51,10 @@ def forked(path):
         os.close(writer)  # else stdin would never end
         code = 1
         try:
-            attempt(path)
+            attempt(path, steps)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     os.close(there)
@@ -56,7 +63,7 @@ def forked(path):
 
 
 def main(path):
-    """Attempts until one is not killed; prints how many were killed, and after how many steps each."""
+    """Attempts until one is not killed, for each number of steps; prints after how many steps each was killed."""
     import torch
     from accelerate import Accelerator
 
@@ -66,12 +73,17 @@ def main(path):
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # what the first optimizer imports
     Accelerator(cpu=True)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    draw, killed = random.Random(int(sys.argv[2])), []
-    while len(killed) < KILLS:
-        pid, writer, reader = forked(path)
-        aim, steps = draw.choice([0, 1, 2, 2, 3, 3]), 0
-        while steps <= aim and os.read(reader, 1):
-            steps += 1
+    draw = random.Random(int(sys.argv[2]))
+    print(json.dumps([killed(path, steps, draw) for steps in KILLS]))
+
+
+def killed(path, steps, draw):
+    killed = []
+    while len(killed) < KILLS[steps]:
+        pid, writer, reader = forked(path, steps)
+        aim, done = draw.choice([0, 1, 2, 2, 3, 3]), 0
+        while done <= aim and os.read(reader, 1):
+            done += 1
             os.write(writer, b".")
         time.sleep(draw.choice([0.0, 0.001, 0.005, 0.02]) * draw.random())
         os.kill(pid, signal.SIGKILL)
@@ -80,13 +92,13 @@ def main(path):
         os.close(reader)
         if not os.WIFSIGNALED(status):
             break
-        killed.append(steps)
-    pid, writer, reader = forked(path)
+        killed.append(done)
+    pid, writer, reader = forked(path, steps)
     os.close(writer)
     while os.read(reader, 4096):
         pass
     assert os.waitpid(pid, 0)[1] == 0
-    print(json.dumps(killed))
+    return killed
 
 
 def test_many_kills_leave_no_trace(tmp_path):
@@ -97,17 +109,21 @@ def test_many_kills_leave_no_trace(tmp_path):
 
     seed = random.randrange(10**6)
     command = [sys.executable, __file__, str(tmp_path / "killed"), str(seed)]
-    shared = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # training_toy
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # training_toy
+    shared = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=100, env=shared)
     killed = json.loads(done.stdout)
-    assert len(killed) >= 60 // EVERY - 1, f"the training ended after {len(killed)} kills, seed {seed}"
+    for kills, steps in zip(killed, (60, 30), strict=True):
+        assert len(kills) >= steps // EVERY - 1, f"the training ended after {len(kills)} kills, seed {seed}"
     with Run.open(tmp_path / "straight", "seed: 3") as run:
-        train(run.stage("toy"), log_every=2, evaluate_every=4, checkpoint_every=EVERY)
-        straight = outcome(run.stage("toy"))
+        for steps in KILLS:
+            train(run.stage("toy"), steps=steps, **HOW)
+        straight, pool = outcome(run.stage("toy")), sorted(os.listdir(run.pool.path))
     run = Run.read(tmp_path / "killed")
     assert outcome(run.stage("toy")) == straight, f"seed {seed}, killed after {killed} steps"
+    assert sorted(os.listdir(run.pool.path)) == pool, f"seed {seed}, killed after {killed} steps"
     assert not list(run.path.rglob("*tmp*"))
-    print(f"{len(killed)} kills, after {killed} steps")
+    print(f"{len(killed[0])} and {len(killed[1])} kills, after {killed} steps")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 
 import bootdiff.training.files
 from bootdiff.errors import BootdiffError
+from bootdiff.training.files import differences, read_record, write_record
 from bootdiff.training.run import (
     Run,
     atomic_write_bytes,
@@ -133,6 +134,39 @@ def test_no_room_for_tensors_keeps_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
+def test_a_flipped_bit_in_a_tensor_is_found_and_the_file_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"x": torch.ones(4), "y": torch.zeros(2, 3)}, {"step": 1})
+    data = bytearray(path.read_bytes())
+    for at in (-1, -20):  # in one tensor, in the other
+        damaged = data.copy()
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(BootdiffError, match=r"a\.safetensors: damaged .*; delete it$"):
+            load_tensors(path, remedy="delete it")
+    path.write_bytes(data)
+    assert torch.equal(load_tensors(path)[0]["x"], torch.ones(4))
+
+
+def test_a_record_is_what_was_written_or_refused(tmp_path):
+    path = tmp_path / "a.json"
+    write_record(path, {"x": [1, 2.5, float("nan"), "ä"], "y": {}})
+    assert read_record(path) == {"x": [1, 2.5, None, "ä"], "y": {}}
+    text = path.read_text()
+    for damaged in ("null", "[]", "{}", text.replace("2.5", "2.6"), text[:-10], "[" * 100_000):
+        path.write_text(damaged)
+        with pytest.raises(BootdiffError, match=r"a\.json: (not JSON|damaged).*; restore it from a copy"):
+            read_record(path)
+
+
+def test_differences_by_dotted_path():
+    old, new = {"a": {"b": [1, 2]}, "c": {}, "d": 1}, {"a": {"b": [1, 3, 4]}, "c": {"e": None}, "d": 1.0}
+    assert differences(old, new) == [
+        ("a.b.1", 2, 3), ("c", {}, "absent"), ("a.b.2", "absent", 4), ("c.e", "absent", None)
+    ]  # fmt: skip
+    assert differences(3, 4) == [("everything", 3, 4)]
+
+
 def test_load_tensors_says_what_is_wrong(tmp_path):
     with pytest.raises(BootdiffError, match=r"b\.safetensors: no such file"):
         load_tensors(tmp_path / "b.safetensors")
@@ -234,6 +268,87 @@ def test_comments_and_order_are_no_difference(tmp_path):
     assert Run.read(tmp_path).recipe_text == RECIPE
 
 
+TRAINED = "training:\n  steps: 500\n  views: {steps: 300}\nsampling: {steps: 40}\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("steps: 500", "steps: 800"), None),
+        (("steps: 300", "steps: 301"), None),
+        (("steps: 500", "steps: 400"), r"training\.steps \(500 -> 400\)"),
+        (("steps: 500", "steps: true"), r"training\.steps \(500 -> True\)"),
+        (("steps: 40", "steps: 50"), r"sampling\.steps \(40 -> 50\)"),
+    ],
+)
+def test_a_recipe_may_ask_for_more_training_steps(tmp_path, change, said):
+    open_run(tmp_path, TRAINED).close()
+    new = TRAINED.replace(*change)
+    if said is None:
+        open_run(tmp_path, new).close()
+        assert Run.read(tmp_path).recipe_text == new
+        with pytest.raises(BootdiffError, match=r"steps \("):
+            open_run(tmp_path, TRAINED)
+    else:
+        with pytest.raises(BootdiffError, match=f"differing in {said} "):
+            open_run(tmp_path, new)
+        assert Run.read(tmp_path).recipe_text == TRAINED
+
+
+def test_a_lost_recipe_is_written_again_by_the_same_one_only(tmp_path):
+    open_run(tmp_path).close()
+    (tmp_path / "recipe.yaml").unlink()
+    with pytest.raises(BootdiffError, match=r"its recipe\.yaml is lost, and the run was started with another recipe"):
+        open_run(tmp_path, "seed: 2\n")
+    open_run(tmp_path).close()
+    assert Run.read(tmp_path).recipe_text == RECIPE
+
+
+@pytest.mark.parametrize("text", ["{", "null", "[]", "{}", '{"value": {"fingerprint": "data-b"}, "digest": "0"}'])
+def test_a_damaged_run_json_is_refused(tmp_path, text):
+    open_run(tmp_path).close()
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(BootdiffError, match=r"run\.json: (not JSON|damaged, or changed by hand)"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"a: [", b"a: {b: \x07}"])
+def test_a_damaged_recipe_is_refused(tmp_path, data):
+    open_run(tmp_path).close()
+    (tmp_path / "recipe.yaml").write_bytes(data)
+    with pytest.raises(BootdiffError, match=r"recipe\.yaml: not (a text|YAML).*restore it from a copy"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["null", "{}", "[1]", "{"])
+def test_a_damaged_provenance_is_refused(tmp_path, text):
+    open_run(tmp_path).close()
+    (tmp_path / "provenance.json").write_text(text)
+    with pytest.raises(BootdiffError, match=r"provenance\.json: not "):
+        open_run(tmp_path)
+
+
+def test_a_run_of_the_first_version_is_named(tmp_path):
+    atomic_write_json(tmp_path / "run.json", {"fingerprint": "data-a"})
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    with pytest.raises(BootdiffError, match=r"a run of bootdiff 0\.1, .*pip install bootdiff==0\.1\.0"):
+        open_run(tmp_path)
+
+
+def test_another_number_of_threads_is_told(tmp_path):
+    threads = torch.get_num_threads()
+    with open_run(tmp_path) as run:
+        assert run.remarks == []
+    try:
+        torch.set_num_threads(threads + 1)
+        with open_run(tmp_path) as run:
+            (remark,) = run.remarks
+    finally:
+        torch.set_num_threads(threads)
+    assert f"{threads} thread(s) before" in remark
+    assert f"{threads + 1} thread(s): what is trained from here on differs by rounding" in remark
+
+
 def test_other_data_is_refused(tmp_path):
     open_run(tmp_path).close()
     with pytest.raises(
@@ -313,21 +428,20 @@ def test_a_row_needs_stage_and_step(tmp_path):
 # --- stages
 
 
-def test_a_stage_is_done_when_finished_and_clears_litter(tmp_path):
+def test_a_stage_is_done_when_finished(tmp_path):
     with open_run(tmp_path) as run:
         stage = run.stage("residual-0")
+        assert stage.path == tmp_path / "stages" / "residual-0"
         assert not stage.done
-        for name in (".final.safetensors.tmp", ".tmpAbC123"):
-            (stage / name).write_bytes(b"of a killed process")
-        stage = run.stage("residual-0")
-        assert os.listdir(stage.path) == []
+        assert not stage.begun
         stage.finish({"loss": 0.5})
+        assert stage.begun
     stage = Run.read(tmp_path).stage("residual-0")
     assert stage.done
     assert stage.info == {"loss": 0.5}
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b"])
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "weights"])
 def test_stage_names_stay_inside_the_run(tmp_path, name):
     with open_run(tmp_path) as run, pytest.raises(ValueError, match="stage name"):
         run.stage(name)
@@ -337,14 +451,66 @@ def test_opening_a_run_clears_what_a_killed_process_left_in_it(tmp_path):
     """Also beside the stages, where arms and samples lie; a run inside it, which may be in use, is let alone."""
     with open_run(tmp_path / "run"), open_run(tmp_path / "run" / "seed-1"):
         pass
-    left = [tmp_path / "run" / name for name in (".metrics.json.tmp", "bootdiff/.model.json.tmp", "samples/.tmpAbC123")]
-    kept = [tmp_path / "run" / name for name in ("seed-1/.metrics.json.tmp", "bootdiff/model.json")]
+    ours = (
+        ".metrics.json.bootdiff.tmp",
+        "bootdiff/weights/.x.bootdiff.tmp",
+        "stages/full/.final.safetensors.bootdiff.tmp",
+    )
+    others = (
+        "seed-1/.metrics.json.bootdiff.tmp",
+        "bootdiff/model.json",
+        ".notes.tmp",
+        "stages/.tmpAbC123",
+        "x.bootdiff.tmp",
+    )
+    left, kept = ([tmp_path / "run" / name for name in names] for names in (ours, others))
     for path in left + kept:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text("")
     with open_run(tmp_path / "run"):
         assert not any(path.exists() for path in left)
         assert all(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["notes.txt"],
+        [".notes.tmp", "project/.draft.tmp", "project/.tmpAB12CD"],
+        [".cache/.x.bootdiff.tmp"],
+        ["recipe.yaml"],  # of a person, not of a run
+        [".tmp123456/file"],
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused_before_anything_in_it_is_touched(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(BootdiffError, match=r"no run, but not empty \(.*Choose another directory.*nothing was touched"):
+        open_run(tmp_path)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+    assert all((tmp_path / name).read_text() == "mine" for name in names)
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BootdiffError, match="an empty name"):
+        open_run(name)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("left", [[], ["lock"], ["lock", ".run.json.bootdiff.tmp"], ["lock", "run.json"]])
+def test_a_run_that_was_killed_while_it_began_goes_on(tmp_path, left):
+    open_run(tmp_path / "whole").close()
+    (tmp_path / "run").mkdir()
+    for name in left:
+        whole = tmp_path / "whole" / name
+        (tmp_path / "run" / name).write_bytes(whole.read_bytes() if whole.exists() else b"{")
+    open_run(tmp_path / "run").close()
+    assert sorted(os.listdir(tmp_path / "run")) == ["lock", "provenance.json", "recipe.yaml", "run.json"]
+    assert Run.read(tmp_path / "run").recipe_text == RECIPE
 
 
 def test_tensors_are_loaded_to_a_numbered_cpu(tmp_path):

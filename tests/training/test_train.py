@@ -19,6 +19,8 @@ from torch import nn
 import bootdiff.training.files
 import training_toy
 from bootdiff.errors import BootdiffError
+from bootdiff.noise import LogNormal
+from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.loop import (
     TIMING,
     Diverged,
@@ -26,13 +28,12 @@ from bootdiff.training.loop import (
     fit,
     global_draw,
     global_randn,
-    learning_rate,
-    load_weights,
-    snapshot_path,
 )
+from bootdiff.training.optim import learning_rate
 from bootdiff.training.run import Run, load_tensors
-from bootdiff.training.state import step_seed
-from training_toy import STEPS, Batches, evaluate, network, objective, train
+from bootdiff.training.settings import TrainingSettings
+from bootdiff.training.state import snapshot_path, step_seed
+from training_toy import STEPS, Batches, evaluate, network, objective, settings, train
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_the_model_ends_with_the_final_average_also_when_the_stage_was_complete(
     assert train(stage, model=again, batches=batches) == first
     assert batches.asked == []
     final, meta = load_tensors(stage / "final.safetensors")
-    assert meta == {"step": STEPS}
+    assert meta == {}
     for name, value in model.state_dict().items():
         assert torch.equal(value, final[name])
         assert torch.equal(value, again.state_dict()[name])
@@ -188,10 +189,10 @@ def test_training_leaves_torch_and_the_handlers_of_signals_as_they_were(run):
     ("changes", "text"),
     [
         ({"steps": 0}, "steps must be at least 1"),
-        ({"lr": 0.0}, "need lr > 0"),
-        ({"ema": 1.0}, "ema < 1"),
-        ({"clip": 0.0}, "clip must be positive"),
-        ({"schedule": "linear"}, "'constant' or 'cosine', got 'linear'"),
+        ({"lr": 0.0}, "lr must be greater than 0"),
+        ({"ema": 1.0}, "ema must be less than 1"),
+        ({"clip": 0.0}, "clip must be greater than 0"),
+        ({"schedule": "linear"}, "schedule must be one of constant, cosine; got 'linear'"),
         ({"model": nn.Identity()}, "no parameter"),
         ({"objective": lambda m, b, g: objective(m, b, g).mean()}, r"must return \(b,\) losses"),
     ],
@@ -295,12 +296,21 @@ def test_crashes_at_every_step_leave_no_trace(run, straight):
 
 def test_checkpoints_come_by_the_clock_too(run):
     with pytest.raises(Crash):
-        train(run.stage("toy"), batches=Batches(on_step=crash_at(3)), checkpoint_every=0, checkpoint_seconds=0.0)
+        train(run.stage("toy"), batches=Batches(on_step=crash_at(3)), checkpoint_every=0, checkpoint_seconds=1e-9)
     _, meta = load_tensors(run.stage("toy") / "checkpoint.safetensors")
-    assert meta["state"]["step"] == 3
+    assert meta["counts"]["step"] == 3
 
 
-@pytest.mark.parametrize(("change", "text"), [({"lr": 0.1}, r"lr \(0\.03 -> 0\.1\)"), ({"steps": 70}, r"steps \(60 ")])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"lr": 0.1}, r"other settings: lr \(0\.03 -> 0\.1\) "),
+        ({"steps": 50}, r"other settings: steps \(60 -> 50\) "),
+        ({"steps": 70, "ema": 0.8, "seed": 4}, r"other settings: ema \(0\.9 -> 0\.8\), seed \(3 -> 4\) "),
+        ({"noise": LogNormal(-1.0, 1.4)}, r"other settings: noise\.mean \(-0\.6 -> -1\.0\) "),
+        ({"keep": False, "batch": 4}, r"other settings: batch \(32 -> 4\), keep \(True -> False\) "),
+    ],
+)
 def test_other_settings_do_not_go_on(run, change, text):
     with pytest.raises(Crash):
         train(run.stage("toy"), batches=Batches(on_step=crash_at(12)))
@@ -335,7 +345,7 @@ def test_nan_stops_with_the_last_good_state(run, straight):
     with pytest.raises(Diverged, match=r"toy, step 23: the loss became NaN.*step 20 is intact.*lower learning rate"):
         train(stage, batches=Poisoned(), objective=poisoned)
     tensors, meta = load_tensors(stage / "checkpoint.safetensors")
-    assert meta["state"]["step"] == 20
+    assert meta["counts"]["step"] == 20
     assert all(value.isfinite().all() for value in tensors.values())
     train(stage)  # say the data was repaired
     assert outcome(stage) == straight
@@ -367,7 +377,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(run, straight, monkeypatch):
     stage, fsync = run.stage("toy"), os.fsync
 
     def full(fd):
-        if os.readlink(f"/proc/self/fd/{fd}").endswith(".checkpoint.safetensors.tmp"):
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(".checkpoint.safetensors.bootdiff.tmp"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(fd)
 
@@ -403,14 +413,17 @@ def test_seeds_of_steps_differ():
 
 
 def test_learning_rate():
-    assert [learning_rate(t, 100, 0.4, warmup=4) for t in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
-    assert learning_rate(50, 100, 0.4, schedule="cosine") == pytest.approx(0.2)
-    assert learning_rate(0, 100, 0.4, schedule="cosine") == 0.4
-    assert 0 < learning_rate(99, 100, 0.4, schedule="cosine") < 0.001
+    ramp = settings(steps=100, lr=0.4, warmup=4)
+    assert [learning_rate(t, ramp) for t in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    assert [learning_rate(t, ramp, 60) for t in range(60, 65)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    cosine = settings(steps=100, lr=0.4, schedule="cosine")
+    assert learning_rate(50, cosine) == pytest.approx(0.2)
+    assert learning_rate(0, cosine) == 0.4
+    assert 0 < learning_rate(99, cosine) < 0.001
 
 
 def test_defaults_alone_train(run):
-    result = fit(network(), objective, Batches(), run.stage("plain"), steps=2)
+    result = fit(network(), objective, Batches(), run.stage("plain"), TrainingSettings(steps=2))
     assert [row["step"] for row in result.history] == [2]
 
 
@@ -482,7 +495,7 @@ def test_a_compiled_network_trains_alike_goes_on_and_leaves_no_trace_in_files(ru
     assert frames
     saved, meta = load_tensors(compiled / "checkpoint.safetensors")
     assert meta["settings"]["compile"] is True
-    with pytest.raises(BootdiffError, match=r"other settings: compile \(True -> None\)"):
+    with pytest.raises(BootdiffError, match=r"other settings: compile \(True -> False\)"):
         train(compiled, **copy.deepcopy(options))
     train(compiled, compile=True, **copy.deepcopy(options))
     assert compiled.info["settings"] == plain.info["settings"] | {"compile": True}

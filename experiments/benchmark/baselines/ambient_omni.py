@@ -100,19 +100,21 @@ def _accuracy(b: Bootstrap, name: str, flops: float) -> list[float]:
     batches = b.batches(f"tell-{name}", bench, training)
     steps = max(1, int(flops / _flops(teller, batches, objective, b)))
     training = with_steps(training, steps)
-    description = [f"tell-{name}", bench.describe(), kind, own.describe(), asdict(training), b.levels, b.settings.seed]
-    stage = b._stage(f"tell-{name}", [*description, view.held_out.fingerprint()])
+    made_with = {
+        "data": bench.describe(), "network": [kind, own.describe()], "view": view.held_out.fingerprint(),
+        "training": {k: v for k, v in asdict(training).items() if k != "steps"}, "levels": b.levels,
+        "seed": b.settings.seed,
+    }  # fmt: skip
+    stage = b._stage(f"tell-{name}", made_with, steps=steps)
     result = fit(
-        teller, objective, batches, stage, steps=steps, lr=training.lr, warmup=training.warmup,
-        schedule=training.schedule, ema=training.ema, weight_decay=training.weight_decay, clip=training.clip,
-        seed=b.seed(f"tell-{name}"), accelerator=b.accelerator, checkpoint_seconds=training.checkpoint_seconds,
+        teller, objective, batches, stage, training, seed=b.seed(f"tell-{name}"), accelerator=b.accelerator,
         progress=b.progress,
     )  # fmt: skip
     b.ledger[f"tell-{name}"] = result.ledger
     load_weights(teller, stage / "final.safetensors")
     lifted = Lifted(view.held_out, view.view, full.prior.shape, fill)
     sides = [full.samples.x, lifted.batch(range(len(lifted)))[0].to(b.device)]
-    return b._store.get_or_compute(stage, "accuracy.json", lambda: _balanced(teller.eval(), sides, b))
+    return b._store.get_or_compute(stage, "accuracy.json", lambda: _balanced(teller.eval(), sides, b), of=steps)
 
 
 def _flops(teller: Teller, batches: Batches, objective: Any, b: Bootstrap) -> int:

@@ -135,7 +135,7 @@ def estimate(
     out = []
     with screen.work("timing a few steps of each network", len(trainings)) as done:
         for k, stage in enumerate(trainings):
-            out.append(_measure(_Untrained.around(stages, stage.around), stage))
+            out.append(_measure(_Untrained(stages.within(stage.around)), stage))
             done(k + 1)
     return out
 
@@ -145,13 +145,6 @@ class _Untrained:
 
     def __init__(self, stages: Bootstrap) -> None:
         self.stages = stages
-
-    @classmethod
-    def around(cls, stages: Bootstrap, path: str) -> _Untrained:
-        """Those of the stages inside the view at this path."""
-        for step in path.split(".") if path else []:
-            stages = stages.inner(step)
-        return cls(stages)
 
     def composite(self) -> CompositeDenoiser:
         """The views' composite."""
@@ -163,8 +156,8 @@ class _Untrained:
         """A view's denoiser."""
         stages, v = self.stages, self.stages.problem.views[name]
         if v.owner is not None:
-            *around, its = v.owner.split(".")
-            return copy.deepcopy(_Untrained.around(stages.root, ".".join(around)).view(its))
+            around, _, its = v.owner.rpartition(".")
+            return copy.deepcopy(_Untrained(stages.root.within(around)).view(its))
         if v.pretrained is not None:
             return v.pretrained
         if v.views:

@@ -156,6 +156,8 @@ def open_session(
     with run:
         if accelerator.is_main_process:
             _describe(run, problem, screen)
+            for remark in run.remarks:
+                screen.print(remark, "yellow")
         accelerator.wait_for_everyone()  # the others find the run as the first has left it
         if tensorboard:
             accelerator.init_trackers("tensorboard")

@@ -15,6 +15,7 @@ from bootdiff.settings import Doc, Ge, Gt, check
 from bootdiff.training.settings import TrainingSettings
 
 if TYPE_CHECKING:  # recipes are read without torch
+    from bootdiff.denoise import Denoiser
     from bootdiff.nets.network import Network
 
 __all__ = [
@@ -153,7 +154,8 @@ class ViewSettings:
 class MethodSettings:
     """All that the stages need beside the data.
 
-    networks: of full-only, residual and oracle, by name.  views: by name.  training: by the parts of `PARTS`.
+    networks: of full-only, residual and oracle, by name.  views: by name.  training: by the parts of `PARTS`.  init: a
+    model whose networks those of a part ("full", "residual", "oracle") or of a view start at, by its name.
     """
 
     networks: Mapping[str, Network]
@@ -166,6 +168,7 @@ class MethodSettings:
     residual: ResidualSettings = field(default_factory=ResidualSettings)
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    init: Mapping[str, Denoiser] = field(default_factory=dict)
 
     @property
     def distilled_networks(self) -> Mapping[str, Network]:

@@ -17,8 +17,9 @@ from bootdiff.method.losses import LossModule
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.stack import SnapshotsByNoiseLevel
 from bootdiff.method.validation import Validator
-from bootdiff.training.loop import load_weights, snapshot_path
+from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.run import StageDir
+from bootdiff.training.state import snapshot_path
 
 __all__ = ["choose", "chosen", "fewest", "last"]
 

@@ -26,8 +26,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bootdiff.data import Subset, spaced_indices
 from bootdiff.denoise import Denoiser
+from bootdiff.errors import BootdiffError
 from bootdiff.method import regressions, snapshots
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.distillation import Distillation, Pool, draw_pool, forward_cost
@@ -37,11 +40,10 @@ from bootdiff.method.problem import fingerprint, in_memory
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.method.trainer import Task, Trainer
 from bootdiff.method.training_set import TrainingSet, classes_in
-from bootdiff.method.warm_start import alike
+from bootdiff.method.warm_start import alike, weights_like
 from bootdiff.method.weights import Weights
-from bootdiff.nets.network import Network
+from bootdiff.nets.network import BuiltIn, Network
 from bootdiff.sampling import classes_of
-from bootdiff.training.stages import digest
 
 __all__ = ["Bootstrap"]
 
@@ -133,7 +135,8 @@ class Bootstrap(Trainer):
     def _view(self, name: str) -> Denoiser:
         own, v = f"{self.prefix}view-{name}", self.problem.views[name]
         if v.owner is not None:
-            there, its = self.root.at(v.owner)
+            around, _, its = v.owner.rpartition(".")
+            there = self.root.within(around)
             denoiser = copy.deepcopy(there.view(its))
             self._keys[f"{own}-stack"] = there._keys[f"{there.prefix}view-{its}-stack"]
             return denoiser
@@ -152,10 +155,10 @@ class Bootstrap(Trainer):
         experts: Experts = {}
         for network in self.settings.views[name].networks:
             task = self.task(Stage("view", network, name, self.path))
-            start, keys = self._starts(task, network, before) if begun else ([], [])
+            start = self._init(name, task) or (self._starts(task, network, before) if begun else [])
             if begun and not start:
                 self.log(f"{task.name}: starts from scratch, no network that is there is like it")
-            experts[task.name] = self.train(task, keys, start=start)
+            experts[task.name] = self.train(task, start=start)
         return self.stack(own, data, self.no_views(data.prior), experts)
 
     def _pretrained(self, own: str, denoiser: Denoiser) -> Denoiser:
@@ -172,10 +175,12 @@ class Bootstrap(Trainer):
         args = (settings, self.problem.inner(name), self.run, self.accelerator, self.progress, self.log, self.reuse)
         return self._once(f"inner {name}", lambda: Bootstrap(*args, self.ledger, outer=self, name=name))
 
-    def at(self, path: str) -> tuple[Bootstrap, str]:
-        """The stages around a view, by its path from here, and the view's own name."""
-        head, _, rest = path.partition(".")
-        return self.inner(head).at(rest) if rest else (self, head)
+    def within(self, path: str) -> Bootstrap:
+        """The stages inside the view at this path from here; "" for these."""
+        stages = self
+        for step in path.split(".") if path else []:
+            stages = stages.inner(step)
+        return stages
 
     def experts(self, part: Part) -> Experts:
         """The trained networks of a part, by the names of their stages."""
@@ -190,7 +195,7 @@ class Bootstrap(Trainer):
             teacher = self.denoiser("bootdiff") if part == "distilled" else None
             task = self.task(stage, composite, teacher)
             keys, start = self._parents(task, part, network)
-            experts[task.name] = self.train(task, keys, start=start)
+            experts[task.name] = self.train(task, keys, start=self._init(part, task) or start)
         return experts
 
     def task(self, stage: Stage, composite: CompositeDenoiser | None = None, teacher: Denoiser | None = None) -> Task:
@@ -233,11 +238,10 @@ class Bootstrap(Trainer):
 
     def _parents(self, task: Task, part: Part, network: str) -> tuple[list[Any], list[Path]]:
         """What an expert depends on beside its task, and the weights that it may start at."""
-        full = f"{self.prefix}full-{network}"
-        begin = [self.run.stage(full) / "final.safetensors"]
+        begin = [self.run.stage(f"{self.prefix}full-{network}") / "final.safetensors"]
         if part == "distilled":
             same = _same(self.settings.networks.get(network), task.network)
-            return [self._keys["distilled-samples"], *([self._keys[full]] if same else [])], begin if same else []
+            return [self._keys["distilled-samples"]], begin if same else []
         if part not in ("residual", "unregularized"):
             return [], []
         keys: list[Any] = [*self._view_keys(), task.composite.gains.tolist()]
@@ -245,9 +249,8 @@ class Bootstrap(Trainer):
             return keys, []
         self.experts("full")  # where they may start
         if self.settings.residual.starts_best:
-            start, more = self._starts(task, network, list(task.composite.views))
-            return [*keys, *more], start
-        return [*keys, "start", self._keys[full]], begin
+            return keys, self._starts(task, network, list(task.composite.views))
+        return keys, begin
 
     def _pooled(self, data: TrainingSet, teacher: Denoiser) -> TrainingSet:
         """The full samples and as many drawn from bootdiff's model."""
@@ -260,24 +263,65 @@ class Bootstrap(Trainer):
                 self.seed("distilled-samples"),
             )
             last = self._keys[f"{self.prefix}residual-stack"]
-            description = ["samples", last, count, asdict(how), seed, classes]
-            stage, key = self._stage("distilled-samples", description), digest(description)
+            made_with = {"count": count, "sampling": asdict(how), "seed": seed, "classes": classes}
+            stage = self._stage("distilled-samples", made_with, parents={"bootdiff": last})
             drawn, labels, cost = draw_pool(
-                teacher, stage, key, count, how, seed, classes, self.accelerator, self.progress
+                teacher, stage, stage.key, count, how, seed, classes, self.accelerator, self.progress
             )
             self.ledger["distilled-samples"] = cost
             return replace(data, train=Pool(self.problem.full, drawn, labels))
 
         return self._once("pool", make)
 
+    def check_networks(self, arms: Sequence[str]) -> None:
+        """Build the networks of one's own that these arms need, so that what is wrong is said before hours of training.
+
+        Raises:
+            ValueError: a network that cannot be built or does not keep the contract (`nets.network.check_network`).
+        """
+        for stage in self.plan(arms).trainings:
+            stages = self.within(stage.around)
+            networks = stages.settings.distilled_networks if stage.part == "distilled" else stages.settings.networks
+            if stage.view is not None:
+                networks = stages.settings.views[stage.view].networks
+            if isinstance(networks[stage.network], BuiltIn):
+                continue
+            data = stages.full_training_set() if stage.view is None else stages.view_training_set(stage.view)
+            beside = data.samples.context
+            channels = data.prior.shape[0] + (0 if beside is None else beside.shape[1])
+            if stage.part in ("residual", "unregularized") and stages.settings.residual.uses_views:
+                channels += data.prior.shape[0] * len(stages.problem.views)
+            network = networks[stage.network].resolve(data.prior.shape, self.root.problem.shape)
+            with torch.random.fork_rng(devices=[]):
+                network.build(channels, data.prior.shape, data.classes)
+
     # -- where networks start ------------------------------------------------------------------------------------------
 
-    def _starts(self, task: Task, network: str, views: Sequence[str]) -> tuple[list[Path], list[Any]]:
+    def _init(self, name: str, task: Task) -> list[Path]:
+        """The weights of a model that the networks of this part or view are to start at, as a stage of their own."""
+        model = self.settings.init.get(name)
+        if model is None:
+            return []
+        stage = self._stage(f"{task.name}.init", {"model": fingerprint(model), "network": task.network.describe()})
+        if not self._store.exists(stage, "done.json"):
+            net = self.build(task).net
+            weights = weights_like(net, model)
+            if weights is None:
+                raise BootdiffError(
+                    f"init.{name}: the model has no network of the form of {task.name} ({type(net).__name__}); give "
+                    "one that was trained with the same networks, or change `networks` (`backbones`) to its own"
+                )
+            if self.accelerator.is_main_process:
+                stage.save_weights("final.safetensors", {f"net.{k}": v.cpu() for k, v in weights.items()})
+                stage.finish({})
+            self.accelerator.wait_for_everyone()
+        return [stage / "final.safetensors"]
+
+    def _starts(self, task: Task, network: str, views: Sequence[str]) -> list[Path]:
         """What a network can start at: full-only's of its name and those of these views, where they are alike.
 
         Returns:
-            their last weights (those trained longest, not those that are best by themselves), and what the result
-            depends on by them.
+            their last weights (those trained longest, not those that are best by themselves).
         """
         full, found = self.full_training_set(), []
         candidates = [(f"{self.prefix}full-{network}", full, self.settings.networks.get(network))]
@@ -295,8 +339,7 @@ class Bootstrap(Trainer):
                 found.append(stage)
         if found and found[0].startswith(f"{self.prefix}full-"):
             self.experts("full")
-        paths = [self.run.stage(stage) / "final.safetensors" for stage in found]
-        return paths, ["race", [self._keys[stage] for stage in found]]
+        return [self.run.stage(stage) / "final.safetensors" for stage in found]
 
     def mask_channels(self) -> int:
         """Mask channels of residual experts that may start at a masked view's networks: as many as these take."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -36,10 +36,13 @@ from bootdiff.nets.network import Network
 from bootdiff.training.loop import FitResult, Progress, fit
 from bootdiff.training.run import Run, StageDir
 from bootdiff.training.settings import TrainingSettings
-from bootdiff.training.stages import StageStore, digest
+from bootdiff.training.stages import StageStore
 from bootdiff.views import to_config
 
 __all__ = ["Task", "Trainer", "with_earlier_costs"]
+
+# Settings that change the speed of a training, not its result; its steps are a part of their own.
+_SPEED = ("workers", "checkpoint_seconds", "steps")
 
 
 def with_earlier_costs(ledger: dict[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -151,7 +154,10 @@ class Trainer:
             start: weights to start at; of several, those that win a race (`warm_start`).
         """
         name, training, data = task.name, task.training, task.data
-        stage = self._stage(name, self.description(task, list(depends_on)))
+        begins = {path.parent.name: self._keys[path.parent.name] for path in start}
+        stage = self._stage(
+            name, self.description(task), parents=_numbered(depends_on), start=begins, steps=training.steps
+        )
         validator = self.validator(data, task.composite)
         scale = self._store.get_or_compute(
             stage, "scale.json", lambda: residual_energy(validator, task.anchor).tolist()
@@ -160,19 +166,19 @@ class Trainer:
         batches = batches or self.batches(name, data, training)
 
         def run(stage: StageDir, steps: int, warmup: int, begin: Path | None, **how: Any) -> FitResult:
-            if begin is not None and not stage.done:
+            if begin is not None and not stage.begun:
                 start_at(expert, begin)
+            compiled = training.compile and how.get("keep", True)  # a race is too short to be worth it
             return fit(
-                LossModule(expert), objective, batches, stage, steps=steps, lr=training.lr, warmup=warmup,
-                schedule=training.schedule, ema=training.ema, weight_decay=training.weight_decay, clip=training.clip,
-                seed=self.seed(name), accelerator=self.accelerator, checkpoint_seconds=training.checkpoint_seconds,
-                progress=self.progress, **how,
+                LossModule(expert), objective, batches, stage,
+                replace(training, steps=steps, warmup=warmup, compile=compiled),
+                seed=self.seed(name), accelerator=self.accelerator, progress=self.progress, **how,
             )  # fmt: skip
 
         def raced() -> dict[str, Any]:
             losses, spent = {}, []
-            for k, path in enumerate(start):  # too short to be worth compiling
-                own = self._stage(f"{name}.start-{k}", [self._keys[name], k])
+            for k, path in enumerate(start):
+                own = self._stage(f"{name}.start-{k}", {"candidate": k}, parents={name: stage.key})
                 spent.append(run(own, short, min(training.warmup, short // 4), path, keep=False).ledger)
                 losses[path.parent.name] = float(validator.expert(expert.eval()).nanmean())
             best = min(range(len(start)), key=lambda k: losses[start[k].parent.name])
@@ -182,36 +188,37 @@ class Trainer:
         begin, spent = start[0] if start else None, []
         if short:
             found = self._store.get_or_compute(stage, "start.json", raced)
-            begin, spent = self.run.path / found["start"], found["ledgers"]
+            begin, spent = self.run.stages / found["start"], found["ledgers"]
+            short = spent[0]["steps"]  # where more steps are asked for, the race stays as it was
+            steps = training.steps - len(spent) * short
         done = stage.done
         result = run(
-            stage, steps, training.warmup, begin, evaluate_every=training.evaluate_every, compile=training.compile,
-            evaluate=lambda model: self._by_level(validator.expert(model.expert)),
-        )  # fmt: skip
+            stage, steps, training.warmup, begin, evaluate=lambda model: self._by_level(validator.expert(model.expert))
+        )
         self.ledger[name] = with_earlier_costs(result.ledger, spent)
         most = self.settings.residual.snapshots
         choose = partial(snapshots.choose, stage, expert, validator, result.snapshots, most)
-        choice = self._store.get_or_compute(stage, "choice.json", choose)
+        choice = self._store.get_or_compute(stage, "choice.json", choose, of=steps)
+        self._store.prune(stage, choice["steps"])
         if not done:
             for other, loss in (found["losses"] if short else {}).items():
                 self.log(f"{name}: started at {other}, held-out loss {loss:.4f} after {short} steps")
             self.log(f"{name}: held-out loss {choice['loss']:.4f}, best steps {choice['steps']} of {steps}")
         return snapshots.chosen(stage, expert, self.levels, choice).to(self.device)
 
-    def description(self, task: Task, depends_on: Any = None) -> dict[str, Any]:
-        """All that a training's result depends on, from its settings as a whole: JSON-able."""
+    def description(self, task: Task) -> dict[str, Any]:
+        """All that a training's result depends on beside other stages and its steps, as a whole: JSON-able."""
         network = task.network.resolve(task.data.prior.shape, self.root.problem.shape)
-        training = {k: v for k, v in asdict(task.training).items() if k not in ("workers", "checkpoint_seconds")}
+        training = {k: v for k, v in asdict(task.training).items() if k not in _SPEED}
         composite = {"views": {n: to_config(v) for n, v in task.composite.views.items()}}
         expert = {
             "class": getattr(task.expert, "__name__", str(task.expert)), "anchor": task.anchor,
             "uses_views": task.uses_views, "mask_channels": task.mask_channels, "extra_channels": task.extra_channels,
         }  # fmt: skip
         return {
-            "name": task.name, "data": task.data.describe(), "composite": composite, "expert": expert,
+            "data": task.data.describe(), "composite": composite, "expert": expert,
             "network": network.describe(), "training": training, "objective": task.loss().describe(),
             "snapshots": self.settings.residual.snapshots, "levels": self.levels, "seed": self.settings.seed,
-            "depends_on": depends_on,
         }  # fmt: skip
 
     def build(self, task: Task, scale: Sequence[float] | None = None) -> ResidualExpert:
@@ -277,13 +284,10 @@ class Trainer:
 
     def weights(self, name: str, names: list[str], solve: Callable[[], Weights], depends_on: Any) -> Tensor:
         """A table of weights, (levels, names), as a stage: fitted once."""
-        stage = self._stage(
-            name,
-            {
-                "name": name, "names": names, "gains": asdict(self.settings.gains), "levels": self.levels,
-                "seed": self.settings.seed, "depends_on": depends_on,
-            },
-        )  # fmt: skip
+        made_with = {
+            "of": names, "gains": asdict(self.settings.gains), "levels": self.levels, "seed": self.settings.seed,
+        }  # fmt: skip
+        stage = self._stage(name, made_with, parents=_numbered(depends_on))
         if not self._store.exists(stage, "done.json"):
             record = solve().record(self.levels, names)
             if self.accelerator.is_main_process:
@@ -334,7 +338,12 @@ class Trainer:
         means = loss.mean(1).tolist()
         return {f"{s:g}": v for s, v in zip(self.levels, means, strict=True) if v == v}
 
-    def _stage(self, name: str, description: Any) -> StageDir:
-        """The stage of this name, whose result depends on all that is described."""
-        self._keys[name] = digest(description)
-        return self._store.stage(name, self._keys[name])
+    def _stage(self, name: str, made_with: Any, **more: Any) -> StageDir:
+        """The stage of this name, whose result depends on all that is given (`StageStore.stage`)."""
+        stage = self._store.stage(name, made_with, **more)
+        self._keys[name] = stage.key
+        return stage
+
+
+def _numbered(parents: Sequence[Any]) -> dict[str, Any]:
+    return {str(k): parent for k, parent in enumerate(parents)}

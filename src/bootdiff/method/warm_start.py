@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bootdiff.errors import BootdiffError
 from bootdiff.method.losses import LossModule
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.nets.network import Network
-from bootdiff.training.files import load_tensors
-from bootdiff.training.loop import load_weights
+from bootdiff.pretrained import DiffusersDenoiser
+from bootdiff.training.checkpoint import load_weights, read_weights
 
-__all__ = ["alike", "race", "start_at"]
+__all__ = ["alike", "race", "start_at", "weights_like"]
 
 
 def alike(
@@ -58,6 +58,33 @@ def _forms(net: nn.Module) -> Any:
     return getattr(net, "config", None), shapes
 
 
+def weights_like(net: nn.Module, model: nn.Module) -> dict[str, Tensor] | None:
+    """Weights for a network, by its own names, from the network inside a model that has its form.
+
+    Its form: the same names and shapes, but for fewer input channels of one layer (`start_at`), around it or not (a
+    diffusers model inside a network here).  Of several the last; None where there is none.
+    """
+    found = [m.net if isinstance(m, ResidualExpert) else m.unet for m in model.modules() if isinstance(m, _HOLDERS)]
+    own = net.state_dict()
+    inside = [("", net), *((f"{name}.", child) for name, child in net.named_children())]
+    for other in reversed(found):
+        there = other.state_dict()
+        for prefix, part in inside:
+            mine = part.state_dict()
+            unlike = [k for k in mine if k in there and mine[k].shape != there[k].shape]
+            if mine.keys() == there.keys() and (not unlike or (len(unlike) == 1 and _wider(mine, there, unlike[0]))):
+                return own | {prefix + name: value for name, value in there.items()}
+    return None
+
+
+_HOLDERS = (ResidualExpert, DiffusersDenoiser)
+
+
+def _wider(mine: dict[str, Tensor], there: dict[str, Tensor], key: str) -> bool:
+    new, old = tuple(mine[key].shape), tuple(there[key].shape)
+    return len(new) == len(old) > 1 and new[1] > old[1] and (new[0], *new[2:]) == (old[0], *old[2:])
+
+
 def race(candidates: int, steps: int) -> tuple[int, int]:
     """Steps of each of several candidates in the race, and steps that are left for the one that wins.
 
@@ -76,15 +103,14 @@ def start_at(expert: ResidualExpert, path: Path) -> None:
     """
     trainee = LossModule(expert)
     own = trainee.state_dict()
-    there, _ = load_tensors(path)
+    there = read_weights(trainee, path)
     wider = [k for k in own if k in there and own[k].shape != there[k].shape]
     if not wider:
         load_weights(trainee, path)
         return
     for key in wider:
         new, old = own[key], there[key].to(own[key])
-        fits = new.ndim == old.ndim and new.ndim > 1 and new.shape[1] > old.shape[1]
-        if len(wider) > 1 or not fits or (*new.shape[:1], *new.shape[2:]) != (*old.shape[:1], *old.shape[2:]):
+        if len(wider) > 1 or not _wider(own, there, key):
             raise BootdiffError(
                 f"{path}: its {key} is {tuple(old.shape)}, the network to be started there has {tuple(new.shape)}; "
                 f"only the first layer may be wider: write `residual: {{start: views}}` for this backbone"

@@ -31,7 +31,7 @@ def open_pretrained(folder: str | Path) -> Denoiser:
         return load(folder)
     if (folder / "denoiser" / "model.json").is_file():
         return load(folder / "denoiser")
-    if (folder / "recipe.yaml").is_file():
+    if (folder / "run.json").is_file():
         arms = sorted(path.parent.name for path in folder.glob("*/model.json"))
         chosen = "bootdiff" if "bootdiff" in arms else arms[0] if len(arms) == 1 else None
         if chosen is None:

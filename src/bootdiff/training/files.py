@@ -1,18 +1,23 @@
 """Files that survive being killed: atomic writes, tensors as safetensors, rows as JSON lines.
 
-A file is either the old one or the new one, never a part: it is written to ``.name.tmp`` in the same directory, flushed
-to the disk (fsync), and renamed over the old one (``os.replace`` is atomic), then the directory is flushed.
+A file is either the old one or the new one, never a part: it is written to ``.name.bootdiff.tmp`` in the same
+directory, flushed to the disk (fsync), and renamed over the old one (``os.replace`` is atomic), then the directory is
+flushed.
 Tensors are stored as safetensors; what belongs to them as JSON text under the one metadata key ``bootdiff``. No pickle.
+What only bootdiff reads again, records and tensors, carries a SHA-256 of its content: a flipped bit is found, and the
+file named.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +31,24 @@ __all__ = [
     "atomic_write_json",
     "atomic_write_text",
     "copy_file",
+    "differences",
+    "digest",
     "is_full",
+    "is_temporary",
+    "link_file",
     "load_tensors",
     "no_room",
     "read_json",
     "read_metrics",
+    "read_record",
     "rows_and_lines",
     "save_tensors",
     "strict_json",
+    "tensor_bytes",
+    "write_record",
 ]
+
+_TEMPORARY = ".bootdiff.tmp"
 
 # No room: disk full, quota used up, file larger than the process may write.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -51,11 +65,14 @@ def _fsync(path: Path) -> None:
         os.close(fd)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is one that a killed process of ours left half written."""
+    return name.startswith(".") and name.endswith(_TEMPORARY)
+
+
 def is_full(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    # safetensors raises its own error and names the code of the operating system only in the text.
-    return any(f"os error {code})" in str(error) for code in _FULL)
+    """Whether an error of the operating system means that there is no room."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def no_room(path: Path, needed: int) -> BootdiffError:
@@ -70,11 +87,9 @@ def no_room(path: Path, needed: int) -> BootdiffError:
 def _atomic(path: Path, write: Callable[[Path], Any], needed: int) -> None:
     """Let ``write(tmp)`` write the new version of ``path``, about ``needed`` bytes, then put it in place."""
     # A fixed name: what a killed process left is overwritten by the next try, so no litter piles up.
-    tmp = path.with_name(f".{path.name}.tmp")
+    tmp = path.with_name(f".{path.name}{_TEMPORARY}")
     try:
         write(tmp)
-        # safetensors writes files that only their owner may read; readable by whom the directory is, like any other.
-        tmp.chmod(path.parent.stat().st_mode & 0o666)
         _fsync(tmp)
         os.replace(tmp, path)
         _fsync(path.parent)
@@ -105,13 +120,31 @@ def copy_file(source: str | Path, path: str | Path) -> None:
     _atomic(Path(path), lambda tmp: shutil.copyfile(source, tmp), Path(source).stat().st_size)
 
 
+def link_file(source: Path, path: Path) -> bool:
+    """Replace ``path`` by a hard link to ``source``; False, and ``path`` as it was, where that is not possible: source
+    gone, another file system, or one that has no links."""
+    tmp = path.with_name(f".{path.name}{_TEMPORARY}")
+    try:
+        if path.exists() and path.samefile(source):
+            return True  # renaming a link onto another one of the same file would leave both
+        tmp.unlink(missing_ok=True)
+        os.link(source, tmp)
+        os.replace(tmp, path)
+        _fsync(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            tmp.unlink(missing_ok=True)
+        return False
+    return True
+
+
 def read_json(path: str | Path) -> Any:
     """The JSON value in ``path``. Raises BootdiffError where it is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BootdiffError(f"{path}: no such file; check the run directory that was given") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BootdiffError(f"{path}: not JSON ({error}); restore it, or start a new run directory") from None
 
 
@@ -126,18 +159,74 @@ def strict_json(value: Any) -> Any:
     return value
 
 
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def digest(value: Any) -> str:
+    """24 hexadecimal digits of anything that JSON can say."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def write_record(path: str | Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` (NaN becomes null) with its digest. Raises as :func:`atomic_write_bytes`."""
+    value = strict_json(value)
+    atomic_write_json(path, {"value": value, "digest": digest(value)})
+
+
+def read_record(path: str | Path, remedy: str = "restore it from a copy") -> Any:
+    """What :func:`write_record` wrote. Raises BootdiffError: missing, or no longer as it was written."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BootdiffError(f"{path}: no such file; {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        raise BootdiffError(f"{path}: not JSON ({error}); {remedy}") from None
+    if not isinstance(found, dict) or set(found) != {"value", "digest"} or digest(found["value"]) != found["digest"]:
+        raise BootdiffError(f"{path}: damaged, or changed by hand (its content does not match its digest); {remedy}")
+    return found["value"]
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as {"a.b.0": leaf}."""
+    if isinstance(value, dict) and value:
+        items: Any = value.items()
+    elif isinstance(value, list) and value:
+        items = enumerate(value)
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """The leaves in which two values differ: (dotted path, old, new), "absent" where there is none."""
+    there, now, absent = _flatten(old), _flatten(new), "absent"
+    return [
+        (key or "everything", there.get(key, absent), now.get(key, absent))
+        for key in dict.fromkeys([*there, *now])
+        if there.get(key, absent) != now.get(key, absent)
+    ]
+
+
 # --- tensors ----------------------------------------------------------------------------------------------------------
 
 
-def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> None:
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> None:
     """Write named tensors (any shapes, any device) and JSON-able ``meta`` to one safetensors file, atomically.
 
     The same tensors and meta give the same bytes. Raises BootdiffError when there is no room, saying how much is needed
     and free; the old file is then intact and no temporary file is left.
     """
-    from safetensors.torch import save_file
+    atomic_write_bytes(path, tensor_bytes(tensors, meta))
 
-    path, seen, plain = Path(path), set(), {}
+
+def tensor_bytes(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> bytes:
+    """The content of the file that :func:`save_tensors` writes."""
+    from safetensors.torch import save
+
+    seen, plain = set(), {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         # safetensors refuses tensors that share memory (tied weights); each name gets its own copy.
@@ -146,27 +235,43 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict[str, A
             tensor = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
         plain[name] = tensor
-    text = json.dumps(meta or {}, sort_keys=True)
-    needed = sum(tensor.nbytes for tensor in plain.values()) + len(text)
-    _atomic(path, lambda tmp: save_file(plain, tmp, metadata={"bootdiff": text}), needed)
+    # One metadata key: safetensors writes several in an order that changes from call to call.
+    text = json.dumps({"meta": dict(meta or {}), "sha256": _sha256(plain)}, sort_keys=True)
+    return save(plain, metadata={"bootdiff": text})
 
 
-def load_tensors(path: str | Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the meta that :func:`save_tensors` wrote. Raises BootdiffError: missing, or not such a file."""
+def load_tensors(
+    path: str | Path, device: str | torch.device = "cpu", remedy: str = "restore it from a copy"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the meta that :func:`save_tensors` wrote; of safetensors without our checksum, as they are.
+
+    Raises BootdiffError, which ends with ``remedy``: missing, not readable, or not what was written.
+    """
     from safetensors import SafetensorError, safe_open
 
-    device = torch.device(device)
-    where = "cpu" if device.type == "cpu" else str(device)  # safetensors knows no "cpu:0", as several processes call it
     try:
-        with safe_open(path, framework="pt", device=where) as file:
-            meta = json.loads((file.metadata() or {}).get("bootdiff", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 (not a dict)
-    except FileNotFoundError:
-        raise BootdiffError(f"{path}: no such file; check the run directory, or train this stage first") from None
-    except (SafetensorError, ValueError) as error:
-        raise BootdiffError(
-            f"{path}: not a readable safetensors file ({error}); restore it from a copy, or delete it and train again"
-        ) from error
+        with safe_open(path, framework="pt", device="cpu") as file:
+            said = json.loads((file.metadata() or {}).get("bootdiff", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError as error:
+        if Path(path).is_file():  # safetensors says so of a file that it may not read, too
+            raise BootdiffError(f"{path}: cannot be read (no permission?); make it readable") from error
+        raise BootdiffError(f"{path}: no such file; {remedy}") from None
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise BootdiffError(f"{path}: not a readable safetensors file ({error}); {remedy}") from error
+    if "sha256" in said and _sha256(tensors) != said["sha256"]:
+        raise BootdiffError(f"{path}: damaged (its tensors do not match their checksum); {remedy}")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, said.get("meta", {})
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, kinds, shapes and values; tensors are contiguous, on the CPU."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------

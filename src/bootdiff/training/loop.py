@@ -1,10 +1,8 @@
 """The training loop, once for everything that is trained; it knows no diffusion.
 
-Minimize over theta  E_batch mean_b objective(theta, batch)_b  by AdamW (Loshchilov, Hutter 2019, arXiv 1711.05101), and
-keep the exponential moving average of the weights
-    ema <- ema + (1 - beta_t) (theta - ema),    beta_t = min(ema, (1 + t) / (10 + t)),    t = 0, 1, ... steps - 1,
-whose ramp lets the average forget the first weights quickly. Held-out losses are those of the average; per key (a noise
-level, say) the average that was best so far is kept as a snapshot, since noise levels overfit at very different times.
+Minimize over theta  E_batch mean_b objective(theta, batch)_b, and keep the running average of the weights (`optim` has
+the formulas). Held-out losses are those of the average; per key (a noise level, say) the average that was best so far
+is kept as a snapshot, since noise levels overfit at very different times.
 
 Everything random in step t is drawn from generators seeded by (seed, t), and the batch of step t is a function of
 t. So a training that is killed at any moment and started again by the same call ends with the same bits; and, since an
@@ -15,7 +13,6 @@ get what one gets up to rounding.
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -24,14 +21,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from bootdiff.training import checkpoint, state
+from bootdiff.training.checkpoint import load_weights
+from bootdiff.training.optim import learning_rate
 from bootdiff.training.run import StageDir
+from bootdiff.training.settings import TrainingSettings
 from bootdiff.training.state import (
     Diverged,
     FitResult,
     Interrupted,
     Progress,
     TrainingState,
-    load_weights,
     snapshot_path,
     step_seed,
 )
@@ -68,53 +68,44 @@ def fit(
     objective: Objective,
     batches: Batches,
     stage: StageDir,
+    settings: TrainingSettings,
     *,
-    steps: int,
-    lr: float = 1e-3,
-    warmup: int = 0,
-    schedule: str = "constant",
-    ema: float = 0.999,
-    weight_decay: float = 0.0,
-    clip: float | None = 1.0,
     seed: int = 0,
     accelerator: Any = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-    evaluate_every: int = 0,
-    checkpoint_every: int = 0,
-    checkpoint_seconds: float = 120.0,
-    log_every: int = 50,
-    keep: bool = True,
-    compile: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    keep: bool = True,
 ) -> FitResult:
     """Train the parameters of ``model`` that require gradients; go on where an earlier call for ``stage`` stopped.
 
-    ``objective(model, batch, generator)`` returns the losses of the samples, (b,). ``evaluate(ema_model)`` returns the
-    held-out losses by key; it is called every ``evaluate_every`` steps (0: never in between) and at the end, in eval
-    mode, without gradients, by every process; it must draw from generators of its own. A checkpoint is written when
-    ``checkpoint_every`` steps (0: never) or ``checkpoint_seconds`` have passed. ``keep`` keeps the best snapshots.
-    ``clip`` bounds the gradient's norm (None: no bound). ``compile``: train through torch.compile. ``progress`` is
-    called a few times per second.
+    Args:
+        model: any module; at return it holds the final averaged weights, also when the stage was already complete.
+        objective: ``objective(model, batch, generator)`` returns the losses of the samples, (b,).
+        batches: ``batches.stream(start)`` yields the batches of steps start, start + 1, ... without end.
+        stage: gets ``final.safetensors``, ``snapshot-{step}.safetensors`` (averaged weights) and ``done.json``.
+        settings: `batch`, `noise`, `workers` and, where an accelerator is given, `precision` are noted only: they are
+            what ``batches``, ``objective`` and the accelerator were made with. More `steps` than an earlier call had
+            are trained on top of it (`checkpoint` says how).
+        seed: of everything random.
+        accelerator: accelerate's; None: a new one.
+        evaluate: ``evaluate(ema_model)`` returns the held-out losses by key; it is called every
+            ``settings.evaluate_every`` steps and at the end, in eval mode, without gradients, by every process; it must
+            draw from generators of its own.
+        progress: called a few times per second.
+        keep: keep the best snapshots.
 
-    At return ``model`` holds the final averaged weights, also when the stage was already complete. On disk:
-    ``final.safetensors``, ``snapshot-{step}.safetensors`` (each a state dict of averaged weights), ``done.json``.
-
-    Raises Interrupted (Ctrl-C or SIGTERM, after a checkpoint), Diverged (NaN; the last good checkpoint and snapshots
-    stay), BootdiffError (other settings than the checkpoint's, no room on the disk), ValueError (wrong arguments).
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
+        Diverged: NaN; the last good checkpoint and snapshots stay.
+        BootdiffError: settings other than the checkpoint's, a damaged file, no room on the disk.
+        ValueError: wrong arguments.
     """
     # -- set up ------------------------------------------------------------------------------------------------
-    settings = {
-        "steps": steps, "lr": lr, "warmup": warmup, "schedule": schedule, "ema": ema, "weight_decay": weight_decay,
-        "clip": clip, "seed": seed, "evaluate_every": evaluate_every, "log_every": log_every, "keep": keep,
-    }  # fmt: skip
-    if compile:
-        settings["compile"] = True  # only where it is on, so that stages of earlier versions can go on
-    _check_settings(settings)
-    job = TrainingState(model, stage, accelerator, settings, progress)
-    if stage.done:
-        return job.finished()
-    job.resume()
-    net, optimizer, params, averages = job.prepare()
+    job = TrainingState(model, stage, settings, seed, keep, accelerator, progress)
+    result = checkpoint.resume(job)
+    if result is not None:
+        return result
+    net, optimizer, steps = job.prepare(), job.optimizer, settings.steps
     rng = torch.Generator(job.device)
     stopping = False
 
@@ -127,27 +118,23 @@ def fit(
                 losses = objective(net, _to(batch, job.device), rng)
                 loss = losses.mean()
                 job.add_loss(loss, losses)
-                job.backward(loss)
+                optimizer.backward(loss)
 
-            # -- weights -----------------------------------------------------------------------------------------
-            norm = job.clip_gradients(clip)
-            optimizer.param_groups[0]["lr"] = learning_rate(t, steps, lr, warmup, schedule)
-            job.optimizer_step()
-
-            # -- their average -----------------------------------------------------------------------------------
-            with torch.no_grad():
-                torch._foreach_lerp_(averages, params, 1 - min(ema, (1 + t) / (10 + t)))
-            job.step = t + 1
+            # -- weights, and their average ----------------------------------------------------------------------
+            norm = optimizer.clip()
+            optimizer.step(t, job.counts.began)
+            optimizer.average(t)
+            job.counts.step = t + 1
             last = job.step == steps
 
             # -- metrics, held-out losses, checkpoint ------------------------------------------------------------
-            if last or job.step % log_every == 0:
-                job.write_row(optimizer.param_groups[0]["lr"], norm)
-            if evaluate is not None and (last or (evaluate_every and job.step % evaluate_every == 0)):
+            if last or job.step % state.LOG_EVERY == 0:
+                job.write_row(norm)
+            if evaluate is not None and (last or job.step % settings.evaluate_every == 0):
                 job.validate(evaluate)
-            stopping, due = job.sync_decision(stop.is_set(), job.seconds_since_checkpoint() > checkpoint_seconds)
-            if not last and (stopping or due or (checkpoint_every and job.step % checkpoint_every == 0)):
-                job.write_checkpoint()
+            stopping, due = job.sync_decision(stop.is_set(), job.checkpoint_due())
+            if not last and (stopping or due):
+                checkpoint.write(job)
             if stopping and not last:
                 break
             job.report()
@@ -158,7 +145,7 @@ def fit(
         raise Interrupted(f"{where}: stopped as asked, checkpoint written. Run the same command again to go on.")
     if job.step < steps:
         raise ValueError(f"{where}: the batches ended; stream() must not end")
-    result = job.finish()
+    result = checkpoint.finish(job)
     if stop.is_set():
         raise Interrupted(f"{where}: complete, stopped after it as asked. Run the same command again to go on.")
     return result
@@ -188,25 +175,7 @@ def global_randn(
     return global_draw(lambda n: torch.randn(n, *rest, generator=generator, device=generator.device), b, rank, world)
 
 
-def learning_rate(t: int, steps: int, lr: float, warmup: int = 0, schedule: str = "constant") -> float:
-    """Learning rate of step t: lr min(1, (t + 1) / warmup); if cosine, times (1 + cos(pi t / steps)) / 2."""
-    ramp = min(1.0, (t + 1) / warmup) if warmup else 1.0
-    return lr * ramp * (0.5 * (1 + math.cos(math.pi * t / steps)) if schedule == "cosine" else 1.0)
-
-
 # --- details ----------------------------------------------------------------------------------------------------------
-
-
-def _check_settings(settings: dict[str, Any]) -> None:
-    for key in ("steps", "log_every"):
-        if settings[key] < 1:
-            raise ValueError(f"{key} must be at least 1, got {settings[key]}")
-    if settings["lr"] <= 0 or settings["warmup"] < 0 or not 0 <= settings["ema"] < 1:
-        raise ValueError(f"need lr > 0, warmup >= 0 and 0 <= ema < 1, got {settings}")
-    if settings["clip"] is not None and settings["clip"] <= 0:
-        raise ValueError(f"clip must be positive, or None for no clipping, got {settings['clip']}")
-    if settings["schedule"] not in ("constant", "cosine"):
-        raise ValueError(f"schedule must be 'constant' or 'cosine', got {settings['schedule']!r}")
 
 
 def _to(batch: Any, device: torch.device) -> Any:

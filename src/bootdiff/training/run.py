@@ -5,12 +5,14 @@ grows in place is ``metrics.jsonl``; a line torn by a kill is cut off when the r
 resumes at step s first drops its rows after s, so the rows are those of a run that was never interrupted.
 
     run/
-      lock                  held (flock) by the process that writes; the kernel frees it however that process ends
-      recipe.yaml           the recipe the run was started with: another recipe does not go on in this directory
-      run.json              fingerprint of the data
-      provenance.json       one entry per session: versions, command, platform, threads, seed
+      recipe.yaml           the recipe; another one does not go on in this directory, but for more `steps`
       metrics.jsonl         one JSON object per line, each with "stage" and "step"
-      <stage>/              checkpoint, snapshots and final weights of one stage; done.json marks it complete
+      <arm>/                a finished model, complete by itself (serialization.py); beside it what the caller writes
+      provenance.json       one entry per session: versions, command, platform, threads, seed
+      run.json              what makes this folder a run: fingerprint of the data, digest of the recipe
+      lock                  held (flock) by the process that writes; the kernel frees it however that process ends
+      stages/<stage>/       what one stage has made so far; done.json marks it complete (stages.py)
+      stages/weights/       every network's weights once (pool.py)
 """
 
 from __future__ import annotations
@@ -21,11 +23,7 @@ import json
 import os
 import platform
 import re
-import shlex
-import socket
-import sys
-import time
-import weakref
+import shutil
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,15 +34,22 @@ from bootdiff.training.files import (
     atomic_write_bytes,
     atomic_write_json,
     atomic_write_text,
+    differences,
+    digest,
     is_full,
+    is_temporary,
     load_tensors,
     no_room,
     read_json,
     read_metrics,
+    read_record,
     rows_and_lines,
     save_tensors,
     strict_json,
+    write_record,
 )
+from bootdiff.training.lock import command_line, lock, now
+from bootdiff.training.pool import WeightPool, network_bytes
 
 __all__ = [
     "Run",
@@ -60,59 +65,11 @@ __all__ = [
 ]
 
 _PACKAGES = ("bootdiff", "torch", "numpy", "diffusers", "accelerate", "safetensors")
-
-
-# --- the lock ---------------------------------------------------------------------------------------------------------
-
-_HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
-
-
-def _drop_in_child() -> None:
-    # flock belongs to the open file, which a forked data worker shares: without this the run would stay locked for as
-    # long as an orphaned worker lives. Closing the child's copy leaves the parent's lock alone.
-    for file in list(_HELD):
-        file.close()
-
-
-os.register_at_fork(after_in_child=_drop_in_child)
-
-
-def _lock(directory: Path) -> IO[str]:
-    import fcntl
-
-    path = directory / "lock"
-    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8")  # noqa: SIM115 (held)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = file.read()
-        file.close()
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise BootdiffError(f"{path}: cannot be locked ({error}); put the run on another file system") from None
-        try:
-            about = json.loads(owner)
-            who = f"process {about['pid']} on {about['host']} (started {about['started']}: {about['command']})"
-        except (ValueError, KeyError):
-            who = "another process"  # it has the lock but has not yet written who it is
-        raise BootdiffError(
-            f"{directory}: this run is in use by {who}. Wait for it to end, stop it, or choose another directory."
-        ) from None
-    owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": _now(), "command": command_line()})
-    file.truncate(0)
-    file.write(owner)
-    file.flush()
-    _HELD.add(file)
-    return file
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
-def command_line() -> str:
-    """The command of this process as a shell takes it, its program without the folder: it is read on other machines."""
-    program = Path(sys.argv[0]).name
-    return shlex.join(["bootdiff" if program == "__main__.py" else program, *sys.argv[1:]])
+_STAGES = "stages"
+# What a run that was killed while it began may consist of.
+_BEGUN = {"lock", "run.json"}
+# Training may go on for more steps than a recipe said at first.
+_MAY_GROW = re.compile(r"(.*\.)?training\.(.*\.)?steps")
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -121,40 +78,54 @@ def command_line() -> str:
 class Run:
     """One run directory. ``Run.open`` to write (holds the lock until ``close``), ``Run.read`` to read beside a writer.
 
-    A context manager; ``path`` is the directory, ``writer`` says whether this process may write.
+    A context manager; ``path`` is the directory, ``writer`` says whether this process may write, ``remarks`` is what a
+    person should be told about going on here.
     """
 
     def __init__(self, path: Path, lock: IO[str] | None) -> None:
         self.path = path
+        self.stages = path / _STAGES
+        self.pool = WeightPool(self.stages / "weights")
+        self.remarks: list[str] = []
         self._lock = lock
         self._metrics: Any = None  # unbuffered binary file, opened by the first row
 
     @classmethod
     def open(
-        cls, path: str | Path, recipe_text: str, fingerprint: str = "", *, seed: int | None = None, main: bool = True
+        cls,
+        path: str | Path,
+        recipe_text: str | None,
+        fingerprint: str = "",
+        *,
+        seed: int | None = None,
+        main: bool = True,
     ) -> Run:
-        """Open or create the run in ``path`` for this recipe (YAML text) and this data (``fingerprint``).
+        """Open or create the run in ``path`` for this recipe (YAML text; None: a run without one, whose stages know
+        what they were made with) and this data (``fingerprint``).
 
         With several processes all but one pass ``main=False``: they neither lock nor write.
-        Raises BootdiffError when another process has it open (names the pid), when it was started with another recipe
-        (names the keys that differ; comments and spacing do not count) or on other data.
+        Raises BootdiffError when the folder holds something else than a run (nothing in it is touched), when another
+        process has it open (names the pid), when it was started with another recipe (names the keys that differ;
+        comments and spacing do not count, and the steps of a training may grow) or on other data.
         """
+        if not str(path).strip():
+            raise BootdiffError("the run's directory is an empty name (an empty variable?); give a folder")
         path = Path(path).expanduser().absolute()
         if not main:
             return cls(path, None)
         try:
+            if path.is_dir():
+                _check_is_run(path)
             path.mkdir(parents=True, exist_ok=True)
-            lock = _lock(path)
+            held = lock(path)
         except (FileExistsError, NotADirectoryError):
             raise BootdiffError(f"{path}: a file is in the way; choose another directory for the run") from None
         except (PermissionError, IsADirectoryError) as error:
             raise BootdiffError(f"{path}: cannot write there ({error.strerror}); choose another directory") from None
-        run = cls(path, lock)
+        run = cls(path, held)
         try:
-            for folder in (path, *path.iterdir()):
-                if folder == path or not (folder / "lock").exists():  # a run of its own, as seed-1 beside others is
-                    _sweep(folder)
             run._claim(recipe_text, fingerprint)
+            run._sweep()
             run._add_provenance(seed)
             run._cut_torn_line()
         except BaseException:
@@ -166,8 +137,8 @@ class Run:
     def read(cls, path: str | Path) -> Run:
         """Open an existing run without the lock, to read it. Raises BootdiffError where there is no run."""
         path = Path(path).expanduser().absolute()
-        if not (path / "recipe.yaml").is_file():
-            raise BootdiffError(f"{path}: not a run directory (no recipe.yaml in it); check the path, or train first")
+        if not (path / "run.json").is_file() and not (path / "recipe.yaml").is_file():
+            raise BootdiffError(f"{path}: not a run directory (no run.json in it); check the path, or train first")
         return cls(path, None)
 
     def close(self) -> None:
@@ -190,20 +161,35 @@ class Run:
 
     @property
     def recipe_text(self) -> str:
-        return (self.path / "recipe.yaml").read_text(encoding="utf-8")
+        path = self.path / "recipe.yaml"
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise BootdiffError(
+                f"{self.path}: there is no recipe.yaml in it (a run that was made from Python has none): give the "
+                f"folder of its model, {self.path / 'bootdiff'}, or open it from Python with bootdiff.load"
+            ) from None
+        except ValueError as error:
+            raise BootdiffError(f"{path}: not a text ({error}); restore it from a copy") from None
 
     @property
     def fingerprint(self) -> str:
-        return read_json(self.path / "run.json")["fingerprint"]
+        return self._about()["fingerprint"]
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
-        return read_json(self.path / "provenance.json")
+        path = self.path / "provenance.json"
+        sessions = read_json(path)
+        if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
+            raise BootdiffError(f"{path}: not what bootdiff wrote; restore it from a copy, or delete it")
+        return sessions
 
     def stage(self, name: str) -> StageDir:
         """The directory of one stage, created when writing. ``name``: letters, digits, ``_ . -``, else ValueError."""
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(f"stage name {name!r}: use letters, digits, '_', '.' and '-', a letter or digit first")
+        if not re.fullmatch(r"\w[\w.-]*", name) or name == self.pool.path.name:
+            raise ValueError(
+                f"stage name {name!r}: use letters, digits, '_', '.' and '-', a letter or digit first; not 'weights'"
+            )
         return StageDir(self, name)
 
     # metrics
@@ -254,29 +240,64 @@ class Run:
         if self._lock is None:
             raise RuntimeError(f"{self.path}: opened for reading; open it with Run.open to write")
 
-    def _claim(self, recipe_text: str, fingerprint: str) -> None:
+    def _about(self) -> dict[str, str]:
+        """What run.json says."""
+        path = self.path / "run.json"
+        said = read_json(path)
+        if isinstance(said, dict) and set(said) == {"fingerprint"}:
+            raise BootdiffError(
+                f"{self.path}: a run of bootdiff 0.1, which this version does not go on with. Choose another "
+                f"directory, or use 0.1 (pip install bootdiff==0.1.0)."
+            )
+        about = read_record(path)
+        if not isinstance(about, dict) or set(about) != {"fingerprint", "recipe"}:
+            raise BootdiffError(f"{path}: not what bootdiff wrote; restore it from a copy")
+        return about
+
+    def _claim(self, recipe_text: str | None, fingerprint: str) -> None:
         recipe, data = self.path / "recipe.yaml", self.path / "run.json"
+        wanted = None if recipe_text is None else _parsed(recipe_text, "the recipe")
+        asked = {"fingerprint": fingerprint, "recipe": digest(wanted)}
+        about = self._about() if data.exists() else asked
+        found: list[tuple[str, Any, Any]] = []
         if recipe.exists():
-            keys = _differences(self.recipe_text, recipe_text)
-            if keys:
-                raise BootdiffError(
-                    f"{self.path}: this run was started with another recipe; differing in {', '.join(keys)} "
-                    f"(there -> now). Choose another directory for the new recipe, or use the one in {recipe}."
-                )
-        if data.exists() and self.fingerprint != fingerprint:
+            found = differences(_parsed(self.recipe_text, recipe), wanted)
+        elif about["recipe"] != asked["recipe"]:
+            raise BootdiffError(
+                f"{self.path}: its recipe.yaml is lost, and the run was started with another recipe than this one. "
+                f"Restore the file from a copy, or choose another directory."
+            )
+        refused = [key for key in found if not _grows(*key)]
+        if refused:
+            raise BootdiffError(
+                f"{self.path}: this run was started with another recipe; differing in "
+                f"{', '.join(f'{key} ({old} -> {new})' for key, old, new in refused)} "
+                f"(there -> now). Choose another directory for the new recipe, or use the one in {recipe}."
+            )
+        if about["fingerprint"] != fingerprint:
             raise BootdiffError(
                 f"{self.path}: the data is not what this run was started on (files added, removed or changed; "
-                f"fingerprint {self.fingerprint!r} then, {fingerprint!r} now). Restore it, or choose another directory."
+                f"fingerprint {about['fingerprint']!r} then, {fingerprint!r} now). Restore it, or choose another "
+                f"directory."
             )
-        if not data.exists():
-            atomic_write_json(data, {"fingerprint": fingerprint})
-        if not recipe.exists():
+        if found or not data.exists():
+            write_record(data, asked)
+        if recipe_text is not None and (found or not recipe.exists()):
             atomic_write_text(recipe, recipe_text)
+
+    def _sweep(self) -> None:
+        """Delete what a killed process of ours left half written; we hold the lock, and this is a run."""
+        for folder, folders, files in os.walk(self.path):
+            # A run inside it may be in use.
+            folders[:] = [name for name in folders if not (Path(folder) / name / "lock").exists()]
+            for name in filter(is_temporary, files):
+                (Path(folder) / name).unlink(missing_ok=True)
+        self.pool.sweep()
 
     def _add_provenance(self, seed: int | None) -> None:
         path = self.path / "provenance.json"
-        session = {
-            "started": _now(),
+        session: dict[str, Any] = {
+            "started": now(),
             "command": command_line(),
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -285,7 +306,18 @@ class Run:
             "seed": seed,
             "versions": {name: _version(name) for name in _PACKAGES},
         }
-        atomic_write_json(path, [*(read_json(path) if path.exists() else []), session])
+        earlier = self.provenance if path.exists() else []
+        if earlier:
+            was, versions = earlier[-1], earlier[-1].get("versions")
+            torches = versions.get("torch") if isinstance(versions, dict) else None
+            before = (f"torch {torches}", f"{was.get('threads')} thread(s)")
+            after = (f"torch {session['versions']['torch']}", f"{session['threads']} thread(s)")
+            if before != after:
+                self.remarks.append(
+                    f"{self.path}: went on with {' and '.join(before)} before, now with {' and '.join(after)}: what is "
+                    f"trained from here on differs by rounding from an uninterrupted run"
+                )
+        atomic_write_json(path, [*earlier, session])
 
     def _cut_torn_line(self) -> None:
         path = self.path / "metrics.jsonl"
@@ -296,18 +328,26 @@ class Run:
 
 
 class StageDir:
-    """The directory of one stage of a run: ``path / "anything"`` by ``stage / "anything"``."""
+    """The directory of one stage of a run: ``path / "anything"`` by ``stage / "anything"``.
+
+    ``key`` is the digest of all that its result depends on, where a StageStore opened it.
+    """
 
     def __init__(self, run: Run, name: str) -> None:
         self.run = run
         self.name = name
-        self.path = run.path / name
+        self.path = run.stages / name
+        self.key = ""
         if run.writer:
-            self.path.mkdir(exist_ok=True)
-            _sweep(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    @property
+    def remedy(self) -> str:
+        """What to do when a file of the stage is lost or damaged."""
+        return f"restore it from a copy, or delete the folder {self.path}: the same command makes this stage again"
 
     @property
     def done(self) -> bool:
@@ -315,14 +355,32 @@ class StageDir:
         return (self.path / "done.json").is_file()
 
     @property
+    def begun(self) -> bool:
+        """Whether there is training in it that a later call goes on with."""
+        return self.done or (self.path / "checkpoint.safetensors").is_file()
+
+    @property
     def info(self) -> dict[str, Any]:
-        """What ``finish`` was given. BootdiffError where the stage is not complete."""
-        return read_json(self.path / "done.json")
+        """What ``finish`` was given. BootdiffError where the stage is not complete, or its done.json damaged."""
+        return read_record(self.path / "done.json", self.remedy)
 
     def finish(self, info: dict[str, Any]) -> None:
-        """Mark the stage complete. The caller's files must be on the disk before."""
-        self.run._must_write()
-        atomic_write_json(self.path / "done.json", info)
+        """Mark the stage complete, with JSON-able ``info`` about it."""
+        write_record(self.path / "done.json", info)
+
+    def save_weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
+        """Write a state dict to the file ``name``, shared with all that are the same. Raises as `WeightPool.store`."""
+        self.run.pool.store(network_bytes(state), self.path / name)
+
+    def clear(self) -> None:
+        """Delete all that is in it. Killed in between, what is left is not taken for a result."""
+        for name in ("done.json", "checkpoint.safetensors"):
+            (self.path / name).unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if path.name != "key.json":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (self.path / "key.json").unlink(missing_ok=True)
+        self.run.pool.sweep()
 
     def append(self, row: dict[str, Any]) -> None:
         """``Run.append`` with this stage's name filled in."""
@@ -336,11 +394,29 @@ class StageDir:
 # --- details ----------------------------------------------------------------------------------------------------------
 
 
-def _sweep(folder: Path) -> None:
-    """Delete what a killed process left half written (we hold the lock): our .name.tmp, safetensors' .tmpXXXXXX."""
-    for pattern in (".?*.tmp", ".tmp??????"):
-        for litter in folder.glob(pattern):
-            litter.unlink(missing_ok=True)
+def _check_is_run(path: Path) -> None:
+    """Refuse a folder with anything in it that is no run, or no longer one."""
+    names = {name for name in os.listdir(path) if not is_temporary(name)}
+    if names <= _BEGUN:
+        return
+    if "run.json" not in names:
+        there = f"no run, but not empty ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
+        raise BootdiffError(f"{path}: {there}. Choose another directory for the run; nothing was touched.")
+
+
+def _parsed(text: str, where: Any) -> Any:
+    """The value of a YAML text."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BootdiffError(f"{where}: not YAML ({' '.join(str(error).split())}); restore it from a copy") from None
+
+
+def _grows(key: str, old: Any, new: Any) -> bool:
+    """Whether a difference only asks for more training."""
+    return bool(_MAY_GROW.fullmatch(key)) and type(old) is type(new) is int and new > old
 
 
 def _version(package: str) -> str | None:
@@ -348,30 +424,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as {"a.b.0": leaf}."""
-    if isinstance(value, dict) and value:
-        items: Any = value.items()
-    elif isinstance(value, list) and value:
-        items = enumerate(value)
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in items:
-        flat.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-def _differences(old_text: str, new_text: str) -> list[str]:
-    """The keys in which two YAML texts differ, each as "key (old -> new)"; empty where they mean the same."""
-    import yaml
-
-    old, new = _flatten(yaml.safe_load(old_text)), _flatten(yaml.safe_load(new_text))
-    absent = "absent"
-    return [
-        f"{key or 'everything'} ({old.get(key, absent)} -> {new.get(key, absent)})"
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key, absent) != new.get(key, absent)
-    ]

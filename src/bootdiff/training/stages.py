@@ -1,28 +1,49 @@
 """Where the stages of a run lie: found when complete, taken from another run that made the same, written once.
 
-A stage is known by its key, a digest of all that its result depends on. What makes a kill harmless is the order: the
-file that says "complete" is written last, and what lies there without it is made again. What makes several processes
-agree is that all have looked before the first goes on, and that all read what the first has written.
+A stage is known by its key, the digest of its name and all that its result depends on, as a whole:
+
+    depends_on    its own settings and data
+    parents       what it was made of: keys of other stages, values computed from them
+    start         what its training began at: keys of other stages
+    steps         optimizer steps, where it is a training
+    went_on       steps at which it was complete, or stopped, before more were asked for
+
+All of it stands in key.json, so that a refusal can name what differs. What lies in the folder under another key:
+
+    only `steps` grew (and `start`)     it is trained on: `went_on` notes it, so that what is made of it has another key
+    only `parents` or `start` differ    it follows them: made again (whoever changed the parent was asked there)
+    anything else                       never taken and never overwritten: refused, if there is training in it
+
+What makes a kill harmless is the order: the file that says "complete" is written last, and what lies there without it
+is made again. What makes several processes agree is that all have looked before the first goes on, and that all read
+what the first has written.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bootdiff.training.files import copy_file
-from bootdiff.training.run import Run, StageDir, atomic_write_json, read_json
+from bootdiff.errors import BootdiffError
+from bootdiff.training.files import (
+    copy_file,
+    differences,
+    digest,
+    load_tensors,
+    read_record,
+    strict_json,
+    write_record,
+)
+from bootdiff.training.run import Run, StageDir
 
 __all__ = ["StageStore", "digest"]
 
-
-def digest(value: Any) -> str:
-    """24 hexadecimal digits of anything that JSON can say."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
+_NOTE = "key.json"
+_PARTS = ("depends_on", "parents", "start", "steps", "went_on")
+_WEIGHTS = re.compile(r"(final|snapshot-\d+)\.safetensors")
 
 
 @dataclass
@@ -33,7 +54,7 @@ class StageStore:
         run: the run directory, open for writing in the first process.
         accelerator: accelerate's: which process this is, and how to wait for the others.
         reuse: other run directories, whose stages of the same key are copied.
-        log: told one line for each stage that was taken from another run.
+        log: told one line for each stage that was taken from another run, goes on, or is made again.
     """
 
     run: Run
@@ -41,18 +62,43 @@ class StageStore:
     reuse: Sequence[str | Path]
     log: Callable[[str], None]
 
-    def stage(self, name: str, key: str) -> StageDir:
-        """A stage's folder; filled from a run of ``reuse`` that holds the same stage."""
+    def stage(
+        self,
+        name: str,
+        depends_on: Any,
+        *,
+        parents: Mapping[str, Any] | None = None,
+        start: Mapping[str, Any] | None = None,
+        steps: int | None = None,
+    ) -> StageDir:
+        """A stage's folder, known by the key of these parts (JSON-able, see this file), which it has as ``key``; filled
+        from a run of ``reuse`` that holds the same stage.
+
+        Raises:
+            BootdiffError: another stage lies there complete or half trained (names what differs), or a damaged key.
+        """
+        asked = strict_json(
+            {"depends_on": depends_on, "parents": parents or {}, "start": start or {}, "steps": steps, "went_on": []}
+        )
         stage = self.run.stage(name)
-        if self.accelerator.is_main_process and not stage.done:
-            other = next((path for path in self.reuse if _holds(Path(path) / name, key)), None)
-            if other is not None:
-                self._take(Path(other), stage)
-                self.log(f"{name}: taken from {other}")
-            else:
-                # A complete one keeps the key that it was made with.
-                atomic_write_json(stage / "key.json", key)
+        there = _note(stage)
+        fate = _fate(stage, there, asked)
         self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            if fate == "go on":
+                assert there is not None
+                at = _trained(stage)
+                write_record(stage / _NOTE, asked | {"went_on": [*there["went_on"], at]})
+                rest = "the learning rate's schedule is recomputed for the rest"
+                self.log(f"{name}: goes on from step {at} to {steps}; {rest}")
+            elif fate == "new":
+                if there is not None:
+                    self._make_again(stage, there, asked)
+                write_record(stage / _NOTE, asked)
+            if not stage.begun:
+                self._fill(stage, asked)
+        self.accelerator.wait_for_everyone()
+        stage.key = digest([name, _note(stage)])
         return stage
 
     def exists(self, stage: StageDir, name: str) -> bool:
@@ -61,29 +107,128 @@ class StageStore:
         self.accelerator.wait_for_everyone()
         return found
 
-    def get_or_compute(self, stage: StageDir, name: str, make: Callable[[], Any]) -> Any:
-        """A small result of a stage, as JSON, made once: that of the first process, for all of them."""
-        if not self.exists(stage, name):
+    def get_or_compute(self, stage: StageDir, name: str, make: Callable[[], Any], of: Any = None) -> Any:
+        """A small result of a stage, as JSON, made once: that of the first process, for all of them.
+
+        ``of``: what it was made of (JSON-able): one that was made of something else is made again.
+        """
+        of = strict_json(of)
+        found = read_record(stage / name, stage.remedy) if (stage / name).is_file() else None
+        self.accelerator.wait_for_everyone()
+        if found is None or found["of"] != of:
             value = make()
             if self.accelerator.is_main_process:
-                atomic_write_json(stage / name, value)
+                write_record(stage / name, {"of": of, "result": value})
             self.accelerator.wait_for_everyone()
-        return read_json(stage / name)
+            found = read_record(stage / name, stage.remedy)
+        return found["result"]
 
-    def _take(self, other: Path, stage: StageDir) -> None:
-        """Copy a complete stage of another run. done.json comes last: killed before, it is copied again."""
-        there = other / stage.name
-        rows = Run.read(other).metrics(stage.name)
-        for path in there.iterdir():
-            if path.name != "done.json" and not path.name.startswith("."):
-                copy_file(path, stage / path.name)
-        self.run.truncate_metrics(stage.name, -1)
-        for row in rows:
-            self.run.append(row)
-        self.run.sync_metrics()
-        copy_file(there / "done.json", stage / "done.json")
+    def prune(self, stage: StageDir, keep: Collection[int]) -> None:
+        """Remove what only an unfinished stage needs: snapshots of steps that are not among ``keep``, and the trainings
+        NAME.start-K that it was chosen from. To be called once the choice is on the disk; twice does no harm.
+
+        Raises ValueError: the stage is not complete.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        if not stage.done:
+            raise ValueError(f"stage {stage.name} is not complete: its snapshots are still needed")
+        kept = {f"snapshot-{step}.safetensors" for step in keep}
+        for path in stage.path.glob("snapshot-*.safetensors"):
+            if path.name not in kept:
+                path.unlink()
+        tried = re.compile(rf"{re.escape(stage.name)}\.start-\d+")
+        for folder in [path for path in self.run.stages.iterdir() if tried.fullmatch(path.name)]:
+            self.run.stage(folder.name).clear()
+            folder.rmdir()
+        self.run.pool.sweep()
+
+    def _make_again(self, stage: StageDir, there: dict[str, Any], asked: dict[str, Any]) -> None:
+        if stage.begun:
+            changed = [part for part, _, _ in _differences(there, asked) if part.split(".")[0] in ("parents", "start")]
+            names = dict.fromkeys(part.split(".", 1)[1] for part in changed)
+            self.log(f"{stage.name}: made again, since what it is made of has changed ({', '.join(names)})")
+        stage.clear()
+
+    def _fill(self, stage: StageDir, asked: dict[str, Any]) -> None:
+        """Copy a complete stage of the same key from another run. done.json comes last: killed before, it is copied
+        again."""
+        for other in self.reuse:
+            there = Run.read(other).stage(stage.name)
+            if not there.done or not (there / _NOTE).is_file() or _note(there) != asked:
+                continue
+            for path in there.path.iterdir():
+                if _WEIGHTS.fullmatch(path.name):
+                    load_tensors(path)  # damaged ones are not spread
+                    self.run.pool.store(path.read_bytes(), stage / path.name)
+                elif path.name not in ("done.json", _NOTE) and path.is_file() and not path.name.startswith("."):
+                    copy_file(path, stage / path.name)
+            self.run.truncate_metrics(stage.name, -1)
+            for row in there.metrics():
+                self.run.append(row)
+            self.run.sync_metrics()
+            copy_file(there / "done.json", stage / "done.json")
+            self.log(f"{stage.name}: taken from {other}")
+            return
 
 
-def _holds(folder: Path, key: str) -> bool:
-    note = folder / "key.json"
-    return (folder / "done.json").is_file() and note.is_file() and read_json(note) == key
+# --- details ----------------------------------------------------------------------------------------------------------
+
+
+def _note(stage: StageDir) -> dict[str, Any] | None:
+    """What key.json says; None where there is none. BootdiffError where it is damaged."""
+    path = stage / _NOTE
+    if not path.is_file():
+        return None
+    note = read_record(path, stage.remedy)
+    if not isinstance(note, dict) or set(note) != set(_PARTS):
+        raise BootdiffError(f"{path}: not what bootdiff wrote; {stage.remedy}")
+    return note
+
+
+def _trained(stage: StageDir) -> int:
+    """Steps that a stage has been trained for."""
+    if stage.done:
+        return int(stage.info["ledger"]["steps"])
+    return int(load_tensors(stage / "checkpoint.safetensors", remedy=stage.remedy)[1]["counts"]["step"])
+
+
+def _differences(there: dict[str, Any], asked: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What two notes differ in, the history apart: it is not asked for."""
+    return differences(there | {"went_on": []}, asked)
+
+
+def _fate(stage: StageDir, there: dict[str, Any] | None, asked: dict[str, Any]) -> str:
+    """What is to become of what lies in a stage's folder: "take", "go on", "new"; BootdiffError: refused."""
+    if there is None:
+        if stage.begun:
+            raise BootdiffError(
+                f"{stage.path}: its key.json, which says what this stage was made with, is lost; {stage.remedy}"
+            )
+        return "new"
+    found = _differences(there, asked)
+    if not found:
+        return "take"
+    if not stage.begun:
+        return "new"
+    parts = {path.split(".")[0] for path, _, _ in found}
+    fewer = "steps" in parts and not (
+        isinstance(there["steps"], int) and isinstance(asked["steps"], int) and asked["steps"] > there["steps"]
+    )
+    if "depends_on" in parts or fewer:
+        said = ", ".join(
+            f"{path.removeprefix('depends_on.')} ({_short(old)} -> {_short(new)})"
+            for path, old, new in found
+            if path.split(".")[0] in ("depends_on", "steps")
+        )
+        raise BootdiffError(
+            f"{stage.path}: the stage {stage.name} was made with something else: {said} (there -> now). Choose another "
+            f"directory for the run, go back to what it was made with, or delete exactly this folder: the stage is "
+            f"then made again, and what depends on it follows."
+        )
+    return "new" if "parents" in parts or "steps" not in parts else "go on"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
