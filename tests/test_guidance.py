@@ -123,7 +123,7 @@ def test_the_pipeline_guides():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"guidance": 2}, "without a label"),
+        ({"guidance": 2}, "needs a label"),
         ({"guidance": -1, "label": 0}, "weight >= 0"),
         ({"guidance": float("nan"), "label": 0}, "weight >= 0"),
         ({"guidance": 2, "label": 0, "guidance_interval": (3, 1)}, "low < high"),

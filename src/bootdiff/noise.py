@@ -1,7 +1,8 @@
-"""Noise levels: what is drawn in training, what is stepped through in sampling, and EDM's preconditioning.
+"""Noise levels, drawn in training and stepped through in sampling, and EDM's preconditioning.
 
 The process is variance-exploding, x = x0 + sigma n with n ~ N(0, I); sigma is in the units of the data.  For data of
-mean m and standard deviation sigma_data, the *white base* is the posterior mean under x0 ~ N(m, sigma_data^2 I),
+mean m and standard deviation sigma_data, the *isotropic Gaussian base* is the posterior mean under
+x0 ~ N(m, sigma_data^2 I),
 
     b(x, sigma) = m + c_skip (x - m),                 c_skip = sigma_data^2 / (sigma_data^2 + sigma^2),
 
@@ -9,7 +10,7 @@ and a network F turns it into a denoiser D = b + c_out F(c_in (x - m), c_noise) 
 
     c_in  = 1 / sqrt(sigma^2 + sigma_data^2),     c_out = sigma sigma_data c_in,     c_noise = ln(sigma) / 4.
 
-The loss weight 1 / c_out^2 makes the loss of the white base equal to 1 at every noise level.
+The loss weight 1 / c_out^2 makes the loss of the base equal to 1 at every noise level.
 Source: Karras, Aittala, Aila, Laine 2022 (EDM), arXiv 2206.00364, table 1 and equations 5 and 8.
 """
 
@@ -57,7 +58,7 @@ class LogNormal:
     """ln sigma ~ N(mean, std^2): the noise levels drawn in training (arXiv 2206.00364, table 1).
 
     With tau > 0 (data stored with noise of standard deviation tau) the *added* noise s is drawn, and
-    sigma = sqrt(tau^2 + s^2) > tau is what the denoiser sees.
+    sigma = sqrt(tau^2 + s^2) > tau is the denoiser's noise level.
     """
 
     mean: Annotated[float, Doc("mean of ln sigma")] = -0.6
@@ -92,10 +93,10 @@ def karras_levels(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) 
 
 
 def interpolate(sigma: Tensor, levels: Tensor, values: Tensor) -> Tensor:
-    """Values given at `levels`, read at `sigma`: linear in ln sigma, constant beyond both ends.
+    """Values given at `levels`, interpolated at `sigma`: linear in ln sigma, constant beyond both ends.
 
     sigma (B,), levels (L,) ascending, values (L,) or (L, K) -> (B,) or (B, K).  Exactly zero at both neighbours gives
-    exactly zero, so what is switched off at two levels is switched off between them.
+    exactly zero, so what is off at two levels is off between them.
     """
     import torch
 
