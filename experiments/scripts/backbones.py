@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bootdiff.nets import build_net
-from bootdiff.recipe.backbones import default_backbones
+from bootdiff.nets import Network, default_networks
 from experiments.scripts.results import write_result
 
 __all__ = ["CASES", "main", "measure", "table"]
@@ -37,20 +36,20 @@ CASES: dict[str, tuple[tuple[int, ...], int]] = {
 """Shape of a sample and size of a batch, by the name in the results."""
 
 
-def measure(shape: tuple[int, ...], batch: int, spec: Any, steps: int) -> dict[str, Any]:
+def measure(shape: tuple[int, ...], batch: int, network: Network, steps: int) -> dict[str, Any]:
     """What a step of one network costs, on random samples.
 
     Args:
         shape: of a sample, (channels, *sides); the network's input has twice its channels.
-        spec: the network, as `default_backbones` says it.
+        network: what is built for them.
         steps: timed steps, after one that is not.
 
     Returns:
         {"parameters", "flops" of a step, "seconds" (median) and "fastest" of the processor, "options" of the network}.
     """
     torch.manual_seed(0)
-    spec = spec.resolve(shape, shape)
-    net = build_net(spec.kind, 2 * shape[0], shape, **spec.options())
+    network = network.resolve(shape, shape)
+    net = network.build(2 * shape[0], shape)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3, fused=True)
     x, target, c_noise = torch.randn(batch, 2 * shape[0], *shape[1:]), torch.randn(batch, *shape), torch.randn(batch)
 
@@ -69,7 +68,7 @@ def measure(shape: tuple[int, ...], batch: int, spec: Any, steps: int) -> dict[s
         "flops": counter.get_total_flops(),
         "seconds": statistics.median(times),
         "fastest": min(times),
-        "options": spec.options(),
+        "options": {name: value for name, value in network.describe().items() if name != "kind"},
     }
 
 
@@ -96,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     rows: dict[str, dict[str, Any]] = {}
     for name, (shape, batch) in CASES.items():
-        for net, spec in default_backbones(len(shape) - 1).items():
-            rows[f"{name} {net}"] = {"batch": batch, **measure(shape, batch, spec, args.steps)}
+        for net, network in default_networks(len(shape) - 1).items():
+            rows[f"{name} {net}"] = {"batch": batch, **measure(shape, batch, network, args.steps)}
     print(table(rows))
     write_result(args.out, "backbones", given, {"rows": rows})
 

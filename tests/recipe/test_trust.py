@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
+import torch
+from accelerate import Accelerator
 
 from bootdiff.errors import BootdiffError
+from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import load_recipe, load_recipe_text, reference
 from bootdiff.recipe.trust import trust_imports, trusted
+from bootdiff.serialization import CLASSES
+from bootdiff.spec import decode, encode
+from bootdiff.training.run import Run
 from bootdiff.views import compose, from_config
+from method_calls import bootstrap
 
 MODULE = """
 from pathlib import Path
@@ -213,3 +221,30 @@ def test_a_model_of_diffusers_needs_no_trust():
     wrong = load_recipe_text(recipe("gray", "{dit: {kind: diffusers, class: DiT}}"))
     with pytest.raises(BootdiffError, match="diffusers has no model class 'DiT'"):
         wrong.backbones["dit"].network().resolve((1, 8, 8), (1, 8, 8))
+
+
+def test_own_parts_are_trained_saved_and_found_again(parts, tmp_path):
+    text = """
+simulate: {pool: {path: digits, limit: 40}, full: 10}
+views: {odd: {view: {kind: "mine.parts:Every", step: 2}}}
+levels: [0.3, 1.5]
+training: {steps: 4, batch: 4, evaluate_every: 2, warmup: 1}
+backbones: {tiny: {kind: "mine.parts:Tiny", width: 6}}
+"""
+    with trust_imports():
+        made = load_recipe_text(text)
+    problem, log = build_problem(made), []
+    for _ in range(2):
+        with Run.open(tmp_path / "run", text, main=True) as run:
+            model = bootstrap(made, problem, run, Accelerator(cpu=True), log=log.append).denoiser("bootdiff").eval()
+        trained = [line for line in log if "held-out loss" in line]
+    assert len(trained) == len(set(trained)) >= 2  # the view's and full-only's, by the first run only
+    spec = json.loads(json.dumps(encode(model)))
+    with pytest.raises(ValueError, match=r"pass classes=\[Tiny\]"):
+        decode(spec, CLASSES)
+    own = sys.modules["mine.parts"]
+    again = decode(spec, {**CLASSES, "Tiny": own.Tiny, "Every": own.Every}).eval()
+    again.load_state_dict(model.state_dict())
+    x, sigma = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 1.0])
+    assert torch.equal(again(x, sigma), model(x, sigma))
+    assert encode(again) == encode(model)

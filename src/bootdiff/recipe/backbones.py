@@ -6,14 +6,13 @@ here is only how YAML writes them where it differs, and what the recipe alone kn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr, Tag, create_model, model_validator
 
-from bootdiff.nets.build import BACKBONES, options_of
+from bootdiff.nets.build import options_of
 from bootdiff.nets.network import BuiltIn, DiffusersNetwork, Network, OwnNetwork, default_networks
 from bootdiff.recipe.messages import Block, fail, in_yaml
 from bootdiff.recipe.trust import imported
@@ -87,40 +86,6 @@ class _BuiltInSpec(NetSpec):
 
     def network(self) -> BuiltIn:
         return BuiltIn(self.kind, {name: value for name, value in self if name != "kind"})
-
-    def resolve(self, shape: Sequence[int], full: Sequence[int]) -> Any:
-        """The same with the sizes of its kind, for samples of `shape`, views of samples of `full`.
-
-        Raises:
-            BootdiffError: samples or widths that it is not for.
-        """
-        sizes = self.network().resolve(shape, full).options
-        # Images keep `auto`, as in earlier runs, whose stages are found by what is written here.
-        open_ones = ("patch", "width") if len(shape) == 3 else ("patch", "width", "channels")
-        left = {n: sizes[n] for n in open_ones if getattr(self, n, None) == "auto" or (n == "patch" and n in sizes)}
-        if "channels" in left:
-            left["channels"] = _open_widths(len(shape) - 1)
-        return self.model_copy(update=left)
-
-    def options(self, auto: Sequence[int] | None = None) -> dict[str, Any]:
-        """Keyword arguments of the nets; `auto` are a UNet's channels where the recipe leaves them open.
-
-        >>> UNetSpec(kind="unet", patch=1).options((16, 32))["attention"]
-        [1]
-        """
-        given: dict[str, Any] = {name: value for name, value in self if name != "kind"}
-        if self.kind != "unet":
-            return given
-        if given["channels"] == "auto":
-            given["channels"] = list(auto or _open_widths(2))
-        if isinstance(given["attention"], bool):
-            given["attention"] = [len(given["channels"]) - 1] if given["attention"] else []
-        return given
-
-
-def _open_widths(axes: int) -> list[int]:
-    net: Any = BACKBONES["unet"][axes]
-    return list(net.widths)
 
 
 def _spec(kind: str, name: str, doc: str) -> Any:

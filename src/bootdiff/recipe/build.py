@@ -83,7 +83,8 @@ def _identity(recipe: Recipe, path: str) -> str:
     spec = level.views[name]
     assert spec.data is not None
     chain = _chain(recipe, path)
-    fixed = [c for view in chain for c in view if c["kind"] in ("crop", "mask", "random_mask")]
+    own = [c for view in chain for c in view if isinstance(c["kind"], type)]
+    fixed = [c for view in chain for c in view if c["kind"] in ("crop", "mask", "random_mask")] + own
     nets = [net.model_dump() for net in level.backbones_for(name).values()]
     training = level.training_for("views", name).model_dump()
     scale = compose(*(from_config(c) for view in chain for c in view)).scale
