@@ -14,7 +14,7 @@ from bootdiff.guidance import GuidedDenoiser
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
-from bootdiff.nets import MLP, Linear, LocalNet, SignalUNet, UNet, VideoUNet
+from bootdiff.nets import MLP, AdaptedInput, DiffusersNet, Linear, LocalNet, SignalUNet, UNet, VideoUNet
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.serialization import CLASSES, load, save
 from bootdiff.spec import decode, encode
@@ -31,6 +31,11 @@ def white(shape=FULL):
 def net(kind, inputs, shape, classes=None):
     if kind in (SignalUNet, UNet, VideoUNet):
         return kind(inputs, shape[0], channels=(8, 16), attention=(1,), classes=classes)
+    if kind is DiffusersNet:
+        args = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 4}
+        return DiffusersNet("DiTTransformer2DModel", args, inputs, shape[0], shape[1:], classes)
+    if kind is AdaptedInput:
+        return AdaptedInput(net(LocalNet, inputs - 1, shape, classes), 1)
     if kind is MLP:
         return MLP(inputs, shape[0], space=shape[1:], width=8, depth=2, classes=classes)
     if kind is Linear:
@@ -87,6 +92,8 @@ CASES = {
     "local": alone,
     "unet": lambda: alone(UNet),
     "mlp": lambda: alone(MLP),
+    "diffusers": lambda: alone(DiffusersNet),
+    "adapted": lambda: alone(AdaptedInput),
     "vector": lambda: alone(MLP, shape=(5,)),
     "linear": lambda: alone(Linear, shape=(5,)),
     "signal": lambda: alone(SignalUNet, shape=(2, 13), classes=4),

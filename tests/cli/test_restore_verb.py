@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bootdiff.data import Digits, Simulated, Subset
+from bootdiff.data import Simulated, Subset, load_digits
 from bootdiff.evaluation.restoration import open_coordinates
 from bootdiff.restoration import observe
 from bootdiff.views import Downsample, Mask
@@ -24,7 +24,7 @@ def says(message, *parts):
 
 
 def digits(n=3):
-    return Subset(Digits(), range(1500, 1500 + n))
+    return Subset(load_digits(), range(1500, 1500 + n))
 
 
 def picture(x, path):

@@ -27,7 +27,7 @@ from experiments.benchmark.baselines.naive_mix import naive_mix
 from experiments.benchmark.baselines.patch_diffusion import PatchObjective
 from experiments.benchmark.baselines.pretrain_finetune import pretrain_finetune
 from experiments.benchmark.budget import parts, steps_within
-from experiments.benchmark.command import cells, run_cells
+from experiments.benchmark.command import planned_runs, run_all
 from experiments.benchmark.runs import ARMS, OWN, bootdiff_steps
 
 VIEWS = {"patch_diffusion": "halves", "further_masking": "boxes", "cascade": "thumbnails2"}
@@ -50,11 +50,11 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_trains_within_the_budget_and_resumes(folder, arm):
     which = tiny(folder)
-    (cell,) = cells(which, [arm], [VIEWS.get(arm, "three")], [20], [0])
+    (planned,) = planned_runs(which, [arm], [VIEWS.get(arm, "three")], [20], [0])
     screen = Console()
     screen.quiet = True
-    assert run_cells([cell], folder / "out", folder / "runs", screen) == 1
-    path = cell.path(folder / "out")
+    assert run_all([planned], folder / "out", folder / "runs", screen) == 1
+    path = planned.path(folder / "out")
     first = json.loads(path.read_text())
     losses = first["holdout_loss"]
     assert 0.2 < losses["mean"] < 1.0  # the white base has 1
@@ -68,10 +68,10 @@ def test_every_arm_trains_within_the_budget_and_resumes(folder, arm):
     assert first["evaluations"]["networks"] > 0
 
     path.unlink()
-    assert run_cells([cell], folder / "out", folder / "runs", screen) == 1
+    assert run_all([planned], folder / "out", folder / "runs", screen) == 1
     again = json.loads(path.read_text())
     assert again["holdout_loss"] == losses
-    assert again["ledger"]["seconds"] == first["ledger"]["seconds"]  # nothing was trained anew
+    assert again["ledger"]["seconds"] == first["ledger"]["seconds"]  # nothing was trained again
 
 
 def test_every_method_says_whose_it_is_and_tries_as_much():
@@ -89,7 +89,7 @@ def test_every_method_says_whose_it_is_and_tries_as_much():
 
 @pytest.fixture
 def stages(folder, tmp_path, monkeypatch):
-    """Opens the stages of a cell; all stages draw the same weights and noise."""
+    """Opens the stages of a run; all stages draw the same weights and noise."""
     monkeypatch.setattr(Bootstrap, "seed", lambda self, name: 0)
     opened = []
 

@@ -27,7 +27,7 @@ def law():
 
 
 def test_ancestral_draws_have_the_posterior_mean_and_variance():
-    low = law().through(VIEW)
+    low = law().marginal(VIEW)
     y = torch.full((20_000, *VIEW.shape(SHAPE)), 1.0)
     sigma = torch.full((len(y),), 1.5)
     m = ancestral(low, y, sigma, 40, torch.Generator().manual_seed(0))
@@ -53,7 +53,7 @@ class Detail(Denoiser):
 
 def exact_cascade(draws, **how):
     true, prior, levels = law(), IsotropicGaussian(SHAPE, [0.2], 1.0), [0.5, 2.0]
-    thumbnails = Thumbnails(VIEW, true.through(VIEW), prior, augment=1e-6, **how)
+    thumbnails = Thumbnails(VIEW, true.marginal(VIEW), prior, augment=1e-6, **how)
     none = CompositeDenoiser({}, prior, levels)
     stack = StackedDenoiser(none, [Detail(true, thumbnails)], levels, [[1.0], [1.0]])
     return Cascade(stack, thumbnails, draws=draws).eval()

@@ -291,7 +291,7 @@ def test_bad_data_are_refused():
 
 
 def test_the_risk_is_the_one_of_the_linear_class():
-    """`cross_validation.risks`, averaged over the distribution, is the Wiener filter's risk (`theory.linear`)."""
+    """`cross_validation.risks`, averaged over the law, is the risk of the Wiener filter of the estimate."""
     from bootdiff.forecast.cross_validation import risks
     from experiments.theory.linear import risk
 

@@ -97,7 +97,7 @@ def test_missing_values_need_a_view_that_hides(folder):
     each = build_problem(recipe(folder, full, "{kind: random_mask, hide: channels}", uneven)).views["v"].train
     assert each.batch([0, 1])[2].shape == (2, 2, 16)
     wide = build_problem(recipe(folder, full, "{kind: random_mask, hide: channels}", gaps)).views["v"].train
-    assert isinstance(wide.source, WithMasks)
+    assert isinstance(wide.dataset, WithMasks)
     assert wide[0].mask.shape == (2, 16)
     with pytest.raises(BootdiffError, match=r"NaN means not observed, set views\.v\.data\.missing to mask"):
         build_problem(recipe(folder, full, "{kind: random_mask, hide: gap}", "path: full.npy, kind: signal"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bootdiff.cli.session import arms_of
-from bootdiff.data import Arrays, Batches, Digits
+from bootdiff.data import Arrays, Batches, load_digits
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.errors import BootdiffError
 from bootdiff.evaluation.costs import totals
@@ -153,7 +153,7 @@ def test_processes_draw_the_samples_that_one_draws(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_half_of_the_pool_are_full_samples(labelled):
-    full = Digits(labels=labelled)
+    full = load_digits(labels=labelled)
     drawn, labels = torch.rand(4000, *SHAPE), torch.arange(4000) % 10
     pool = Pool(full, drawn, labels if labelled else None)
     n = len(full)

@@ -26,7 +26,7 @@ def smooth_law(length=1.5):
 
 
 def composite(p, views):
-    return CompositeDenoiser({name: (view, p.through(view)) for name, view in views.items()}, BASE, LEVELS)
+    return CompositeDenoiser({name: (view, p.marginal(view)) for name, view in views.items()}, BASE, LEVELS)
 
 
 def gains_of(p, views, n=1500, draws=1, **options):

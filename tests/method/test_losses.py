@@ -60,7 +60,7 @@ def nothing(base=BASE):
 
 
 def with_view(view=VIEW, law=LAW, base=BASE, gain=1.0):
-    return CompositeDenoiser({"a": (view, law.through(view))}, base, LEVELS, [[gain]] * 3)
+    return CompositeDenoiser({"a": (view, law.marginal(view))}, base, LEVELS, [[gain]] * 3)
 
 
 def an_expert(net, anchor="prior", composite=None):
@@ -355,7 +355,7 @@ def test_no_view_speaks_below_its_stored_noise():
 
     view = Observed(VIEW, std=0.25)
     assert view.tau == 0.5
-    composite = CompositeDenoiser({"a": (view, LAW.through(view))}, BASE, LEVELS)
+    composite = CompositeDenoiser({"a": (view, LAW.marginal(view))}, BASE, LEVELS)
     m = Validator(labelled(), composite, LEVELS).evidence_moments()
     assert (m.gram[0] == 0).all()
     assert (m.gram[1:] > 0).all()
@@ -378,10 +378,10 @@ def test_expand_is_used_on_masks_of_views():
 
 
 def test_arms_on_the_same_views_ask_them_once():
-    own, calls = LAW.through(VIEW), []
+    own, calls = LAW.marginal(VIEW), []
     own.register_forward_hook(lambda *_: calls.append(1))
     composite = CompositeDenoiser({"small": (VIEW, own)}, BASE, LEVELS)
-    other = CompositeDenoiser({"small": (VIEW, LAW.through(VIEW))}, BASE, LEVELS, [[0.5]] * 3)
+    other = CompositeDenoiser({"small": (VIEW, LAW.marginal(VIEW))}, BASE, LEVELS, [[0.5]] * 3)
     samples = SampleSet(LAW.sample(5, torch.Generator().manual_seed(0)).float())
     held_out = Validator(samples, nothing(), LEVELS, draws=2, seed=1)
     arms = {"views": composite, "stack": StackedDenoiser(composite, [], LEVELS), "exact": LAW, "half": other}

@@ -39,8 +39,8 @@ def nested(of):
     """Halves, each of which is the composite of its quarters, which are exact."""
     halves = {}
     for name, half in HALVES.items():
-        part = of.through(half)
-        quarters = {q: (view, part.through(view)) for q, view in QUARTERS.items()}
+        part = of.marginal(half)
+        quarters = {q: (view, part.marginal(view)) for q, view in QUARTERS.items()}
         halves[name] = half, CompositeDenoiser(quarters, IsotropicGaussian(part.shape, [0.0], 1.0), [1.0])
     return CompositeDenoiser(halves, IsotropicGaussian(SHAPE, [0.0], 1.0), [1.0])
 
@@ -56,7 +56,7 @@ def test_quarters_of_halves_leave_over_what_quarters_leave_over():
     scale = (float(spread[0]), float(spread[-1]))
     measured = integrated_energy(lambda sigma: gaussian_energy(whole, both, sigma), whole.dim, scale).nats
     assert measured == pytest.approx(known, rel=1e-5)
-    within = sum(total_correlation(whole.through(half), list(QUARTERS.values())).nats for half in HALVES.values())
+    within = sum(total_correlation(whole.marginal(half), list(QUARTERS.values())).nats for half in HALVES.values())
     assert measured == pytest.approx(total_correlation(whole, list(HALVES.values())).nats + within, rel=1e-5)
 
 
@@ -242,10 +242,10 @@ def test_files_of_an_inner_view_are_scaled_by_both(tmp_path):
     assert small.through.tau == pytest.approx(small.view.tau)
     seen, _, _ = gray.train.batch(range(len(gray.train)))
     ids = gray.train.indices
-    torch.testing.assert_close(gray.through(x[ids]), gray.through.scale * seen, atol=1e-5, rtol=1e-5)
-    assert torch.equal(small.view(gray.through(x)), small.through(x))
+    torch.testing.assert_close(gray.marginal(x[ids]), gray.through.scale * seen, atol=1e-5, rtol=1e-5)
+    assert torch.equal(small.view(gray.marginal(x)), small.marginal(x))
     own, _, _ = small.train.batch(range(len(small.train)))
-    off = small.through.scale * own - small.through(x[small.train.indices])
+    off = small.through.scale * own - small.marginal(x[small.train.indices])
     assert float(off.std()) == pytest.approx(small.through.tau, rel=0.3)
     assert {"view gray", "view gray.small"} <= set(materials.datasets())
 

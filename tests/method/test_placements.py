@@ -54,7 +54,7 @@ def ordered(cov, shape, axes):
 
 def composite(law, views, gains=None):
     base = IsotropicGaussian(law.shape, [0.0] * law.shape[0], 1.0).double()
-    laws = {n: law.through(v.placements(law.shape)[0]) for n, v in views.items()}
+    laws = {n: law.marginal(v.placements(law.shape)[0]) for n, v in views.items()}
     return CompositeDenoiser({n: (v, laws[n]) for n, v in views.items()}, base, LEVELS, gains)
 
 

@@ -28,7 +28,7 @@ def smooth(length):
 
 def screened(law, others, against, count=300, seed=0, levels=LEVELS, **how):
     views = {"left": Crop((4, 2), (0, 0)), "small": Downsample(2)}
-    exact = {name: (views[name], other.through(views[name])) for name, other in others.items()}
+    exact = {name: (views[name], other.marginal(views[name])) for name, other in others.items()}
     composite = CompositeDenoiser(exact, IsotropicGaussian(SHAPE, [0.0], 1.0), levels)
     samples = SampleSet(law.sample(count, torch.Generator().manual_seed(seed)).float())
     moments = Validator(samples, composite, levels, draws=2, seed=seed).evidence_moments(against)

@@ -14,11 +14,10 @@ import sys
 
 import pytest
 import torch
-import training_toy
 from torch import nn
-from training_toy import STEPS, Batches, evaluate, network, objective, train
 
 import bootdiff.training.files
+import training_toy
 from bootdiff.errors import BootdiffError
 from bootdiff.training.loop import (
     TIMING,
@@ -33,6 +32,7 @@ from bootdiff.training.loop import (
 )
 from bootdiff.training.run import Run, load_tensors
 from bootdiff.training.state import step_seed
+from training_toy import STEPS, Batches, evaluate, network, objective, train
 
 
 @pytest.fixture

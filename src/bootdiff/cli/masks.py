@@ -108,21 +108,21 @@ class _Item:
 
 
 def _items(path: Path, key: str | None, *, video: bool) -> list[_Item]:
-    from bootdiff.data.folders import natural, nothing_found, walk
-    from bootdiff.data.readers.images import SIDECAR, SUFFIXES
-    from bootdiff.data.readers.video_files import PYAV, film_at
+    from bootdiff.data.folders import list_files, natural_order, nothing_found
+    from bootdiff.data.readers.images import IMAGE_SUFFIXES, MASK_SUFFIX
+    from bootdiff.data.readers.video_files import PYAV_SUFFIXES, open_video
 
     if path.is_file():
         return _of_array(path, key)
-    names = [n for n in walk(path, "images") if not n.lower().endswith(SIDECAR) and ".mask/" not in n.lower()]
-    images = [n for n in names if n.lower().endswith(SUFFIXES)]
-    videos = [n for n in names if n.lower().endswith((*PYAV, ".gif"))]
+    names = [n for n in list_files(path, "images") if not n.lower().endswith(MASK_SUFFIX) and ".mask/" not in n.lower()]
+    images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES)]
+    videos = [n for n in names if n.lower().endswith((*PYAV_SUFFIXES, ".gif"))]
 
     def image(name: str) -> Iterator[np.ndarray]:
         yield _floats(_decoded(path / name))
 
     def video_frames(name: str) -> Iterator[np.ndarray]:
-        for _, frame, _ in film_at(path / name, "drop").frames():
+        for _, frame, _ in open_video(path / name, "drop").frames():
             yield _floats(frame)
 
     def frames(names: Sequence[str]) -> Iterator[np.ndarray]:
@@ -132,11 +132,11 @@ def _items(path: Path, key: str | None, *, video: bool) -> list[_Item]:
     if videos and not video and not images:
         return [_Item(n, "video", lambda n=n: video_frames(n)) for n in videos]  # type: ignore[misc]
     if not images:
-        raise nothing_found(path, names, "images", "an image", (*SUFFIXES, *PYAV))
+        raise nothing_found(path, names, "images", "an image", (*IMAGE_SUFFIXES, *PYAV_SUFFIXES))
     if not video:
         return [_Item(n, "image", lambda n=n: image(n)) for n in images]  # type: ignore[misc]
     groups: dict[str, list[str]] = {}
-    for n in sorted(images, key=natural):
+    for n in sorted(images, key=natural_order):
         groups.setdefault(n.rpartition("/")[0], []).append(n)
     return [_Item(f"{folder}/", "video", lambda own=own: frames(own)) for folder, own in groups.items()]  # type: ignore[misc]
 

@@ -221,7 +221,7 @@ def _parsed(text: str) -> list[dict[str, Any]]:
         first = error.errors()[0]
         at = ".".join(str(v) for v in first["loc"])
         raise BootdiffError(f"--view-config {text}: {at + ': ' if at else ''}{first['msg']}") from None
-    configs = [block.model_dump(exclude_none=True) for block in blocks]
+    configs = [block.config() for block in blocks]
     for config in configs:
         if "image" in config:
             config["image"] = read_mask(Path(config["image"]), "--view-config")

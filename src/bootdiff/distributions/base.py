@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from bootdiff.denoise import Denoiser
+from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.views import View
 
 __all__ = ["Distribution"]
@@ -68,9 +68,16 @@ class Distribution(Denoiser):
             ValueError: a view of several placements (take one of `view.placements(shape)`), or one that does not fit.
         """
 
-    def through(self, view: View) -> Any:
-        """The former name of `marginal`."""
-        return self.marginal(view)
+    @abstractmethod
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each coordinate of x0, each (*shape) float64."""
+
+    def isotropic(self) -> IsotropicGaussian:
+        """The isotropic Gaussian with its mean per channel and its mean variance about them: a composite's prior."""
+        mean, variance = (m.reshape(self.shape[0], -1).double() for m in self.moments())
+        center = mean.mean(1)
+        spread = (variance + (mean - center[:, None]) ** 2).mean().sqrt()
+        return IsotropicGaussian(self.shape, center.tolist(), float(spread))
 
     @property
     @abstractmethod

@@ -150,6 +150,9 @@ class Gaussian(Distribution):
         x = self.mu + root * white + ((self.lam.sqrt() - root) * (white @ self.basis)) @ self.basis.T
         return x.reshape(n, *self.shape)
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        return self.mean.double(), self.dense().diagonal().reshape(self.shape)
+
     def marginal(self, view: View) -> Gaussian:
         view = self._single(view)
         mean = view(self.mean[None])[0]
@@ -302,6 +305,13 @@ class Mixture(Distribution):
             x[mine] += (white[mine] * self.lam[k].sqrt()) @ self.basis[k].T
         return x.reshape(n, *self.shape)
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        w, mu = self.weights.double()[:, None], self.mu.double()
+        mean = (w * mu).sum(0)
+        own = torch.stack([cov.double().diagonal() for cov in self.covs])
+        variance = (w * (own + (mu - mean) ** 2)).sum(0)
+        return mean.reshape(self.shape), variance.reshape(self.shape)
+
     def marginal(self, view: View) -> Mixture:
         view = self._single(view)
         K, d = self.mu.shape
@@ -374,6 +384,11 @@ class Discrete(Distribution):
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         return self.points[choose(self.weights, n, generator).to(self.mu.device)]
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        w, mu = self.weights.double()[:, None], self.mu.double()
+        mean = (w * mu).sum(0)
+        return mean.reshape(self.shape), (w * (mu - mean) ** 2).sum(0).reshape(self.shape)
 
     def marginal(self, view: View) -> Discrete:
         return Discrete(self._single(view)(self.points), self.weights)

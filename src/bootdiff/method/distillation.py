@@ -54,7 +54,7 @@ class Pool(Dataset):
     """
 
     def __init__(self, full: Dataset, drawn: Tensor, labels: Tensor | None) -> None:
-        self._like(full)
+        self.describe_as(full)
         self.shape, self.full, self.drawn = tuple(full.shape), full, drawn
         self.drawn_labels = torch.full((len(drawn),), -1) if labels is None else labels
         self.unlabelled = True

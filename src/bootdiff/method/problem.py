@@ -25,12 +25,12 @@ from bootdiff.data import (
     Simulated,
     Subset,
     WithMasks,
+    WithPositions,
     axes_of,
     common_classes,
     report_problems,
     split_by_recording,
 )
-from bootdiff.data.positions import WithPositions
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.method.validation import SampleSet
@@ -259,7 +259,7 @@ def _masked_as(through: View, dataset: Dataset, shape: tuple[int, ...], at: str)
     # Simulated files were cut with the whole mask.
     fixed = always.mask(shape) if always.is_fixed and not isinstance(dataset, Simulated) else None
     wide = own.shape[1] < len(drawn)
-    return WithMasks(dataset, wide, fixed) if wide or fixed is not None else dataset
+    return WithMasks(dataset, channels=wide, fixed=fixed) if wide or fixed is not None else dataset
 
 
 def with_common_classes(problem: Problem) -> Problem:

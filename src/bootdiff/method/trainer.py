@@ -229,7 +229,7 @@ class Trainer:
             built = network.build(channels, data.prior.shape, data.classes)
         if self.device.type == "cuda":
             # Tensor cores want channels last; on a CPU it would change the results of earlier runs by rounding.
-            built = built.to(memory_format=torch.channels_last)
+            built = built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return task.expert(
             built, composite, self.levels, scale, uses_views=uses_views, anchor=task.anchor,
             mask_channels=task.mask_channels,

@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from bootdiff.data import Dataset, Simulated, Subset, open_dataset, split_by_recording
-from bootdiff.data.positions import read_offsets
+from bootdiff.data import Dataset, Simulated, Subset, open_dataset, read_offsets, split_by_recording
 from bootdiff.errors import BootdiffError
 from bootdiff.method.problem import (
     VIEW_HOLDOUT,
