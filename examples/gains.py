@@ -5,7 +5,6 @@ python examples/gains.py
 
 import torch
 
-from bootdiff.denoise import IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.validation import SampleSet, Validator
@@ -21,7 +20,7 @@ def main() -> None:
     other = Gaussian(torch.zeros(1, 2, 2), torch.diag(torch.tensor([4.0, 0.01, 4.0, 0.01])))
     views = {"left": Crop((4, 2), (0, 0)), "middle": Crop((4, 2), (0, 1)), "unrelated": Downsample(2)}
     denoisers = {"left": law.marginal(views["left"]), "middle": law.marginal(views["middle"]), "unrelated": other}
-    composite = CompositeDenoiser(IsotropicGaussian(SHAPE, [0.0], 1.0), views, denoisers, LEVELS)
+    composite = CompositeDenoiser({name: (views[name], denoisers[name]) for name in views}, law.isotropic(), LEVELS)
     full = SampleSet(law.sample(200, torch.Generator().manual_seed(0)).float())
     found = fit_weights(Validator(full, composite, LEVELS, draws=4).evidence_moments(), LEVELS)
     print("sigma     " + "".join(f"{s:8g}" for s in LEVELS))

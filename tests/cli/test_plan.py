@@ -77,6 +77,7 @@ def test_a_recipe_whose_only_view_is_useless_is_told_so(tmp_path):
 
 
 def test_a_view_that_comes_without_files_is_named(tmp_path, monkeypatch):
+    import bootdiff.cli.compare  # noqa: F401 (it would otherwise first be imported, and keep, what is patched here)
     from bootdiff.recipe import build
 
     build_problem = build.build_problem
