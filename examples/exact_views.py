@@ -5,10 +5,9 @@ python examples/exact_views.py
 
 import torch
 
-from bootdiff.denoise import IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.losses import SampleSet, Validator
+from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.sampling import sample
 from bootdiff.views import Crop
 
@@ -20,11 +19,12 @@ def main() -> None:
     covariance = torch.exp(-torch.cdist(pixels, pixels) / 2)  # neighbours are alike
     law = Gaussian(torch.zeros(SHAPE), covariance)
     views = {"left": Crop((4, 2), (0, 0)), "right": Crop((4, 2), (0, 2))}
-    denoisers = {name: law.through(view) for name, view in views.items()}
-    composite = CompositeDenoiser(IsotropicGaussian(SHAPE, [0.0], 1.0), views, denoisers, LEVELS)
+    composite = CompositeDenoiser(
+        {name: (view, law.marginal(view)) for name, view in views.items()}, law.isotropic(), LEVELS
+    )
 
     test = Validator(SampleSet(law.sample(2000, torch.Generator().manual_seed(0)).float()), composite, LEVELS)
-    for name, denoiser in {"white base": composite.base, "both halves": composite, "the law itself": law}.items():
+    for name, denoiser in {"isotropic prior": composite.prior, "both halves": composite, "exact": law}.items():
         losses = " ".join(f"{v:.3f}" for v in test.denoiser(denoiser).mean(1))
         print(f"{name:15s} loss at sigma {LEVELS}: {losses}")
 

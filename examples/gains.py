@@ -1,14 +1,13 @@
-"""How much does each view know?  Gains of exact denoisers: a half, a half that overlaps it, and an unrelated law.
+"""How much does each view add?  Gains of exact denoisers: a half, a half that overlaps it, an unrelated view.
 
 python examples/gains.py
 """
 
 import torch
 
-from bootdiff.denoise import IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.losses import SampleSet, Validator
+from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.method.weights import fit_weights
 from bootdiff.views import Crop, Downsample
 
@@ -20,8 +19,8 @@ def main() -> None:
     law = Gaussian(torch.zeros(SHAPE), torch.exp(-torch.cdist(pixels, pixels) / 2))
     other = Gaussian(torch.zeros(1, 2, 2), torch.diag(torch.tensor([4.0, 0.01, 4.0, 0.01])))
     views = {"left": Crop((4, 2), (0, 0)), "middle": Crop((4, 2), (0, 1)), "unrelated": Downsample(2)}
-    denoisers = {"left": law.through(views["left"]), "middle": law.through(views["middle"]), "unrelated": other}
-    composite = CompositeDenoiser(IsotropicGaussian(SHAPE, [0.0], 1.0), views, denoisers, LEVELS)
+    denoisers = {"left": law.marginal(views["left"]), "middle": law.marginal(views["middle"]), "unrelated": other}
+    composite = CompositeDenoiser({name: (views[name], denoisers[name]) for name in views}, law.isotropic(), LEVELS)
     full = SampleSet(law.sample(200, torch.Generator().manual_seed(0)).float())
     found = fit_weights(Validator(full, composite, LEVELS, draws=4).evidence_moments(), LEVELS)
     print("sigma     " + "".join(f"{s:8g}" for s in LEVELS))

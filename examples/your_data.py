@@ -1,8 +1,8 @@
-"""Folders as in docs/your-data.md, made of real pictures and measurements that come with bootdiff's dependencies.
+"""Folders as in docs/your-data.md, made of real images and measurements that come with bootdiff's dependencies.
 
     python examples/your_data.py clinic|film|survey FOLDER
 
-clinic: an MR slice of a head (matplotlib's s1045.ima) in small pictures: few in full, many as thumbnails.
+clinic: an MR slice of a head (matplotlib's s1045.ima) in small images: few in full, many as thumbnails.
 film: pans over scikit-learn's two photographs as MP4: few reels clean, many under a logo and captions.
 survey: elevations of the Jacksboro fault (matplotlib's jacksboro_fault_dem) as four sensors that drive over it read
 them, a CSV file per track: few without gaps, many with.
@@ -29,7 +29,7 @@ def sample_file(name: str) -> Path:
 
 
 def clinic(folder: Path) -> None:
-    """24 x 24 pixels of 16 bits; test/ shows a strip of the head that no other picture shows."""
+    """24 x 24 pixels of 16 bits; test/ shows a strip of the head that no other image shows."""
     raw = gzip.decompress(sample_file("s1045.ima.gz").read_bytes())
     head = np.frombuffer(raw, np.uint16).reshape(256, 256)
     rng = np.random.default_rng(0)

@@ -8,7 +8,9 @@ import torch
 
 from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.guidance import GuidedDenoiser
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import StackedDenoiser
 from bootdiff.nets import LocalNet
 from bootdiff.noise import LEVELS
 from bootdiff.pipeline import BootdiffPipeline
@@ -92,8 +94,8 @@ def conditional():
     with torch.no_grad():
         for p in net.parameters():
             p.copy_(torch.randn(p.shape, generator=g) / max(1, p[0].numel()) ** 0.5)
-    expert = ResidualExpert(net, base, LEVELS, [0.5] * len(LEVELS), False, "base")
-    return StackedDenoiser(CompositeDenoiser(base, {}, {}, LEVELS), [expert], LEVELS)
+    none = CompositeDenoiser({}, base, LEVELS)
+    return StackedDenoiser(none, [ResidualExpert(net, none, LEVELS, [0.5] * len(LEVELS))], LEVELS)
 
 
 def test_a_guided_denoiser_is_saved_and_draws_the_same(tmp_path):
@@ -121,7 +123,7 @@ def test_the_pipeline_guides():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"guidance": 2}, "without a label"),
+        ({"guidance": 2}, "needs a label"),
         ({"guidance": -1, "label": 0}, "weight >= 0"),
         ({"guidance": float("nan"), "label": 0}, "weight >= 0"),
         ({"guidance": 2, "label": 0, "guidance_interval": (3, 1)}, "low < high"),

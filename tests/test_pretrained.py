@@ -167,14 +167,14 @@ def test_labels_reach_the_network(tmp_path):
     # All three are classes: without one, it has nothing to say.
     assert denoiser.valid_at(sigma, torch.tensor([0, -1, 2])).tolist() == [True, False, True]
     assert not denoiser.valid_at(sigma).any()
-    with pytest.raises(ValueError, match="must be told a class, 0 to 2"):
+    with pytest.raises(ValueError, match="needs a class, 0 to 2"):
         denoiser(x, sigma, torch.tensor([0, -1, 2]))
     # The last one stands for "no class".
     denoiser.with_classes(2)
     torch.testing.assert_close(denoiser(x, sigma)[0], each[2])
     torch.testing.assert_close(denoiser(x, sigma, torch.tensor([-1, 1, 0])), each[[2, 1, 0]])
     assert denoiser.valid_at(sigma).all()
-    with pytest.raises(ValueError, match="knows 3 class numbers, 5 were asked for"):
+    with pytest.raises(ValueError, match="has 3 class numbers, not 5 classes"):
         denoiser.with_classes(5)
 
 
@@ -208,9 +208,13 @@ def edit(path, **changes):
         ("config.json", {"time_embedding_type": "fourier"}, "embeds its time as 'fourier'"),
         ("config.json", {"class_embed_type": "timestep"}, "class_embed_type 'timestep'"),
         ("config.json", {"block_out_channels": [16, 8]}, "cannot be read|missing or of another shape"),
-        ("scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "is not known; known: DDPM"),
+        (
+            "scheduler_config.json",
+            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+            "is not supported; supported: DDPM",
+        ),
         ("scheduler_config.json", {"beta_schedule": "exp"}, "beta_schedule 'exp' is not known"),
-        ("scheduler_config.json", {"prediction_type": "flow"}, "predicts 'flow'; known for DDPMScheduler: epsilon"),
+        ("scheduler_config.json", {"prediction_type": "flow"}, "predicts 'flow'; supported for DDPMScheduler: epsilon"),
     ],
 )
 def test_what_cannot_be_converted_is_refused(tmp_path, file, changes, match):
@@ -232,7 +236,7 @@ def test_pickled_and_missing_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(BootdiffError, match=r"no diffusion_pytorch_model.safetensors in it"):
         DiffusersDenoiser.from_folder(tmp_path)
     weights.with_suffix(".bin").write_bytes(b"x")
-    with pytest.raises(BootdiffError, match=r"pickled .bin file.*save it anew as safetensors"):
+    with pytest.raises(BootdiffError, match=r"pickled .bin file.*save it again as safetensors"):
         DiffusersDenoiser.from_folder(tmp_path)
     (tmp_path / "scheduler_config.json").unlink()
     with pytest.raises(BootdiffError, match="no scheduler_config"):

@@ -11,10 +11,12 @@ import torch
 from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.errors import BootdiffError
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import StackedDenoiser
 from bootdiff.nets import LocalNet
 from bootdiff.noise import LEVELS
-from bootdiff.restoration import METHODS, observe, restore
+from bootdiff.restoration import DDNM, METHODS, MMPS, PiGDM, observe, restore
 from bootdiff.views import (
     ChannelMix,
     Crop,
@@ -85,14 +87,14 @@ def files(case, n=3, seed=0):
         mask = (torch.rand(n, 1, *shape[1:], generator=g) > case.hidden).float()
         mask.flatten(1)[:, 0] = 1
     given = observe(torch.zeros(n, *observe_view(case).shape(case.full)), case.view, case.full, mask)
-    y = given.see(law.sample(n, g))
-    shown = given.see(given.lift(torch.ones_like(given.y))).abs() > 1e-6
+    y = given.apply(law.sample(n, g))
+    shown = given.apply(given.lift(torch.ones_like(given.y))).abs() > 1e-6
     y = y + given.tau * torch.randn(y.shape, generator=g) * shown
     eye = torch.eye(law.dim, dtype=torch.float64).reshape(law.dim, *case.full)
     rows = []
     for i in range(n):
         one = given.rows(torch.full((law.dim,), i))
-        rows.append(one.see(eye).flatten(1).T)
+        rows.append(one.apply(eye).flatten(1).T)
     return law, (y / given.view.scale).float(), mask, torch.stack(rows), given
 
 
@@ -222,9 +224,8 @@ def network(classes=None, size=0.5):
     with torch.no_grad():
         for p in net.parameters():
             p.copy_(torch.randn(p.shape, generator=g) * size / max(1, p[0].numel()) ** 0.5)
-    return StackedDenoiser(
-        CompositeDenoiser(base, {}, {}, LEVELS), [ResidualExpert(net, base, LEVELS, [0.9] * 8, False, "base")], LEVELS
-    )
+    none = CompositeDenoiser({}, base, LEVELS)
+    return StackedDenoiser(none, [ResidualExpert(net, none, LEVELS, [0.9] * 8)], LEVELS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -284,6 +285,20 @@ class Broken(Denoiser):
         return x * math.nan
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (MMPS(2), {"method": "mmps", "iterations": 2}),
+        (PiGDM(0.7), {"method": "pigdm", "sigma_data": 0.7}),
+        (DDNM(0.5, (2, 2)), {"method": "ddnm", "eta": 0.5, "travel": (2, 2)}),
+    ],
+)
+def test_a_method_with_its_own_settings(method, options):
+    stored = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
+    named = restore(network(), stored, Downsample(2), steps=4, **options)
+    assert torch.equal(restore(network(), stored, Downsample(2), steps=4, method=method), named)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_broken_denoiser_is_reported(method):
     with pytest.raises(BootdiffError, match="NaN or an infinity at sigma = 80"):
@@ -295,7 +310,7 @@ def test_a_broken_denoiser_is_reported(method):
     [
         ((1, 1, 3, 4), Downsample(2), {}, r"has shape \(1, 4, 4\), the partial samples \(1, 3, 4\)"),
         ((1, 4, 4), Downsample(2), {}, "has shape"),
-        ((1, 1, 4, 4), Crop((4, 4)), {}, "may lie at any of 9 places"),
+        ((1, 1, 4, 4), Crop((4, 4)), {}, "has 9 placements"),
         ((1, 1, 8, 8), RandomMask(), {}, "pass the masks"),
         ((1, 1, 8, 8), RandomMask(), {"mask": torch.zeros(1, 1, 8, 8)}, "mask of partial sample 0 hides everything"),
         ((1, 1, 8, 8), RandomMask(), {"mask": torch.ones(1, 1, 8, 4)}, "masks must be"),

@@ -17,7 +17,9 @@ from bootdiff.data.dataset import generator
 from bootdiff.denoise import Denoiser, IsotropicGaussian, expand
 from bootdiff.distributions.exact import Discrete, Gaussian
 from bootdiff.errors import BootdiffError
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import StackedDenoiser
 from bootdiff.nets import LocalNet
 from bootdiff.noise import LEVELS
 from bootdiff.pipeline import BootdiffPipeline
@@ -35,26 +37,29 @@ def scrambled(module):
     return module
 
 
-def edm(shape, on="base", seen=0, classes=None, dropout=0.0):
-    """A small denoiser of its own: the white base and one local net."""
-    base = IsotropicGaussian(shape, [0.1] * shape[0], 0.5)
-    net = LocalNet(shape[0] * (1 + seen), shape[0], width=8, depth=3, classes=classes, dropout=dropout)
-    return base, ResidualExpert(net, base, LEVELS, [0.5] * len(LEVELS), seen > 0, on)
+def prior(shape):
+    return IsotropicGaussian(shape, [0.1] * shape[0], 0.5)
+
+
+def stacked(composite, classes=None, dropout=0.0):
+    """A small denoiser: a composite and one local net."""
+    shape, views = composite.shape, len(composite.views)
+    net = LocalNet(shape[0] * (1 + views), shape[0], width=8, depth=3, classes=classes, dropout=dropout)
+    expert = ResidualExpert(net, composite, LEVELS, [0.5] * len(LEVELS))
+    return scrambled(StackedDenoiser(composite, [expert], LEVELS))
 
 
 def denoiser(shape, **options):
-    base, expert = edm(shape, **options)
-    return scrambled(StackedDenoiser(CompositeDenoiser(base, {}, {}, LEVELS), [expert], LEVELS))
+    return stacked(CompositeDenoiser({}, prior(shape), LEVELS), **options)
 
 
 def two_views(channels=3):
     """A stack over a thumbnail view and a gray one."""
     full = (channels, 8, 8)
     views = {"small": Downsample(2), "gray": ChannelMix.gray()}
-    base, expert = edm(full, on="views", seen=2)
-    parts = {name: denoiser(view.shape(full)) for name, view in views.items()}
+    parts = {name: (view, denoiser(view.shape(full))) for name, view in views.items()}
     gains = [[0.9, 0.5 * (level < 1)] for level in LEVELS]
-    return scrambled(StackedDenoiser(CompositeDenoiser(base, views, parts, LEVELS, gains), [expert], LEVELS))
+    return stacked(CompositeDenoiser(parts, prior(full), LEVELS, gains))
 
 
 # --- solvers ----------------------------------------------------------------------------------------------------------
@@ -157,7 +162,7 @@ def test_a_picture_depends_on_seed_and_index_alone(name):
 def test_dropout_is_off_within_and_as_it_was_after():
     d = denoiser((1, 4, 4), dropout=0.5)
     d.train()
-    d.composite.base.eval()
+    d.composite.prior.eval()
     modes = [m.training for m in d.modules()]
     state = torch.get_rng_state()
     assert torch.equal(sample(d, 2, steps=3), sample(d, 2, steps=3))
@@ -220,7 +225,7 @@ def test_labels_are_checked():
         ({"batch_size": 0}, "batch_size >= 1"),
         ({"seed": -1}, "seed >= 0"),
         ({"scheduler": "ddim"}, "dpm, heun, euler"),
-        ({"scheduler": nn.Identity()}, "Identity is no EDM scheduler"),
+        ({"scheduler": nn.Identity()}, "Identity is not an EDM scheduler"),
         ({"sigma_min": 0.0}, "sigma_min"),
         ({"sigma_max": 0.01}, "sigma_max"),
     ],
@@ -254,7 +259,7 @@ def test_a_denoiser_of_another_shape_is_refused():
         def forward(self, x, sigma, label=None, context=None):
             return x.repeat(1, 2)
 
-    with pytest.raises(ValueError, match=r"\(1, 2\) with \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"\(1, 4\) for x of shape \(1, 2\)"):
         sample(Wide((2,), [0, 0], 1), 1)
 
 
@@ -331,7 +336,7 @@ def test_gray_pictures_are_of_mode_l():
 @pytest.mark.parametrize("shape", [(2, 4, 4), (16,), (1, 9)])
 def test_what_is_no_picture_comes_as_numbers(shape):
     pipe = quiet(BootdiffPipeline(IsotropicGaussian(shape, [0.0] * shape[0], 0.5)))
-    with pytest.raises(ValueError, match="no PIL pictures"):
+    with pytest.raises(ValueError, match="cannot be PIL images"):
         pipe(output_type="pil")
     assert pipe(3, num_inference_steps=2).images.shape == (3, *shape[1:], shape[0])
     assert pipe(3, output_type="pt", num_inference_steps=2).images.shape == (3, *shape)

@@ -15,14 +15,16 @@ from torch import nn
 from bootdiff.denoise import Denoiser, IsotropicGaussian, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.guidance import GuidedDenoiser
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, SnapshotsByNoiseLevel, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.losses import LossModule
-from bootdiff.nets import MLP, Linear, LocalNet, SignalUNet, UNet, VideoUNet
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
+from bootdiff.nets import MLP, AdaptedInput, DiffusersNet, Linear, LocalNet, SignalUNet, UNet, VideoUNet
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.serialization import CLASSES, load, save
 from bootdiff.spec import decode, encode
 from bootdiff.training.run import Run
-from bootdiff.views import ChannelMix, Crop, Downsample, Identity, Mask, Observed, compose
+from bootdiff.views import ChannelMix, Crop, Downsample, Identity, Mask, Observed, View, compose
 
 LEVELS = (0.1, 0.4, 1.6)
 FULL = (3, 8, 8)
@@ -35,6 +37,11 @@ def white(shape=FULL):
 def net(kind, inputs, shape, classes=None):
     if kind in (SignalUNet, UNet, VideoUNet):
         return kind(inputs, shape[0], channels=(8, 16), attention=(1,), classes=classes)
+    if kind is DiffusersNet:
+        args = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 4}
+        return DiffusersNet("DiTTransformer2DModel", args, inputs, shape[0], shape[1:], classes)
+    if kind is AdaptedInput:
+        return AdaptedInput(net(LocalNet, inputs - 1, shape, classes), 1)
     if kind is MLP:
         return MLP(inputs, shape[0], space=shape[1:], width=8, depth=2, classes=classes)
     if kind is Linear:
@@ -42,31 +49,35 @@ def net(kind, inputs, shape, classes=None):
     return LocalNet(inputs, shape[0], width=8, depth=3, classes=classes, axes=len(shape) - 1)
 
 
-def expert(kind=LocalNet, shape=FULL, views=0, extra=0, on="base", classes=None):
-    return ResidualExpert(
-        net(kind, shape[0] * (1 + views) + extra, shape, classes), white(shape), LEVELS, (0.9, 0.5, 0.3), views > 0, on
-    )
+def none(shape=FULL):
+    return CompositeDenoiser({}, white(shape), LEVELS)
+
+
+def expert(kind=LocalNet, composite=None, extra=0, classes=None, anchor="views"):
+    composite = none() if composite is None else composite
+    shape, channels = composite.shape, composite.shape[0] + composite.estimate_channels + extra
+    built = net(kind, channels, shape, classes)
+    return ResidualExpert(built, composite, LEVELS, (0.9, 0.5, 0.3), anchor=anchor)
 
 
 def alone(kind=LocalNet, shape=FULL, extra=0, classes=None):
-    """A denoiser of its own: an expert on the white base."""
-    return StackedDenoiser(
-        CompositeDenoiser(white(shape), {}, {}, LEVELS), [expert(kind, shape, 0, extra, "base", classes)], LEVELS
-    )
+    """A separate denoiser: an expert on the prior."""
+    composite = none(shape)
+    return StackedDenoiser(composite, [expert(kind, composite, extra, classes)], LEVELS)
 
 
 def viewed(**views):
     """A composite over these views; a masked view's denoiser sees the mask."""
-    parts = {n: alone(shape=v.shape(FULL), extra=int(v.masked)) for n, v in views.items()}
+    parts = {n: (v, alone(shape=v.shape(FULL), extra=int(v.masked))) for n, v in views.items()}
     gains = [[0.3 + 0.1 * i + 0.2 * j for j in range(len(views))] for i in range(len(LEVELS))]
-    return CompositeDenoiser(white(), views, parts, LEVELS, gains)
+    return CompositeDenoiser(parts, white(), LEVELS, gains)
 
 
 def everything():
     """Every class at once: two views, one of them a stack of its own, snapshots, both kinds of experts."""
     composite = viewed(small=Downsample(2), gray=ChannelMix.gray())
-    snapshots = SnapshotsByNoiseLevel([expert(views=2, on="views") for _ in range(2)], LEVELS, (1, 0, 1))
-    experts = [snapshots, expert(UNet, views=2, on="views"), expert(MLP)]
+    snapshots = SnapshotsByNoiseLevel([expert(composite=composite) for _ in range(2)], LEVELS, (1, 0, 1))
+    experts = [snapshots, expert(UNet, composite, anchor="prior"), expert(MLP)]
     return StackedDenoiser(composite, experts, LEVELS, [[0.5, 0.2, 0.1], [0.0, 0.7, 0.3], [0.4, 0.0, 0.6]])
 
 
@@ -79,7 +90,7 @@ def frozen():
     }  # fmt: skip
     steps = {"_class_name": "DDPMScheduler", "num_train_timesteps": 50, "beta_end": 0.2}
     part = ScaledDenoiser(DiffusersDenoiser(unet, steps, classes=2), 2.0)
-    return CompositeDenoiser(white(), {"small": Downsample(2)}, {"small": part}, LEVELS)
+    return CompositeDenoiser({"small": (Downsample(2), part)}, white(), LEVELS)
 
 
 CASES = {
@@ -87,6 +98,8 @@ CASES = {
     "local": alone,
     "unet": lambda: alone(UNet),
     "mlp": lambda: alone(MLP),
+    "diffusers": lambda: alone(DiffusersNet),
+    "adapted": lambda: alone(AdaptedInput),
     "vector": lambda: alone(MLP, shape=(5,)),
     "linear": lambda: alone(Linear, shape=(5,)),
     "signal": lambda: alone(SignalUNet, shape=(2, 13), classes=4),
@@ -94,7 +107,7 @@ CASES = {
     "video": lambda: alone(VideoUNet, shape=(1, 3, 9, 7), classes=4),
     "local video": lambda: alone(shape=(1, 3, 9, 7)),
     "classes": lambda: alone(UNet, classes=4),
-    "no views": lambda: CompositeDenoiser(white(), {}, {}, LEVELS),
+    "no views": lambda: CompositeDenoiser({}, white(), LEVELS),
     "crops": lambda: viewed(crop=Crop((4, 4), stride=2)),
     "mask": lambda: viewed(mask=Mask(box=(2, 2, 3, 3)), small=Downsample(4)),
     "observed": lambda: viewed(noisy=Observed(Downsample(2), 0.2)),
@@ -222,7 +235,7 @@ def test_a_missing_folder_or_file(tmp_path, folder):
 @pytest.mark.parametrize("name", ["Popen", "os.system", "Denoiser", "dict"])
 def test_an_unknown_class_is_not_built(folder, name):
     edit(folder, lambda said: said["denoiser"].update({"class": name}))
-    refused(folder, rf"model\.json: cannot be built .*cannot build {name!r}; known: .*classes=\[{name}\]")
+    refused(folder, rf"model\.json: cannot build {name!r}, no class of bootdiff .*classes=\[{name}\]")
 
 
 def test_a_class_within_is_checked_too(folder):
@@ -240,8 +253,8 @@ def test_a_class_within_is_checked_too(folder):
         lambda said: said["denoiser"]["args"].update(colour="red"),
         lambda said: said["denoiser"]["args"].update(weights=[[1.0, 2.0]]),
         lambda said: said["denoiser"]["args"].pop("levels"),
-        lambda said: said["denoiser"]["args"]["composite"]["args"]["base"]["args"].update(sigma_data=-1.0),
-        lambda said: said["denoiser"]["args"]["composite"]["args"]["base"]["args"].update(shape=[]),
+        lambda said: said["denoiser"]["args"]["composite"]["args"]["prior"]["args"].update(sigma_data=-1.0),
+        lambda said: said["denoiser"]["args"]["composite"]["args"]["prior"]["args"].update(shape=[]),
     ],
     ids=["no denoiser", "text", "no denoiser class", "composite", "argument", "weights", "levels", "sigma", "shape"],
 )
@@ -345,20 +358,22 @@ def test_weights_of_another_network(folder, change, text):
 
 
 def test_a_part_that_is_held_twice_is_written_once_and_is_one_object_again(tmp_path):
-    """One denoiser for two views, and a composite within two stacks of one composite."""
-    part = alone()
-    views = {"left": Crop((8, 4), offset=(0, 0)), "right": Crop((8, 4), offset=(0, 4)), "whole": Identity()}
-    half = alone(shape=(3, 8, 4))
-    inner = CompositeDenoiser(white(), {"a": Identity(), "b": Identity()}, {"a": part, "b": part}, LEVELS)
-    outer = CompositeDenoiser(white(), views, {"left": half, "right": half, "whole": inner}, LEVELS)
-    denoiser = scrambled(outer)
+    """One denoiser for two views, and one composite for a stack and its experts."""
+    half, part = alone(shape=(3, 8, 4)), alone()
+    inner = CompositeDenoiser({"a": (Identity(), part), "b": (Identity(), part)}, white(), LEVELS)
+    left, right = (Crop((8, 4), offset=(0, at)) for at in (0, 4))
+    outer = CompositeDenoiser(
+        {"left": (left, half), "right": (right, half), "whole": (Identity(), inner)}, white(), LEVELS
+    )
+    denoiser = scrambled(StackedDenoiser(outer, [expert(composite=outer), expert(composite=outer)], LEVELS))
     save(denoiser, tmp_path)
-    assert len(weight_files(tmp_path)) == 2
+    assert len(weight_files(tmp_path)) == 4  # of half, part and two experts
     text = (tmp_path / "model.json").read_text()
-    assert text.count('"ref": ') == 2
     again = load(tmp_path)
-    assert again.denoisers["left"] is again.denoisers["right"]
-    assert again.denoisers["whole"].denoisers["a"] is again.denoisers["whole"].denoisers["b"]
+    composite = again.composite
+    assert composite.denoisers["left"] is composite.denoisers["right"]
+    assert composite.denoisers["whole"].denoisers["a"] is composite.denoisers["whole"].denoisers["b"]
+    assert all(e.composite is composite for e in again.experts)
     assert torch.equal(answers(again), answers(denoiser))
     assert len(list(again.parameters())) == len(list(denoiser.parameters()))
     save(again, tmp_path / "second")
@@ -367,20 +382,17 @@ def test_a_part_that_is_held_twice_is_written_once_and_is_one_object_again(tmp_p
 
 def test_networks_that_are_the_same_share_a_file(tmp_path):
     """Also where they are two objects, as a view's denoiser that another one took over."""
-    part = alone()
-    denoiser = scrambled(CompositeDenoiser(white(), {"a": Identity()}, {"a": part}, LEVELS))
-    twice = CompositeDenoiser(
-        white(), {"a": Identity(), "b": Identity()}, {"a": part, "b": copy.deepcopy(part)}, LEVELS
-    )
-    save(twice, tmp_path)
+    part = scrambled(alone())
+    twice = {"a": (Identity(), part), "b": (Identity(), copy.deepcopy(part))}
+    denoiser = CompositeDenoiser(twice, white(), LEVELS)
+    save(denoiser, tmp_path)
     assert len(weight_files(tmp_path)) == 1
     again = load(tmp_path)
     assert again.denoisers["a"] is not again.denoisers["b"]
-    assert torch.equal(answers(again), answers(twice))
-    assert not torch.equal(answers(again), answers(denoiser))
+    assert torch.equal(answers(again), answers(denoiser))
 
 
-@pytest.mark.parametrize("ref", ["nowhere", 0, 3, -1, None])
+@pytest.mark.parametrize("ref", ["nowhere", "composite.prior", 3, None])
 def test_a_reference_to_nothing(folder, ref):
     edit(folder, lambda said: said["denoiser"]["args"].update(composite={"ref": ref}))
     refused(folder, "cannot be built")
@@ -415,10 +427,28 @@ class MyDenoiser(Denoiser):
         return self.scale * self.inner(x, sigma, label, context)
 
 
+class MyView(View):
+    """A view of one's own: every second row."""
+
+    def __init__(self, first):
+        self.first = first
+
+    def shape(self, full):
+        return full[0], full[1] // 2, full[2]
+
+    def forward(self, x):
+        return x[:, :, self.first :: 2]
+
+    def adjoint(self, y, full):
+        x = y.new_zeros(len(y), *full)
+        x[:, :, self.first :: 2] = y
+        return x
+
+
 def own():
-    net = ResidualExpert(MyNet(3, 3), white(), LEVELS, (0.9, 0.5, 0.3), False, "base")
-    denoiser = MyDenoiser(StackedDenoiser(CompositeDenoiser(white(), {}, {}, LEVELS), [net], LEVELS), 0.5)
-    denoiser = scrambled(denoiser)
+    rows = CompositeDenoiser({"rows": (MyView(1), alone(shape=(3, 4, 8)))}, white(), LEVELS)
+    net = ResidualExpert(MyNet(6, 3), rows, LEVELS, (0.9, 0.5, 0.3))
+    denoiser = scrambled(MyDenoiser(StackedDenoiser(rows, [net], LEVELS), 0.5))
     net.net.shift.fill_(0.25)
     return denoiser
 
@@ -426,15 +456,15 @@ def own():
 def test_own_classes_are_known_by_their_names(tmp_path):
     denoiser = own()
     save(denoiser, tmp_path)
-    assert len(weight_files(tmp_path)) == 2
-    again = load(tmp_path, classes=[MyNet, MyDenoiser])
+    assert len(weight_files(tmp_path)) == 3
+    again = load(tmp_path, classes=[MyNet, MyDenoiser, MyView])
     assert torch.equal(answers(again), answers(denoiser))
     assert again.inner.experts[0].net.shift == 0.25
-    for classes, missing in (([MyNet], "MyDenoiser"), ([MyDenoiser], "MyNet"), ([], "My")):
-        with pytest.raises(
-            BootdiffError, match=rf"model\.json: cannot be built .*cannot build '{missing}.*classes=\[My"
-        ):
-            load(tmp_path, classes=classes)
+    assert again.inner.composite.views["rows"].first == 1
+    for missing in (MyNet, MyDenoiser, MyView):
+        known = [cls for cls in (MyNet, MyDenoiser, MyView) if cls is not missing]
+        with pytest.raises(BootdiffError, match=rf"model\.json: .*{missing.__name__}.*classes=\[{missing.__name__}\]"):
+            load(tmp_path, classes=known)
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------------
@@ -445,7 +475,7 @@ def test_in_a_run_weights_are_those_of_its_stages(tmp_path):
     with Run.open(tmp_path / "run", "x: 1") as run:
         stage = run.stage("full-local")
         stage.save_weights("final.safetensors", LossModule(member).state_dict())
-        denoiser = StackedDenoiser(CompositeDenoiser(white(), {}, {}, LEVELS), [member], LEVELS)
+        denoiser = StackedDenoiser(member.composite, [member], LEVELS)
         for arm in ("bootdiff", "full_only"):
             save(denoiser, run.path / arm)
         inodes = {path.stat().st_ino for path in run.path.rglob("*.safetensors")}

@@ -32,7 +32,7 @@ NO_VIEWS = "none"
 
 
 def square_views(side: int) -> dict[str, dict[str, Any]]:
-    """Kinds of views of square pictures, by the name of the cell: view name -> its block of the recipe."""
+    """Kinds of views of square pictures, by the name of the kind: view name -> its block of the recipe."""
     half = side // 2
     kinds: dict[str, dict[str, Any]] = {
         "thumbnails2": {"thumbnails2": {"view": {"kind": "downsample", "factor": 2}}},
@@ -54,7 +54,7 @@ class Benchmark:
     """One benchmark.
 
     data: the .npz file, in `folder`; pool: how many of its `train` are used; test: how many of its `test`.
-    views: by name of the cell.  narrow, wide: backbones, the one that sees whole pictures first.
+    views: by name of the kind.  narrow, wide: backbones, the one that sees whole pictures first.
     training: the recipe's block but for the steps.  flops: what every arm may spend on training.
     """
 
@@ -90,7 +90,7 @@ class Benchmark:
         start: str = "scratch",
         view_nets: str = "all",
     ) -> Recipe:
-        """The recipe of a cell.
+        """The recipe of one run.
 
         Args:
             views: a name in `views`, or `NO_VIEWS`.
@@ -110,7 +110,7 @@ class Benchmark:
         if not path.is_file():
             raise BootdiffError(
                 f"{path}: the benchmark's data are not there; make them by "
-                f"`python experiments/scripts/prepare.py --data DIR`, or say by --data where they are"
+                f"`python -m experiments.scripts.prepare --data DIR`, or say by --data where they are"
             )
         first = next(iter(self.narrow))
         blocks = {"narrow": self.narrow, "wide": self.wide, "mixed": {**self.wide, first: self.narrow[first]}}[nets]
@@ -118,22 +118,24 @@ class Benchmark:
         own = {} if view_nets == "all" else {"backbone": first}
         training = {**self.training, **{part: {"steps": n} for part, n in (steps or {}).items()}}
         # A recipe has at least one view; arms that see none leave it alone.
-        cell = self.views[views if views != NO_VIEWS else next(iter(self.views))]
-        said = {
+        kind = self.views[views if views != NO_VIEWS else next(iter(self.views))]
+        recipe = {
             "name": f"{self.name}-{views}",
             "seed": seed,
             "simulate": {"pool": {"path": str(path), "key": "train", "limit": self.pool}, "full": self.count(n_full)},
             "full": {"holdout": max(2, round(0.2 * self.count(n_full)))},
             "test": {"path": str(path), "key": "test", "limit": self.test},
             "flip": self.flip,
-            "views": {k: {"holdout": self.view_holdout, "start": start, **own, **block} for k, block in cell.items()},
+            "views": {k: {"holdout": self.view_holdout, "start": start, **own, **block} for k, block in kind.items()},
             "backbones": backbones,
             "training": training,
             "levels": list(self.levels),
             "evaluate": {"draws": self.draws, "samples": 0},
             "device": self.device,
         }
-        return load_recipe_text(yaml.safe_dump(said, sort_keys=False), source=f"benchmark {self.name}", name=self.name)
+        return load_recipe_text(
+            yaml.safe_dump(recipe, sort_keys=False), source=f"benchmark {self.name}", name=self.name
+        )
 
 
 _CPU = {"batch": 16, "lr": 2e-3, "warmup": 50, "ema": 0.99, "evaluate_every": 80, "checkpoint_seconds": 20.0}

@@ -19,15 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
-from bootdiff.method.composite import CompositeDenoiser, SnapshotsByNoiseLevel, StackedDenoiser
-from bootdiff.method.losses import LossModule, ResidualObjective
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.plan import Stage
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.method.stages import Bootstrap
-from bootdiff.method.training_set import TrainingSet
-from bootdiff.nets import NETS
-from bootdiff.noise import LogNormal
-from bootdiff.recipe.blocks import Training
 
-__all__ = ["PARTS", "asked", "parts", "step_flops", "steps_within", "untrained"]
+__all__ = ["PARTS", "asked", "parts", "steps_within", "untrained"]
 
 PARTS = ("views", "full", "residual")
 """What bootdiff's budget is divided among: networks of the views, of the full samples, of the residual."""
@@ -52,67 +50,23 @@ def steps_within(flops: float, per_step: Sequence[float], weights: Sequence[floa
     return steps
 
 
-def step_flops(
-    b: Bootstrap,
-    bench: TrainingSet,
-    composite: CompositeDenoiser,
-    on: str,
-    net: Any,
-    training: Training,
-    objective: ResidualObjective | None = None,
-    batches: Any = None,
-    mask_channels: int = 0,
-) -> int:
-    """FLOPs of one training step of a network, over all processes."""
-    net = net.resolve(bench.base.shape, b.materials.shape)
-    expert = b._build("count", bench, composite, on, net, [1.0] * len(b.levels), mask_channels=mask_channels)
-    trainee = LossModule(expert).train()
-    if objective is None:
-        noise = LogNormal(training.noise.mean, training.noise.std)
-        objective = ResidualObjective(composite, noise, tau=bench.tau)
-    batch = next((batches or b.batches("count", bench, training)).stream(0))
-    # FLOPs are linear in the batch: two rows tell, and cost little.
-    few = {key: value[:2].to(b.device) for key, value in batch.items()}
-    with FlopCounterMode(display=False) as counter, b.accelerator.autocast():
-        objective(trainee, few, torch.Generator(b.device).manual_seed(0)).mean().backward()
-    rows = len(batch["x"]) * b.accelerator.num_processes
-    return round(counter.get_total_flops() * rows / len(few["x"]))
+def parts(b: Bootstrap) -> dict[str, list[int]]:
+    """FLOPs per step of each of bootdiff's networks, by the part of `PARTS` they belong to."""
+    composite = untrained(b)
+    flops: dict[str, list[int]] = {part: [] for part in PARTS}
+    for stage in b.plan(["bootdiff"]).trainings:
+        part = "views" if stage.part == "view" else stage.part
+        flops[part].append(b.step_flops(b.task(stage, composite)))
+    return flops
 
 
 def untrained(b: Bootstrap) -> CompositeDenoiser:
     """The composite of all views with new networks, which costs what the trained one does (all gains at 1)."""
-    denoisers = {}
-    for name in b.recipe.views:
-        bench = b.view_training_set(name)
-        none = b.no_views(bench.base)
-        experts = [
-            b._build(name, bench, none, "base", net.resolve(bench.base.shape, b.materials.shape), [1.0] * len(b.levels))
-            for net in b.recipe.backbones_for(name).values()
-        ]
-        members = [SnapshotsByNoiseLevel([expert], b.levels, [0] * len(b.levels)) for expert in experts]
-        denoisers[name] = StackedDenoiser(none, members, b.levels)
-    views = {name: v.view for name, v in b.materials.views.items()}
-    return CompositeDenoiser(b.full_training_set().base, views, denoisers, b.levels).to(b.device)
-
-
-def parts(b: Bootstrap) -> dict[str, list[int]]:
-    """FLOPs per step of each of bootdiff's networks, by the part of `PARTS` they belong to."""
-    full, composite = b.full_training_set(), untrained(b)
-    flops: dict[str, list[int]] = {part: [] for part in PARTS}
-    for name in b.recipe.views:
-        bench, training = b.view_training_set(name), b.recipe.training_for("views", name)
-        none = b.no_views(bench.base)
-        flops["views"] += [
-            step_flops(b, bench, none, "base", net, training) for net in b.recipe.backbones_for(name).values()
-        ]
-    for net in b.recipe.backbones.values():
-        training = b.recipe.training_for("full")
-        flops["full"].append(step_flops(b, full, b.no_views(full.base), "base", net, training))
-        training = b.recipe.training_for("residual")
-        flops["residual"].append(
-            step_flops(b, full, composite, "views", net, training, mask_channels=b.mask_channels())
-        )
-    return flops
+    views = {}
+    for name, v in b.problem.views.items():
+        tasks = [b.task(Stage("view", network, name)) for network in b.settings.views[name].networks]
+        views[name] = v.view, StackedDenoiser(tasks[0].composite, [b.build(task) for task in tasks], b.levels)
+    return CompositeDenoiser(views, b.full_training_set().prior, b.levels).to(b.device)
 
 
 @torch.no_grad()
@@ -124,7 +78,7 @@ def asked(denoiser: Denoiser, levels: Sequence[float], device: Any) -> Mapping[s
         one network counted once; "stored", snapshots counted each.
     """
     calls, flops = 0, 0
-    nets = [m for m in denoiser.modules() if isinstance(m, tuple(NETS.values()))]
+    nets = [m.net for m in denoiser.modules() if isinstance(m, ResidualExpert)]
 
     def count(*_: Any) -> None:
         nonlocal calls
@@ -142,5 +96,5 @@ def asked(denoiser: Denoiser, levels: Sequence[float], device: Any) -> Mapping[s
             hook.remove()
     stored = sum(p.numel() for net in nets for p in net.parameters())
     copies = [m for s in denoiser.modules() if isinstance(s, SnapshotsByNoiseLevel) for m in list(s.members)[1:]]
-    parameters = stored - sum(p.numel() for copy in copies for p in copy.parameters())
+    parameters = stored - sum(p.numel() for copy in copies for p in copy.net.parameters())  # type: ignore[union-attr, misc]
     return {"networks": calls / len(levels), "flops": flops / len(levels), "parameters": parameters, "stored": stored}

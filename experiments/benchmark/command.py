@@ -1,6 +1,6 @@
-"""`bootdiff bench`: the cells of a benchmark, one after the other, each resumable; and the tables of their results.
+"""`bootdiff bench`: the runs of a benchmark, one after the other, each resumable; and the tables of their results.
 
-A cell whose result is there is skipped.  With a budget in minutes, a training that is under way when they are spent
+A run whose result is there is skipped.  With a budget in minutes, a training that is under way when they are spent
 writes a checkpoint and the command ends; the next call goes on from there.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from experiments.benchmark.benchmarks import Benchmark
     from experiments.benchmark.runs import BenchmarkRun
 
-__all__ = ["bench", "cells", "run_cell", "run_cells"]
+__all__ = ["bench", "planned_runs", "run_all", "run_one"]
 
 
 def bench(
@@ -38,15 +38,15 @@ def bench(
     n_full: Annotated[str, typer.Option(help="Per cent of the pool in full, separated by spaces.")] = "2",
     seeds: Annotated[str, typer.Option(help="Seeds, separated by spaces.")] = "0",
     budget: Annotated[
-        float | None, typer.Option(min=0, help="Stop after so many minutes; the next call goes on.")
+        float | None, typer.Option(min=0, help="Stop after this many minutes; the next call goes on.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the results are written.")] = Path("experiments/results"),
     runs: Annotated[Path, typer.Option(help="Where the networks are trained.")] = Path("runs/bench"),
-    data: Annotated[Path, typer.Option(help="Where the arrays of experiments/scripts/prepare.py are.")] = Path(
+    data: Annotated[Path, typer.Option(help="Where the arrays of experiments.scripts.prepare are.")] = Path(
         "experiments/data"
     ),
     docs: Annotated[Path, typer.Option(help="With --table: the folder of benchmarks.md.")] = Path("docs"),
-    samples: Annotated[int, typer.Option(min=0, help="Also draw so many samples of each: FID, KID and more.")] = 0,
+    samples: Annotated[int, typer.Option(min=0, help="Also draw this many samples of each: FID, KID and more.")] = 0,
     tune: Annotated[
         bool, typer.Option("--tune", help="Run every setting of each arm, and choose by held-out loss.")
     ] = False,
@@ -73,8 +73,10 @@ def bench(
         for path in write_page(which, out, docs):
             screen.print(f"written: {path}")
         return
-    todo = cells(which, arms.split(), views.split(), numbers("--n-full", n_full), numbers("--seeds", seeds), tune)
-    run_cells(todo, out, runs, screen, budget, samples)
+    todo = planned_runs(
+        which, arms.split(), views.split(), numbers("--n-full", n_full), numbers("--seeds", seeds), tune
+    )
+    run_all(todo, out, runs, screen, budget, samples)
     if tune:
         from experiments.benchmark.runs import tune as choose
 
@@ -92,7 +94,7 @@ def numbers(option: str, text: str) -> list[float]:
         raise BootdiffError(f'{option} "{text}": give numbers separated by spaces, as "0 1 2"') from None
 
 
-def cells(
+def planned_runs(
     which: Benchmark,
     arms: Sequence[str],
     views: Sequence[str],
@@ -124,27 +126,27 @@ def cells(
         for arm in arms or ARMS
         for trial in (range(TRIALS) if tune else [None])
     ]
-    return list({cell.label: cell for cell in every}.values())
+    return list({planned.label: planned for planned in every}.values())
 
 
-def run_cells(
+def run_all(
     todo: Sequence[BenchmarkRun], out: Path, runs: Path, screen: Console, minutes: float | None = None, samples: int = 0
 ) -> int:
-    """Run what is missing within the minutes; returns how many cells have results or cannot have any."""
+    """Run what is missing within the minutes; returns how many runs have results or cannot have any."""
     from bootdiff.training.state import Interrupted
     from experiments.benchmark.runs import is_done
 
     end = None if minutes is None else time.monotonic() + 60 * minutes
     done = 0
-    for cell in todo:
-        if is_done(cell, out, samples):
+    for planned in todo:
+        if is_done(planned, out, samples):
             done += 1
             continue
         if _past(end):
             break
         try:
-            screen.print(f"[{done + 1}/{len(todo)}] {cell.label}", "bold")
-            run_cell(cell, out, runs, screen, samples, end)
+            screen.print(f"[{done + 1}/{len(todo)}] {planned.label}", "bold")
+            run_one(planned, out, runs, screen, samples, end)
         except Interrupted:
             if not _past(end):
                 raise
@@ -152,44 +154,46 @@ def run_cells(
         done += 1
     left = len(todo) - done
     screen.print(
-        f"{done} of {len(todo)} cells are done" + (f"; run the same command again for the other {left}" if left else "")
+        f"{done} of {len(todo)} runs are done" + (f"; run the same command again for the other {left}" if left else "")
     )
     return done
 
 
-def run_cell(
-    cell: BenchmarkRun, out: Path, runs: Path, screen: Console, samples: int = 0, end: float | None = None
+def run_one(
+    planned: BenchmarkRun, out: Path, runs: Path, screen: Console, samples: int = 0, end: float | None = None
 ) -> None:
-    """Train one cell, measure it and write its result; a method that cannot use these views has none.
+    """Make one run, measure its denoiser and write its result; a method that cannot use these views has none.
 
     Raises Interrupted where a training was stopped: by the user, or at the time `end` (of time.monotonic).
     """
     from bootdiff.cli.session import accelerate, open_session
-    from bootdiff.method.problem import build_problem
     from bootdiff.method.stages import Bootstrap
+    from bootdiff.recipe.build import build_problem, method_settings
     from experiments.benchmark.baselines import METHODS
     from experiments.benchmark.runs import OWN, bootdiff_steps, measured, train
 
-    trial = cell.chosen(out)
-    settings = cell.trials[trial]
-    recipe = cell.recipe(settings)
-    if cell.arm in METHODS and cell.sees_views and not METHODS[cell.arm].suits(build_problem(recipe).views):
-        screen.print(f"{cell.arm} has no use for these views")
+    trial = planned.chosen(out)
+    settings = planned.trials[trial]
+    recipe = planned.recipe(settings)
+    if planned.arm in METHODS and planned.sees_views and not METHODS[planned.arm].suits(build_problem(recipe).views):
+        screen.print(f"{planned.arm} has no use for these views")
         return
-    if cell.arm in OWN:
-        counting = Bootstrap(recipe, build_problem(recipe), None, accelerate(recipe))  # type: ignore[arg-type]
-        recipe = cell.recipe(settings, bootdiff_steps(counting, cell.benchmark.flops, settings))
+    if planned.arm in OWN:
+        problem = build_problem(recipe)
+        method = method_settings(recipe, problem.shape)
+        counting = Bootstrap(method, problem, None, accelerate(recipe))  # type: ignore[arg-type]
+        recipe = planned.recipe(settings, bootdiff_steps(counting, planned.benchmark.flops, settings))
     start = time.monotonic()
-    with open_session(recipe, runs / cell.run(trial), screen) as session:
+    with open_session(recipe, runs / planned.run(trial), screen) as session:
         session.bootstrap.progress = _until(end, screen)
-        denoiser = train(session.bootstrap, cell, settings)
+        denoiser = train(session.bootstrap, planned, settings)
         session.write_ledger()
         if session.main:
-            found = measured(session.bootstrap, cell, denoiser, trial, out, samples)
+            found = measured(session.bootstrap, planned, denoiser, trial, out, samples)
             loss, spent = found["holdout_loss"], found["ledger"]["flops"]
             screen.print(
-                f"{cell.label}: loss {loss['mean']:.4f} ± {loss['stderr']:.4f}, {spent / 1e12:.2f} TFLOP of "
-                f"{cell.benchmark.flops / 1e12:.2f}, {time.monotonic() - start:.0f} s", "green",
+                f"{planned.label}: loss {loss['mean']:.4f} ± {loss['stderr']:.4f}, {spent / 1e12:.2f} TFLOP of "
+                f"{planned.benchmark.flops / 1e12:.2f}, {time.monotonic() - start:.0f} s", "green",
             )  # fmt: skip
 
 
@@ -197,12 +201,12 @@ def _past(end: float | None) -> bool:
     return end is not None and time.monotonic() >= end
 
 
-def _until(end: float | None, tell: Callable[[Progress], None]) -> Callable[[Progress], None]:
-    """A training's progress is told on, and the training asked to stop once the time has come, as Ctrl-C asks it."""
+def _until(end: float | None, report: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Hands a training's progress on, and asks the training to stop once the time has come, as Ctrl-C asks it."""
     asked: set[str] = set()
 
     def progress(p: Progress) -> None:
-        tell(p)
+        report(p)
         if _past(end) and p.stage not in asked:
             asked.add(p.stage)  # asked twice, it stops without a checkpoint
             signal.raise_signal(signal.SIGINT)

@@ -180,5 +180,5 @@ def table(result: Mapping[str, Any]) -> str:
             cells.append(f"{100 * f['share']:.1f} ± {100 * f['stderr']:.1f} % of {f['count']}")
             cells.append(f"{f['strength']:.3f} ± {f['strength_stderr']:.3f}")
         lines.append("| " + " | ".join(cells) + " |")
-    said = f"Seed {result['seed']}, {100 * result['false_alarms']:.0f} % false alarms; `{result['command']}`."
-    return "\n".join(lines) + f"\n\n{said}"
+    note = f"Seed {result['seed']}, {100 * result['false_alarms']:.0f} % false alarms; `{result['command']}`."
+    return "\n".join(lines) + f"\n\n{note}"

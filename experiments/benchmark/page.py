@@ -1,6 +1,6 @@
 """What `bootdiff bench NAME --table` writes: the benchmark's section of docs/benchmarks.md, and its plots.
 
-Between `<!-- table bench-NAME -->` and `<!-- end -->` of the page stand the tables of `bench.tables` and the pictures
+Between `<!-- table bench-NAME -->` and `<!-- end -->` of the page stand the tables of `tables` and the pictures
 docs/images/bench-NAME-*.png, each with the results that it was made of.  A page without these markers gets them at its
 end.
 """
@@ -53,7 +53,10 @@ def write_page(which: Benchmark, out: Path, docs: Path) -> list[Path]:
         written.append(picture)
         body.append(f"![Loss less that of full-only, {n:g} % in full](images/{picture.name})")
         body.append(_named(out, which.name, own))
-    body += ["bootdiff against the best other arm of each cell.", tables.verdict_table(results, found)]
+    body += [
+        "bootdiff against the best other arm, for each kind of views and share in full.",
+        tables.verdict_table(results, found),
+    ]
     if len({c.n_full for c in found}) > 1:
         picture = images / f"bench-{which.name}-samples.png"
         _over_samples(results, found, picture)

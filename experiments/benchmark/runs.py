@@ -14,7 +14,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -192,12 +192,12 @@ def features_of(cell: BenchmarkRun, b: Bootstrap, out: Path) -> Features:
 
 def sampled(b: Bootstrap, cell: BenchmarkRun, denoiser: Denoiser, out: Path, count: int) -> dict[str, Any]:
     """Figures of `count` samples against the test images; a cascade draws as cascades do."""
-    how = b.recipe.sampling.model_dump(exclude={"count"})
+    how = asdict(b.settings.sampling)
     x = denoiser.draw(count, **how) if isinstance(denoiser, Cascade) else sample(denoiser, count, **how)
-    m = b.materials
+    m = b.problem
     assert m.test is not None
     features = features_of(cell, b, out)
-    return sample_quality(x.cpu(), m.test, m.full, m.held_out, features, mirrored=b.recipe.flip != "none")
+    return sample_quality(x.cpu(), m.test, m.full, m.held_out, features, mirrored=b.settings.flip != "none")
 
 
 def measured(
@@ -206,10 +206,10 @@ def measured(
     """Measure a finished arm and write its result; returns it. With `samples`, figures of so many are in it, too."""
     settings = cell.trials[trial]
     start = time.perf_counter()
-    test = b.materials.test
+    test = b.problem.test
     assert test is not None
     found = measure(test)
-    base = IsotropicGaussian(b.materials.shape, found["mean"], found["sigma_data"]).to(b.device)
+    base = IsotropicGaussian(b.problem.shape, found["mean"], found["sigma_data"]).to(b.device)
     images = in_memory(test).to(b.device)
     losses = sample_losses({cell.arm: denoiser}, images, b.levels, base, cell.benchmark.draws, _NOISE)
     row = tabulate(losses, b.levels)[cell.arm]

@@ -6,9 +6,9 @@ networks), with l_a(s, j) the loss of image j, averaged over the noise levels,
     loss(a) = mean_s mean_j l_a(s, j),      difference(a, b) = mean_s mean_j (l_a - l_b)(s, j).
 
 Two errors of a difference are given: over images (the standard error of mean_s (l_a - l_b)(s, j) over j), and the
-standard deviation over seeds of mean_j.  A cell is *won* where bootdiff is below the best other arm by more than twice
-the larger of the standard error over images and that over seeds (deviation / sqrt(S)), *lost* where it is above by as
-much, else a *tie*.  The best other arm is chosen by its mean on these very images, which favours it.
+standard deviation over seeds of mean_j.  A comparison is *won* where bootdiff is below the best other arm by more than
+twice the larger of the standard error over images and that over seeds (deviation / sqrt(S)), *lost* where it is above
+by as much, else a *tie*.  The best other arm is chosen by its mean on these very images, which favours it.
 
 *Share of the gap*: (F - B) / (F - O) with full-only F and the oracle O.  *Equivalent full samples*: the number n' at
 which full-only alone would have bootdiff's loss, by linear interpolation of its loss over ln n between the n that were
@@ -64,7 +64,9 @@ def read(out: Path, name: str) -> list[Result]:
             result = json.loads(path.read_text(encoding="utf-8"))
             result["holdout_loss"]["per_image"], result["arm"], result["views"]
         except (ValueError, KeyError, TypeError):
-            raise BootdiffError(f"{path}: not a result of `bootdiff bench`; delete it and run the cell again") from None
+            raise BootdiffError(
+                f"{path}: not a result of `bootdiff bench`; delete it and run the same command again"
+            ) from None
         found.append(result | {"file": f"{path.parent.name}/{path.name}"})
     if not found:
         raise BootdiffError(f"{out / name}: no results there; make some by `bootdiff bench {name}`")
@@ -203,7 +205,7 @@ def loss_table(found: Sequence[Column]) -> str:
 
 
 def verdict_table(results: Sequence[Result], found: Sequence[Column]) -> str:
-    """bootdiff against the best other arm, cell by cell."""
+    """bootdiff against the best other arm, one row for each column."""
     head = ["views", "full", "seeds", "best other arm", "bootdiff - best", "s.e. images", "dev. seeds", "verdict"]
     rows = [[*head, "gap closed", "equivalent full samples"]]
     for c in found:
@@ -273,24 +275,26 @@ def cost_table(column: Column) -> str:
 
 
 def tuning_table(tuned: Mapping[str, Any]) -> str:
-    """What tuning tried and chose, of the contents of tuned.json (`cells.tune`); empty where nothing was tuned."""
+    """What tuning tried and chose, of the contents of tuned.json (`runs.tune`); empty where nothing was tuned."""
     rows = [["arm", "views", "full", "held-out loss of each setting", "seeds"]]
     for arm, kinds in tuned.items():
         for views, by_n in kinds.items():
             for n, found in sorted(by_n.items(), key=lambda item: float(item[0])):
-                shown = [f"{_said(s)} {loss:.4f}" for s, loss in zip(found["settings"], found["losses"], strict=True)]
-                shown[found["trial"]] = f"**{shown[found['trial']]}**"
+                tried = [
+                    f"{_settings(s)} {loss:.4f}" for s, loss in zip(found["settings"], found["losses"], strict=True)
+                ]
+                tried[found["trial"]] = f"**{tried[found['trial']]}**"
                 seeds = ", ".join(map(str, found["seeds"]))
-                rows.append([arm.replace("_", "-"), views, f"{n} %", "; ".join(shown), seeds])
+                rows.append([arm.replace("_", "-"), views, f"{n} %", "; ".join(tried), seeds])
     return _markdown(rows) if len(rows) > 1 else ""
 
 
-def _said(settings: Mapping[str, Any]) -> str:
+def _settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in settings.items()) or "default"
 
 
 def fill(document: str, made: Mapping[str, str]) -> str:
-    """The document with what stands between `<!-- table NAME -->` and `<!-- end -->` made anew."""
+    """The document with what stands between `<!-- table NAME -->` and `<!-- end -->` written again."""
     for name, text in made.items():
         pattern = rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)"
         parts = re.split(pattern, document, flags=re.S)

@@ -1,27 +1,30 @@
-"""How good is `bootdiff plan`? Its forecasts, made anew, against what training gave.
+"""How good is `bootdiff plan`? Its forecasts against what training gave.
 
-    python experiments/scripts/forecast.py [--runs runs]
+    python -m experiments.scripts.forecast [--runs runs]
 
 For every experiments/results/NAME/seed-S.json (metrics of a `bootdiff arms` run) the recipe NAME is forecast at seed S,
 which takes half a minute each, and written to experiments/results/forecast/NAME-seed-S.json; what lies there is not
 made again. Where the run itself is at hand (RUNS/NAME/seed-S; the demo's in RUNS/demo and RUNS/demo-S), the weights
-that training gave each view beside the full samples (`news`) are noted, too. Then the tables of docs/theory.md and the
-figure docs/theory/forecast.svg are written anew.
+that training gave each view beside the full samples (`screening`) are noted, too. Then forecast/comparison.json, the
+tables of docs/theory.md and the figure docs/theory/forecast.svg are written.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from table import RESULTS, ROOT, insert
+from bootdiff.training.files import atomic_write_json, read_json, read_record
+from experiments.scripts.results import RECIPES, RESULTS, ROOT, insert
 
-FORECASTS = RESULTS / "forecast"
+__all__ = ["compare", "draw", "forecast_recipe", "main", "tables"]
+
 NAMES = ("digits", "cats32-thumbnails", "cats32-two-views", "cats32-useless")
 
 
@@ -30,46 +33,72 @@ def run_folder(runs: Path, name: str, seed: int) -> Path:
     return runs / ("demo" if seed == 0 else f"demo-{seed}") if name == "digits" else runs / name / f"seed-{seed}"
 
 
-def made(name: str, seed: int, runs: Path) -> dict[str, Any]:
-    """The forecast of a recipe at a seed."""
-    path = FORECASTS / f"{name}-seed-{seed}.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+def recipe_file(name: str) -> Path:
+    """The recipe of this name: the demo's is in the package, the others are in experiments/recipes."""
+    if name == "digits":
+        return Path(str(files("bootdiff.recipe").joinpath("embedded", "digits.yaml")))
+    return RECIPES / f"{name}.yaml"
+
+
+def forecast_recipe(path: Path, seed: int, run: Path, out: Path) -> dict[str, Any]:
+    """The forecast of a recipe at a seed; read from the file `out` where it is there, else made and written.
+
+    Returns:
+        {"recipe", "seed", "cpu_seconds", "forecast"} and, where the finished run is there, "screening": its weights of
+        the views beside the full samples.
+    """
+    if out.is_file():
+        return dict(read_json(out))
     import torch
 
-    import bootdiff
     from bootdiff.cli.plan import forecast_of
-    from bootdiff.method.problem import build_problem
+    from bootdiff.recipe.build import build_problem
     from bootdiff.recipe.schema import load_recipe
-    from bootdiff.training.files import read_record
 
     torch.set_num_threads(1)
-    folder = Path(bootdiff.__file__).parent / "recipes" if name == "digits" else ROOT / "benchmarks" / "recipes"
-    recipe = load_recipe(folder / f"{name}.yaml").model_copy(update={"seed": seed})
+    recipe = load_recipe(path).model_copy(update={"seed": seed})
     begin = time.process_time()
     forecast = forecast_of(recipe, build_problem(recipe))
-    found = {"recipe": name, "seed": seed, "cpu_seconds": time.process_time() - begin, "forecast": asdict(forecast)}
-    news = run_folder(runs, name, seed) / "stages" / "news" / "done.json"
-    if news.is_file():
-        found["news"] = read_record(news)
-    FORECASTS.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"{name}, seed {seed}: {found['cpu_seconds']:.0f} s")
+    seconds = time.process_time() - begin
+    found = {"recipe": path.stem, "seed": seed, "cpu_seconds": seconds, "forecast": asdict(forecast)}
+    screening = run / "stages" / "screening" / "done.json"
+    if screening.is_file():
+        found["screening"] = read_record(screening)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(out, found)
+    print(f"{path.stem}, seed {seed}: {seconds:.0f} s")
     return found
 
 
 def means(rows: list[list[float]]) -> list[float]:
-    """Over the seeds, per noise level."""
+    """Over the seeds (rows), per noise level (columns).
+
+    >>> means([[1.0, 2.0], [3.0, 4.0]])
+    [2.0, 3.0]
+    """
     return [statistics.mean(column) for column in zip(*rows, strict=True)]
 
 
 def ranks(values: list[float]) -> list[float]:
+    """The place of each value among them, from 0 for the least.
+
+    >>> ranks([0.3, 0.1, 0.2])
+    [2.0, 0.0, 1.0]
+    """
     order = sorted(range(len(values)), key=values.__getitem__)
     return [float(order.index(i)) for i in range(len(values))]
 
 
 def compare(name: str, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
-    """Forecast and measurement of one recipe over its seeds."""
+    """Forecast and measurement of one recipe.
+
+    Args:
+        pairs: for each seed what `forecast_recipe` returned, and the metrics of its run.
+
+    Returns:
+        a row of comparison.json: lists are per noise level, those `_per_seed` lists of such lists. "measured" and
+        "forecast" are by how much bootdiff's loss lies below full-only's.
+    """
     levels = [f"{s:g}" for s in pairs[0][0]["forecast"]["levels"]]
     measured, forecast, full, own, shares, known = [], [], [], [], [], []
     for f, m in pairs:
@@ -86,18 +115,20 @@ def compare(name: str, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> di
     a, b = means(forecast), means(measured)
     views = {}
     for view in pairs[0][0]["forecast"]["views"]:
-        said = [f["forecast"]["views"][view] for f, _ in pairs]
+        rows = [f["forecast"]["views"][view] for f, _ in pairs]
         weights = [
-            [row[f["news"]["names"].index(view)] for row in f["news"]["values"]] for f, _ in pairs if "news" in f
+            [row[f["screening"]["names"].index(view)] for row in f["screening"]["values"]]
+            for f, _ in pairs
+            if "screening" in f
         ]
         views[view] = {
-            "verdicts": [v["verdict"] for v in said],
+            "verdicts": [v["verdict"] for v in rows],
             "used": [any(w > 0 for w in one) for one in weights],
-            "news": means(weights) if weights else None,
-            "added": means([v["added"]["raw"] for v in said]),
-            "samples": [v["alone"]["mean_samples"] for v in said],
-            "interval": [v["alone"]["interval"] for v in said],
-            "fit": [v["fit"] and v["fit"][0] for v in said],
+            "screening": means(weights) if weights else None,
+            "added": means([v["added"]["raw"] for v in rows]),
+            "samples": [v["alone"]["mean_samples"] for v in rows],
+            "interval": [v["alone"]["interval"] for v in rows],
+            "fit": [v["fit"] and v["fit"][0] for v in rows],
         }
     varied = len(set(a)) > 1 and len(set(b)) > 1
     return {
@@ -146,9 +177,9 @@ def summary_table(found: list[dict[str, Any]]) -> str:
             corr = "" if k or r["rank_correlation"] is None else f"{r['rank_correlation']:.2f}"
             total = "" if k else f"{statistics.mean(r['forecast']):.4f} : {statistics.mean(r['measured']):.4f}"
             nats = "" if k else f"{r['nats']:,.4g} : {r['nats_measured']:,.4g}"
-            said = ", ".join(f"{w} in {n} of {len(v['verdicts'])}" for w, n in count.items())
+            verdicts = ", ".join(f"{w} in {n} of {len(v['verdicts'])}" for w, n in count.items())
             lines.append(
-                "| " + " | ".join(["" if k else r["recipe"], view, said, used, worth, corr, total, nats]) + " |"
+                "| " + " | ".join(["" if k else r["recipe"], view, verdicts, used, worth, corr, total, nats]) + " |"
             )
     seconds = statistics.mean(r["cpu_seconds"] for r in found)
     seeds = ", ".join(f"{r['recipe']}: {len(r['seeds'])}" for r in found)
@@ -173,21 +204,31 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
     write_figure(figure, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare forecasts with what training gave.")
+def tables(found: list[dict[str, Any]]) -> dict[str, str]:
+    """The tables of docs/theory.md, of the rows of comparison.json: name -> Markdown."""
+    return {"forecast": summary_table(found), "forecast-levels": level_table(found)}
+
+
+def main(arguments: Sequence[str] | None = None, results: Path = RESULTS, root: Path = ROOT) -> None:
+    """Forecast what is missing; write the comparison below `results`, tables and figure into the checkout `root`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
-    runs = parser.parse_args().runs
+    runs = parser.parse_args(arguments).runs
     found = []
     for name in NAMES:
-        paths = sorted((RESULTS / name).glob("seed-*.json"))
-        metrics = [json.loads(p.read_text(encoding="utf-8")) for p in paths]
-        if metrics:
-            found.append(compare(name, [(made(name, m["seed"], runs), m) for m in metrics]))
-    (FORECASTS / "comparison.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    tables = {"forecast": summary_table(found), "forecast-levels": level_table(found)}
-    print("\n\n".join(tables.values()))
-    insert(tables)
-    draw(found, ROOT / "docs" / "theory" / "forecast.svg")
+        pairs = []
+        for path in sorted((results / name).glob("seed-*.json")):
+            metrics = read_json(path)
+            seed = metrics["seed"]
+            out = results / "forecast" / f"{name}-seed-{seed}.json"
+            pairs.append((forecast_recipe(recipe_file(name), seed, run_folder(runs, name, seed), out), metrics))
+        if pairs:
+            found.append(compare(name, pairs))
+    atomic_write_json(results / "forecast" / "comparison.json", found)
+    made = tables(found)
+    print("\n\n".join(made.values()))
+    insert(made, root)
+    draw(found, root / "docs" / "theory" / "forecast.svg")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """The road camera's videos as a station broadcasts them, and whether generated videos show logo and captions.
 
-    python experiments/scripts/prepare.py --data DIR
-    python experiments/scripts/overlay.py burn
+    python -m experiments.scripts.prepare --data DIR
+    python -m experiments.scripts.overlay burn
     bootdiff masks experiments/data/traffic/broadcast.npz --key videos --grow 1 --out experiments/data/traffic/logo
     bootdiff arms experiments/recipes/traffic.yaml --seed 0 --out runs/traffic/seed-0
-    python experiments/scripts/overlay.py naive runs/traffic/seed-0
-    python experiments/scripts/overlay.py measure runs/traffic/seed-0
-    python experiments/scripts/overlay.py picture runs/traffic/seed-0
+    python -m experiments.scripts.overlay naive runs/traffic/seed-0
+    python -m experiments.scripts.overlay measure runs/traffic/seed-0
+    python -m experiments.scripts.overlay picture runs/traffic/seed-0
 
 `burn` divides experiments/data/traffic32.npz and writes arrays `videos`, N x 16 x 32 x 32 x 3, into its folder traffic:
 
@@ -30,14 +30,16 @@ the disk, as if these were clean: RUN/naive_mix.  `measure` draws videos of this
 detectors of `experiments.benchmark.overlay_detection`; it writes experiments/results/traffic/overlay-seed-S.json and
 prints a table.
 `picture` draws docs/images/traffic.png.
-The filters are learned on half of the videos of before.npz, burned in anew, and calibrated on the other half.
+The filters are learned on half of the videos of before.npz under an overlay drawn with another seed, and calibrated on
+the other half.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,54 +52,27 @@ from bootdiff.cli.console import Console
 from bootdiff.cli.session import accelerate, load_arm, open_session, read_run, saved_arms
 from bootdiff.data import measure as moments
 from bootdiff.denoise import IsotropicGaussian
-from bootdiff.evaluation import evaluate
-from bootdiff.method.problem import build_problem, in_memory
-from bootdiff.method.training_set import TrainingSet
-from bootdiff.recipe.build import open_data
+from bootdiff.evaluation.evaluate import sample_losses, tabulate
+from bootdiff.method.problem import in_memory
+from bootdiff.method.trainer import Task
+from bootdiff.recipe.build import build_problem, open_data
 from bootdiff.serialization import load, save
-from bootdiff.training.files import atomic_write_json, read_json
-from experiments.benchmark.baselines.base import noise_of
+from bootdiff.training.files import load_tensors, read_json
 from experiments.benchmark.baselines.mixing import Mixed, MixedObjective
 from experiments.benchmark.overlay_detection import Trace, caption_trace, logo_trace, table
+from experiments.scripts.results import DATA, RESULTS, ROOT, command, write_result
 
-HERE = Path(__file__).parent
-DATA, RESULTS = HERE / "data" / "traffic", HERE / "results" / "traffic"
+__all__ = ["burn", "captions", "detectors", "logo", "main", "measure", "naive", "picture", "write"]
+
+TRAFFIC = DATA / "traffic"
 ROWS, ALPHA = 7, 0.05
 LEFT_OF_LOGO = (0, 22)
 ARMS = ("full_only", "bootdiff", "oracle")
 WORDS = [
-    "RAIN",
-    "SNOW",
-    "FOG",
-    "ICE",
-    "WIND",
-    "SLOW",
-    "STOP",
-    "EXIT",
-    "LANE",
-    "ROAD",
-    "JAM",
-    "TOLL",
-    "WEST",
-    "EAST",
-    "NORTH",
-]
-WORDS += [
-    "SOUTH",
-    "LIVE",
-    "NEWS",
-    "CITY",
-    "NOON",
-    "NIGHT",
-    "HOUR",
-    "MILE",
-    "WORK",
-    "ZONE",
-    "LEFT",
-    "RIGHT",
-    "BUS",
+    "RAIN", "SNOW", "FOG", "ICE", "WIND", "SLOW", "STOP", "EXIT", "LANE", "ROAD", "JAM", "TOLL", "WEST", "EAST",
+    "NORTH", "SOUTH", "LIVE", "NEWS", "CITY", "NOON", "NIGHT", "HOUR", "MILE", "WORK", "ZONE", "LEFT", "RIGHT", "BUS",
     "CAR",
-]
+]  # fmt: skip
 
 
 def logo(height: int = 32, width: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +138,13 @@ def burn(x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
 
 
 def write(source: Path, out: Path, full: int = 64) -> None:
-    """All files named above."""
+    """Write all files named above.
+
+    Args:
+        source: an npz of `train` and `test`, (N, T, H, W, 3) uint8.
+        out: the folder of the files.
+        full: how many of `train` stay clean; the others are put under the overlay.
+    """
     with np.load(source) as z:
         train, test = z["train"], z["test"]
     rng = np.random.default_rng(0)
@@ -184,20 +165,20 @@ def stored(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x).movedim(-1, 1).float() / 127.5 - 1
 
 
-def videos(name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Videos in stored coordinates, and which of them have a caption, where that is known."""
-    with np.load(DATA / f"{name}.npz") as z:
+def videos(data: Path, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Videos of a file in stored coordinates, and which of them have a caption, (N,) bool, where that is known."""
+    with np.load(data / f"{name}.npz") as z:
         has = (z["videos_mask"] == 0).any((1, 2, 3)) if "videos_mask" in z else None
         return stored(z["videos"]), None if has is None else torch.from_numpy(has)
 
 
-def detectors() -> dict[str, Trace]:
+def detectors(data: Path) -> dict[str, Trace]:
     """What looks for the logo and for captions, both calibrated to a share ALPHA of false alarms on clean videos."""
-    with np.load(DATA / "before.npz") as z:
+    with np.load(data / "before.npz") as z:
         before = z["videos"]
     burned, _, top = burn(before[::2], np.random.default_rng(1))
     clean, marked, rest = stored(before[::2]), stored(burned), stored(before[1::2])
-    where = torch.from_numpy(logo()[0][..., 0] > 0)
+    where = torch.from_numpy(logo(*before.shape[2:4])[0][..., 0] > 0)
     found = {
         "logo": logo_trace(clean, marked, where),
         "caption": caption_trace(clean, marked, torch.from_numpy(top), ROWS, LEFT_OF_LOGO),
@@ -206,72 +187,67 @@ def detectors() -> dict[str, Trace]:
 
 
 def naive(folder: Path) -> None:
-    """Train as the oracle is, on all files as they lie on the disk, each as often as any other."""
+    """Train as the oracle is, on all files as they lie on the disk, each as often as any other: RUN/naive_mix."""
     _, recipe = read_run(folder)
     with open_session(recipe, folder, Console()) as session:
-        b, m = session.bootstrap, session.materials
+        b, problem = session.bootstrap, session.problem
         block = recipe.views["broadcast"].data
         assert block is not None
-        files = open_data(recipe, block.model_copy(update={"masks": False}), full=m.full)
-        bench = b.full_training_set()
-        bench = TrainingSet(**{**vars(bench), "train": Mixed([m.full, files], [-1, 0])})
-        training, none = recipe.training_for("oracle"), b.no_views(bench.base)
-        objective = MixedObjective(none, noise_of(training))
-        experts = {
-            f"naive_mix-{kind}": b.expert(
-                f"naive_mix-{kind}", bench, none, "base", net, training, ["naive mix"], objective=objective
-            )
-            for kind, net in b.recipe.backbones.items()
-        }
-        save(b.stack("naive_mix", bench, none, experts), folder / "naive_mix")
+        files = open_data(recipe, block.model_copy(update={"masks": False}), full=problem.full)
+        mixed = replace(b.full_training_set(), train=Mixed([problem.full, files], [-1, 0]))
+        training, none = b.settings.training["oracle"], b.no_views(mixed.prior)
+        objective = MixedObjective(none, training.noise)
+        experts = {}
+        for kind, network in b.settings.networks.items():
+            task = Task(f"naive_mix-{kind}", mixed, none, network, training, objective=objective)
+            experts[task.name] = b.train(task, ["naive mix"])
+        save(b.stack("naive_mix", mixed, none, experts), folder / "naive_mix")
         session.write_ledger()
 
 
-def measure(folder: Path, count: int, out: Path) -> None:
-    """Draw `count` videos of each arm, look for the overlay in them and in real ones, write and print it."""
+def measure(folder: Path, data: Path, count: int) -> dict[str, Any]:
+    """Draw `count` videos of each arm of a run, and look for the overlay in them and in the real ones of `data`.
+
+    Returns:
+        {"seed", "false_alarms", "thresholds" of the detectors, "found": {videos: {detector: `Trace.found`}}} and, where
+        the run has it, "naive_mix": its denoising loss and what its training cost.
+    """
     _, recipe = read_run(folder)
-    device, materials = accelerate(recipe).device, build_problem(recipe)
-    recipe = recipe.with_defaults_for(materials.shape)
+    device, problem = accelerate(recipe).device, build_problem(recipe)
+    recipe = recipe.with_defaults_for(problem.shape)
     denoisers = {arm: load_arm(folder, arm, device)[1] for arm in ARMS if arm in saved_arms(folder)}
     if (folder / "naive_mix").is_dir():
         denoisers["naive_mix"] = load(folder / "naive_mix", device)
-    a = Assessment(recipe, materials, folder, denoisers, {}, Console(), device)
-    look = detectors()
+    assessment = Assessment(recipe, problem, folder, denoisers, {}, Console(), device)
+    look = detectors(data)
 
     def found(x: torch.Tensor, has: torch.Tensor | None = None) -> dict[str, Any]:
-        """What the detectors say; `has`: ask for captions only where there are some."""
+        """What the detectors find; `has`: ask for captions only where there are some."""
         rows = {"logo": look["logo"].found(x), "caption": look["caption"].found(x if has is None else x[has])}
         return rows if has is None or bool(has.all()) else rows | {"none": look["caption"].found(x[~has])}
 
-    shown = {name: found(*videos(name)) for name in ("test", "full", "broadcast", "test-broadcast")}
-    shown |= {arm: found(draw(a, arm, count)) for arm in denoisers}
-    said: dict[str, Any] = {
+    real = {name: found(*videos(data, name)) for name in ("test", "full", "broadcast", "test-broadcast")}
+    result: dict[str, Any] = {
         "seed": recipe.seed,
         "false_alarms": ALPHA,
         "thresholds": {name: trace.threshold for name, trace in look.items()},
-        "found": shown,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()} | {n: evaluate._version(n) for n in evaluate.PACKAGES},
+        "found": real | {arm: found(draw(assessment, arm, count)) for arm in denoisers},
     }
     if "naive_mix" in denoisers:
-        scale = moments(materials.full)
-        base = IsotropicGaussian(materials.shape, scale["mean"], scale["sigma_data"]).to(device)
-        test, levels = in_memory(a.reference).to(device), list(recipe.levels)
-        naive_mix = {"naive_mix": denoisers["naive_mix"]}
-        losses = evaluate.sample_losses(naive_mix, test, levels, base, recipe.evaluate.draws, seed=7)
-        said["naive_mix"] = evaluate.tabulate(losses, levels)["naive_mix"]
+        scale = moments(problem.full)
+        base = IsotropicGaussian(problem.shape, scale["mean"], scale["sigma_data"]).to(device)
+        test, levels = in_memory(assessment.reference).to(device), list(recipe.levels)
+        mix = {"naive_mix": denoisers["naive_mix"]}
+        losses = sample_losses(mix, test, levels, base, recipe.evaluate.draws, seed=7)
         stages = read_json(folder / "ledger.json")
-        said["naive_mix"]["flops"] = sum(r["flops"] for name, r in stages.items() if name.startswith("naive_mix-"))
-    path = out / f"overlay-seed-{recipe.seed}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(path, said)
-    print(f"{path}\n\n{table(said)}")
+        flops = sum(row["flops"] for name, row in stages.items() if name.startswith("naive_mix-"))
+        result["naive_mix"] = tabulate(losses, levels)["naive_mix"] | {"flops": flops}
+    return result
 
 
-def picture(folder: Path, out: Path) -> None:
+def picture(folder: Path, data: Path, out: Path) -> None:
     """Files as they come, what is hidden of them, videos drawn by bootdiff and by the naive mix, and means of all."""
     from bootdiff.cli.report.images import grid, panels, save_png, to_pil
-    from bootdiff.training.files import load_tensors
 
     _, recipe = read_run(folder)
     view = build_problem(recipe).views["broadcast"]
@@ -287,11 +263,11 @@ def picture(folder: Path, out: Path) -> None:
     sheets = {}
     for name, (x, m) in rows.items():
         frames = [(i, t) for i in range(len(x)) for t in range(0, 16, 2)]
-        shown = [to_pil(x[i, :, t], None if m is None else m[i, :, t]) for i, t in frames]
-        sheets[name] = grid(shown, 8, 64)
+        pictures = [to_pil(x[i, :, t], None if m is None else m[i, :, t]) for i, t in frames]
+        sheets[name] = grid(pictures, 8, 64)
     names = list(sheets)
     pages = [panels({n: sheets[n] for n in pair}) for pair in (names[:2], names[2:])]
-    means = {"clean files": videos("before")[0], "broadcast files": videos("broadcast")[0]}
+    means = {"clean files": videos(data, "before")[0], "broadcast files": videos(data, "broadcast")[0]}
     means |= {f"videos drawn by {arm.replace('_', ' ')}": x.float() / 127.5 - 1 for arm, x in drawn.items()}
     averages = {f"mean of {len(x)} {name}": x.mean((0, 2)) for name, x in means.items()}
     # All stretched alike, about the mean of each.
@@ -301,26 +277,43 @@ def picture(folder: Path, out: Path) -> None:
     save_png(page.crop((0, 0, page.width, page.height - max(p.height for p in pages) + pages[-1].height)), out)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """One of the four verbs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("burn", help="write the videos")
-    told = {"naive": "train the naive mix", "measure": "look for the overlay", "picture": "draw what was drawn"}
-    for name, what in told.items():
-        verb = verbs.add_parser(name, help=what)
-        verb.add_argument("run", type=Path, help="run of experiments/recipes/traffic.yaml")
+    what = {
+        "burn": "write the videos",
+        "naive": "train the naive mix",
+        "measure": "look for the overlay",
+        "picture": "draw what was drawn",
+    }
+    for name, help_text in what.items():
+        verb = verbs.add_parser(name, help=help_text)
+        if name != "naive":  # which reads what the run's recipe names
+            verb.add_argument("--data", type=Path, default=TRAFFIC, help="folder of the videos")
+        if name == "burn":
+            verb.add_argument("--source", type=Path, default=DATA / "traffic32.npz")
+            verb.add_argument("--full", type=int, default=64, help="videos that stay clean")
+        else:
+            verb.add_argument("run", type=Path, help="run of experiments/recipes/traffic.yaml")
         if name == "measure":
             verb.add_argument("--count", type=int, default=128, help="videos drawn of each arm")
-            verb.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    if given.verb == "burn":
-        write(HERE / "data" / "traffic32.npz", DATA)
-    elif given.verb == "naive":
-        naive(given.run)
-    elif given.verb == "picture":
-        picture(given.run, HERE.parent / "docs" / "images" / "traffic.png")
+            verb.add_argument("--out", type=Path, default=RESULTS / "traffic")
+        if name == "picture":
+            verb.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "traffic.png")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_args(given)
+    if args.verb == "burn":
+        write(args.source, args.data, args.full)
+    elif args.verb == "naive":
+        naive(args.run)
+    elif args.verb == "picture":
+        picture(args.run, args.data, args.out)
     else:
-        measure(given.run, given.count, given.out)
+        found = measure(args.run, args.data, args.count)
+        path = args.out / f"overlay-seed-{found['seed']}.json"
+        write_result(path, "overlay", given, found)
+        print(f"{path}\n\n{table(found | {'command': command('overlay', given)})}")
 
 
 if __name__ == "__main__":

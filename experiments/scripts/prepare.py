@@ -1,6 +1,6 @@
 """Make the arrays that the recipes in experiments/recipes read, from the npz files of the benchmark data.
 
-    python experiments/scripts/prepare.py --data DIR [--out experiments/data]
+    python -m experiments.scripts.prepare --data DIR [--out experiments/data]
 
 mnist28.npz      28 x 28 x 1: `train` (20000) and `test` (5000)
 mnist16.npz      mnist28 padded to 32 x 32, averaged to 16 x 16 x 1: `train` and `test`
@@ -17,19 +17,32 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
+from experiments.scripts.results import DATA
+
+__all__ = ["halve", "load", "main"]
+
 
 def load(path: Path, key: str) -> np.ndarray:
-    """An array of an npz file; `key`_jpeg and `key`_shape stand for a mosaic of N x [T x] H x W x C tiles."""
-    z = np.load(path)
-    if key in z:
-        return z[key]
-    *lead, h, w, c = z[key + "_shape"]
-    mosaic = np.asarray(Image.open(io.BytesIO(z[key + "_jpeg"].tobytes())))
+    """An array of an npz file.
+
+    `KEY_jpeg` (the bytes of a picture file) and `KEY_shape` stand for a mosaic, row by row, of N x [T x] H x W x C
+    tiles.
+
+    Raises:
+        KeyError: the file has neither.
+    """
+    with np.load(path) as z:
+        if key in z:
+            return np.asarray(z[key])
+        *lead, h, w, c = z[key + "_shape"]
+        mosaic = np.asarray(Image.open(io.BytesIO(z[key + "_jpeg"].tobytes())))
     rows, columns = mosaic.shape[0] // h, mosaic.shape[1] // w
     tiles = mosaic.reshape(rows, h, columns, w, c).swapaxes(1, 2).reshape(-1, h, w, c)
     return tiles[: np.prod(lead)].reshape(*lead, h, w, c)
@@ -41,28 +54,36 @@ def halve(x: np.ndarray) -> np.ndarray:
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4)).round().astype(np.uint8)
 
 
-def main() -> None:
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """A compressed npz file, and a line about what is in it."""
+    np.savez_compressed(path, **cast(Any, arrays))  # numpy types the names of arrays as its own option's
+    print(path, {key: x.shape for key, x in arrays.items()})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the data sets in --data and write the arrays into --out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets' npz files")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    splits = ("train", "test")
-    digits = {key: load(args.data / "mnist28.npz", key) for key in splits}
-    np.savez_compressed(args.out / "mnist28.npz", **digits)
+    parser.add_argument("--out", type=Path, default=DATA)
+    args = parser.parse_args(arguments)
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+
+    def both(name: str) -> dict[str, np.ndarray]:
+        return {key: load(args.data / f"{name}.npz", key) for key in ("train", "test")}
+
+    digits = both("mnist28")
+    write(out / "mnist28.npz", digits)
     small = {key: halve(np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))) for key, x in digits.items()}
-    np.savez_compressed(args.out / "mnist16.npz", **small)
-    np.savez_compressed(args.out / "mnist-tiny.npz", train=np.repeat(small["train"], 3, axis=3))
-    cats = {key: load(args.data / "cats64.npz", key) for key in splits}
-    np.savez_compressed(args.out / "cats64.npz", **cats)
-    cats = {key: halve(x) for key, x in cats.items()}
-    np.savez_compressed(args.out / "cats32.npz", **cats)
-    np.savez_compressed(args.out / "cats16.npz", **{key: halve(x) for key, x in cats.items()})
+    write(out / "mnist16.npz", small)
+    write(out / "mnist-tiny.npz", {"train": np.repeat(small["train"], 3, axis=3)})
+    cats = both("cats64")
+    write(out / "cats64.npz", cats)
+    for side in (32, 16):
+        cats = {key: halve(x) for key, x in cats.items()}
+        write(out / f"cats{side}.npz", cats)
     for name, source in (("radar32", "radar_video32"), ("traffic32", "traffic_video32"), ("ecg", "ecg")):
-        np.savez_compressed(args.out / f"{name}.npz", **{k: load(args.data / f"{source}.npz", k) for k in splits})
-    for path in sorted(args.out.glob("*.npz")):
-        with np.load(path) as z:
-            print(path, {key: z[key].shape for key in z})
+        write(out / f"{name}.npz", both(source))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """How fast is the loop, the composite's sampling, resuming, and a second process?  Ratios within one run.
 
-    python experiments/scripts/speed.py loop      [--net cats|digits] [--steps 60]
-    python experiments/scripts/speed.py sampling RUN [--count 16] [--rounds 5]
-    python experiments/scripts/speed.py resume    [--steps 60]
-    python experiments/scripts/speed.py processes [--steps 60]
+    python -m experiments.scripts.speed loop      [--net cats|digits] [--steps 60]
+    python -m experiments.scripts.speed sampling RUN [--count 16] [--rounds 5]
+    python -m experiments.scripts.speed resume    [--steps 60]
+    python -m experiments.scripts.speed processes [--steps 60]
     each with [--out experiments/results/speed/NAME.json]
 
 `loop`: seconds per training step, same network, same batch, same samples, same optimizer and average of the weights, of
 
     bare      a plain PyTorch loop: batch, EDM loss, backward, clipped step, average; no logging, no checkpoint
-    bootdiff  `train.fit`, with metrics, progress and checkpoints as a run has them
+    bootdiff  `training.loop.fit`, with metrics, progress and checkpoints as a run has them
     example   the loop of diffusers' unconditional training example: DataLoader, DDPM noise, accelerate, EMAModel,
               learning-rate scheduler, progress bar and a logged loss in each step
 
@@ -24,9 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -36,23 +34,28 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from bootdiff.data import Arrays, Batches
 from bootdiff.denoise import IsotropicGaussian
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.losses import LossModule, ResidualObjective
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import StackedDenoiser
 from bootdiff.nets import build_net
 from bootdiff.noise import LEVELS, LogNormal
 from bootdiff.training.loop import fit
 from bootdiff.training.run import Run
 from bootdiff.training.settings import TrainingSettings
+from experiments.scripts.results import ROOT, write_result
+
+__all__ = ["Turns", "main", "summary"]
 
 BATCH, RATE, DECAY = 32, 1e-3, 0.999
 NETS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
@@ -61,18 +64,17 @@ NETS: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
 }
 
 
-def trainee(name: str) -> tuple[LossModule, CompositeDenoiser]:
+def loss_module(name: str) -> tuple[LossModule, CompositeDenoiser]:
     """A new expert without views: the same weights each time."""
     shape, options = NETS[name]
     torch.manual_seed(0)
     base = IsotropicGaussian(shape, [0.0] * shape[0], 0.5)
-    expert = ResidualExpert(
-        build_net("unet", shape[0], shape, **options), base, LEVELS, [1.0] * len(LEVELS), False, "base"
-    )
-    return LossModule(expert), CompositeDenoiser(base, {}, {}, LEVELS)
+    none = CompositeDenoiser({}, base, LEVELS)
+    return LossModule(ResidualExpert(build_net("unet", shape[0], shape, **options), none)), none
 
 
 def samples(name: str, count: int = 2048) -> Arrays:
+    """Random pixels of the network's shape, the same each time."""
     c, h, w = NETS[name][0]
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (count, h, w, c), generator=generator, dtype=torch.uint8)
@@ -82,7 +84,7 @@ def samples(name: str, count: int = 2048) -> Arrays:
 class Turns:
     """Loops in threads that take steps in turn, one at a time; notes what each step took.
 
-    The order is drawn anew in each round: whoever follows a loop of the same code finds the caches warm.
+    The order is drawn again in each round: whoever follows a loop of the same code finds the caches warm.
     """
 
     def __init__(self, names: list[str]) -> None:
@@ -132,9 +134,10 @@ Note = Callable[[Iterator[Any]], Iterator[Any]]
 
 
 def bare(name: str, steps: int, note: Note) -> None:
-    model, composite = trainee(name)
+    """A plain PyTorch loop."""
+    model, composite = loss_module(name)
     objective = ResidualObjective(composite, LogNormal())
-    params = list(model.parameters())
+    params: list[Tensor] = list(model.parameters())
     averages = [p.detach().clone() for p in params]
     optimizer = torch.optim.AdamW(params, lr=RATE, weight_decay=0.0, fused=True)
     generator = torch.Generator()
@@ -153,9 +156,10 @@ def settings(steps: int, **changes: Any) -> TrainingSettings:
 
 
 def ours(name: str, steps: int, note: Note) -> None:
+    """The library's loop, as a run has it."""
     from accelerate import Accelerator
 
-    model, composite = trainee(name)
+    model, composite = loss_module(name)
     with tempfile.TemporaryDirectory() as folder, Run.open(Path(folder) / "run", "speed: {}") as run:
         batches: Any = Stamped(Batches(samples(name), 1.0, BATCH), note)
         fit(
@@ -165,7 +169,7 @@ def ours(name: str, steps: int, note: Note) -> None:
 
 
 def example(name: str, steps: int, note: Note) -> None:
-    """The steps of diffusers' examples/unconditional_image_generation, written anew for this network and data."""
+    """The steps of diffusers' examples/unconditional_image_generation, for this network and data."""
     import torch.nn.functional as f
     from accelerate import Accelerator
     from diffusers.optimization import get_scheduler
@@ -174,7 +178,7 @@ def example(name: str, steps: int, note: Note) -> None:
     from tqdm.auto import tqdm
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    model, _ = trainee(name)
+    model, _ = loss_module(name)
     net: Any = model.expert.net.unet
     ema = EMAModel(net.parameters(), decay=DECAY, use_ema_warmup=True)
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, betas=(0.95, 0.999), weight_decay=1e-6)
@@ -182,7 +186,7 @@ def example(name: str, steps: int, note: Note) -> None:
     patch = NETS[name][1].get("patch", 1)
     source = samples(name)
 
-    class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    class Pictures(torch.utils.data.Dataset[Tensor]):
         def __len__(self) -> int:
             return len(source)
 
@@ -192,12 +196,13 @@ def example(name: str, steps: int, note: Note) -> None:
     loader = torch.utils.data.DataLoader(Pictures(), batch_size=BATCH, shuffle=True)
     net, optimizer, loader, schedule = accelerator.prepare(net, optimizer, loader, schedule)
     noising = DDPMScheduler(num_train_timesteps=1000)
-    bar = tqdm(total=steps, file=open(os.devnull, "w"))  # noqa: SIM115
 
     def epochs() -> Iterator[Tensor]:
         while True:
             yield from loader
 
+    sink = open(os.devnull, "w")  # noqa: SIM115 - closed with the bar, below
+    bar = tqdm(total=steps, file=sink)
     for _, clean in zip(range(steps), note(epochs()), strict=False):
         with accelerator.accumulate(net):
             noise = torch.randn(clean.shape, dtype=torch.float32, device=clean.device)
@@ -213,14 +218,22 @@ def example(name: str, steps: int, note: Note) -> None:
             ema.step(net.parameters())
             bar.update(1)
         bar.set_postfix(loss=loss.detach().item(), lr=schedule.get_last_lr()[0], ema_decay=ema.cur_decay_value)
+    bar.close()
+    sink.close()
 
 
 def summary(values: list[float]) -> dict[str, Any]:
+    """Median and quartiles.
+
+    >>> summary([1.0, 2.0, 3.0, 4.0, 5.0])
+    {'median': 3.0, 'quartiles': [1.5, 4.5]}
+    """
     quartiles = statistics.quantiles(values, n=4)[::2] if len(values) > 1 else [values[0]] * 2
     return {"median": statistics.median(values), "quartiles": quartiles}
 
 
 def loop(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds per step of the three loops, and their speed as a share of the bare one's."""
     ways: dict[str, Callable[[str, int, Note], None]] = {"bare": bare, "bootdiff": ours, "example": example}
     # Imported before the threads begin, which must not import the same module at once.
     import accelerate  # noqa: F401
@@ -243,6 +256,7 @@ def loop(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each round in which `count` samples are drawn with each denoiser of the run."""
     from bootdiff.cli.session import load_arm, read_run, saved_arms
     from bootdiff.sampling import sample
 
@@ -285,7 +299,7 @@ def resume(args: argparse.Namespace) -> dict[str, Any]:
     took: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for what in ("start", "resume"):
-            model, composite = trainee(args.net)
+            model, composite = loss_module(args.net)
             begin = time.perf_counter()
 
             def note(batches: Iterator[Any], what: str = what, begin: float = begin) -> Iterator[Any]:
@@ -298,7 +312,7 @@ def resume(args: argparse.Namespace) -> dict[str, Any]:
             with Run.open(Path(folder) / "run", "speed: {}") as run, contextlib.suppress(Interrupted):
                 fit(
                     model, ResidualObjective(composite, LogNormal()),
-                    Stamped(Batches(samples(args.net), 1.0, BATCH), note),  # type: ignore[arg-type]
+                    cast(Any, Stamped(Batches(samples(args.net), 1.0, BATCH), note)),
                     run.stage("unet"), settings(args.steps, checkpoint_seconds=1e-9),  # after every step
                     accelerator=Accelerator(cpu=not torch.cuda.is_available()),
                 )  # fmt: skip
@@ -312,7 +326,7 @@ def worker(args: argparse.Namespace) -> None:
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     torch.set_num_threads(1)
-    model, composite = trainee(args.net)
+    model, composite = loss_module(args.net)
     stamps: list[float] = []
 
     def note(batches: Iterator[Any]) -> Iterator[Any]:
@@ -340,8 +354,9 @@ def processes(args: argparse.Namespace) -> dict[str, Any]:
         for n in times:
             folder = tempfile.mkdtemp()
             launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"]
-            command = [*launch, __file__, "worker", "--net", args.net, "--steps", str(args.steps), "--folder", folder]
-            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            options = ["--net", args.net, "--steps", str(args.steps), "--folder", folder]
+            call = [*launch, "-m", "experiments.scripts.speed", "worker", *options]
+            out = subprocess.run(call, check=True, capture_output=True, text=True, cwd=ROOT).stdout
             times[n].append(float(out.split("seconds per step:")[1].split()[0]))
             shutil.rmtree(folder)
     faster = summary([a / b for a, b in zip(times[1], times[2])])
@@ -349,7 +364,8 @@ def processes(args: argparse.Namespace) -> dict[str, Any]:
     return {"net": args.net, "global_batch": 2 * BATCH, "seconds_per_step": times, "speedup": faster}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure one thing, print it and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = {"loop": loop, "sampling": sampling, "resume": resume, "processes": processes}
     parser.add_argument("what", choices=[*what, "worker"])
@@ -360,19 +376,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_args(given)
     if args.what == "worker":
         worker(args)
         return
     if args.what == "sampling" and not args.run:
         parser.error("sampling needs a run")
-    result = {"benchmark": args.what, **what[args.what](args)}
-    result |= {"command": " ".join(["python", *sys.argv]), "threads": torch.get_num_threads()}
+    result = {"what": args.what, **what[args.what](args), "threads": torch.get_num_threads()}
     result["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    result["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(args.out, "speed", given, result)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,51 @@
 """Write the tables of README.md and docs/ from the raw results.
 
-    python experiments/scripts/table.py
+    python -m experiments.scripts.table [--check]
 
 Each experiments/results/NAME/seed-S.json is the metrics.json of one `bootdiff arms` run, each regularization-NAME.json
-what experiments/scripts/regularization.py wrote; beside the runs, overlay-seed-0.json is of
-experiments/scripts/overlay.py (table NAME-overlay), and restore-WHAT.json the report.json of a `bootdiff restore`
-(table NAME-restore-WHAT). Runs of videos and signals have a table NAME-long-range, and those of the rain radar tables
-of all recipes together: radar and radar-long-range. Between the markers `<!-- table NAME -->` and `<!-- end -->` of a
-document the table of NAME is written anew.
+what `experiments.scripts.regularization` wrote, backbones.json what `experiments.scripts.backbones` wrote and
+forecast/comparison.json what `experiments.scripts.forecast` wrote; beside the runs, overlay-seed-0.json is of
+`experiments.scripts.overlay` (table NAME-overlay), and restore-WHAT.json the report.json of a `bootdiff restore` (table
+NAME-restore-WHAT). Runs of videos and signals have a table NAME-long-range, and those of the rain radar tables of all
+recipes together: radar and radar-long-range. Between the markers `<!-- table NAME -->` and `<!-- end -->` of a document
+the table of NAME is written again; with --check nothing is written, and the exit code is 1 where a table is not what it
+should be. (The tables `bench-NAME` are written by `bootdiff bench NAME --table`.)
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bootdiff.evaluation.costs import costs
+from bootdiff.evaluation.costs import totals
 from bootdiff.evaluation.restoration import table as restored
 from bootdiff.method.stages import ARMS
+from bootdiff.training.files import read_json
 from experiments.benchmark.overlay_detection import table as traces
-from experiments.benchmark.tables import fill
+from experiments.scripts import backbones, forecast
+from experiments.scripts.results import RESULTS, ROOT, insert, outdated
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+__all__ = ["main", "tables"]
+
+# What older results name, and where it lies today.
+_MOVED = {
+    "python benchmarks/regularization.py": "python -m experiments.scripts.regularization",
+    "overlay.py": "python -m experiments.scripts.overlay",
+    "benchmarks/results": "experiments/results",
+    "src/bootdiff/recipes": "src/bootdiff/recipe/embedded",
+}
+
+
+def todays(result: dict[str, Any]) -> dict[str, Any]:
+    """A result with its command as it is called today: what older results name has moved since."""
+    command = result["command"]
+    if not command.startswith("python -m"):
+        for then, now in _MOVED.items():
+            command = command.replace(then, now)
+    return result | {"command": command}
 
 
 def mean_std(values: list[float]) -> str:
@@ -52,20 +73,37 @@ def table(runs: list[dict[str, Any]]) -> str:
         row = [arm.replace("_", "-"), mean_std([x["mean"] for x in losses])]
         row.append("" if arm == "full_only" else mean_std([x["versus"]["full_only"]["mean"] for x in losses]))
         row += [f"{statistics.mean(x['per_level'][s]['mean'] for x in losses):.3f}" for s in levels]
-        cost = [costs(r["ledger"]["stages"])[arm] for r in runs]
+        cost = [arm_cost(r["ledger"]["stages"], arm) for r in runs]
         row.append(f"{statistics.mean(c['flops'] for c in cost) / 1e12:.1f} T")
-        row.append(f"{statistics.mean(c['ratio']['flops'] for c in cost):.2f}")
+        row.append(f"{statistics.mean(c['ratio'] for c in cost):.2f}")
         rows.append(["**" + cell + "**" if arm == "bootdiff" and cell else cell for cell in row])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     shares = [r["gap_closed"]["mean"] for r in runs if r["gap_closed"]]
-    said = (
+    note = (
         f"{len(runs)} seed(s), {runs[0]['count']} {runs[0]['evaluated_on']} {kind(runs[0])}s each; ± is the deviation "
         "over them"
     )
     if shares and all(s is not None and s == s for s in shares):
         each = ", ".join(f"{100 * s:.0f} %" for s in shares)
-        said += f". Share of the gap full-only → oracle closed: {100 * statistics.mean(shares):.0f} % ({each})"
-    return "\n".join(lines) + "\n\n" + said + "."
+        note += f". Share of the gap full-only → oracle closed: {100 * statistics.mean(shares):.0f} % ({each})"
+    return "\n".join(lines) + "\n\n" + note + "."
+
+
+_PARTS = {
+    "full_only": ("full-",),
+    "views_only": ("view-", "full-"),
+    "unregularized": ("view-", "residual-", "full-"),
+    "bootdiff": ("view-", "residual-", "full-"),
+    "distilled": ("view-", "residual-", "full-", "distilled-"),
+    "oracle": ("oracle-",),
+}
+"""What the names of the stages begin with whose networks an arm needs, in results of whatever age."""
+
+
+def arm_cost(stages: dict[str, dict[str, Any]], arm: str) -> dict[str, float]:
+    """FLOPs of an arm's networks, and their ratio to full-only's."""
+    cost = {name: totals(stages, [n for n in stages if n.startswith(_PARTS[name])]) for name in (arm, "full_only")}
+    return {"flops": cost[arm]["flops"], "ratio": cost[arm]["flops"] / cost["full_only"]["flops"]}
 
 
 def together(found: dict[str, dict[str, Any]]) -> str:
@@ -77,11 +115,11 @@ def together(found: dict[str, dict[str, Any]]) -> str:
         losses = run["holdout_loss"]
         gain = losses["bootdiff"]["versus"]["full_only"]
         cells = [name, *(f"{losses[arm]['mean']:.4f}" for arm in arms), f"{gain['mean']:+.4f} ± {gain['stderr']:.4f}"]
-        cells.append(f"{costs(run['ledger']['stages'])['bootdiff']['ratio']['flops']:.2f}")
+        cells.append(f"{arm_cost(run['ledger']['stages'], 'bootdiff')['ratio']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     first = next(iter(found.values()))
-    said = f"Seed {first['seed']}, {first['count']} {first['evaluated_on']} {kind(first)}s; s.e. over them, paired."
-    return "\n".join(lines) + f"\n\n{said}"
+    note = f"Seed {first['seed']}, {first['count']} {first['evaluated_on']} {kind(first)}s; s.e. over them, paired."
+    return "\n".join(lines) + f"\n\n{note}"
 
 
 def long_range(found: dict[str, dict[str, Any]]) -> str:
@@ -106,12 +144,12 @@ def long_range(found: dict[str, dict[str, Any]]) -> str:
 
 def overlay(found: dict[str, Any]) -> str:
     """What the detectors found, and the denoising loss of the naive mix."""
-    said = traces(found)
+    note = traces(found)
     if "naive_mix" in found:
         mix = found["naive_mix"]
-        said += f"\n\nDenoising loss of the naive mix on clean test videos: {mix['mean']:.4f} ± {mix['stderr']:.4f}"
-        said += f" ({mix['flops'] / 1e12:.1f} TFLOP)."
-    return said
+        note += f"\n\nDenoising loss of the naive mix on clean test videos: {mix['mean']:.4f} ± {mix['stderr']:.4f}"
+        note += f" ({mix['flops'] / 1e12:.1f} TFLOP)."
+    return note
 
 
 def variants(found: dict[str, Any]) -> str:
@@ -128,29 +166,25 @@ def restoration(report: dict[str, Any]) -> str:
     """How good the answers of one `bootdiff restore` are."""
     scores = report["scores"]
     gain, held = scores["gain"], scores["coverage"]
-    said = (
+    note = (
         f"{scores['count']} files, {scores['answers']} answers each ({report['method']}, {report['steps']} noise "
         f"levels); {100 * scores['open']:.1f} % of the values are open. The mean of the answers has "
         f"{gain['mean']:+.2f} ± {gain['stderr']:.2f} dB over the best other estimate. The answers' interval holds "
         f"{100 * held['share']:.1f} % of the true values; right would be {100 * held['nominal']:.1f} %."
     )
-    return f"{restored(scores)}\n\n{said}"
+    return f"{restored(scores)}\n\n{note}"
 
 
-def insert(made: dict[str, str]) -> None:
-    """Write each table between its markers, in every document that has them."""
-    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        before = document.read_text(encoding="utf-8")
-        text = fill(before, made)
-        if text != before:
-            document.write_text(text, encoding="utf-8")
-
-
-def main() -> None:
-    made = {p.stem: variants(json.loads(p.read_text(encoding="utf-8"))) for p in RESULTS.glob("regularization-*.json")}
+def tables(results: Path = RESULTS) -> dict[str, str]:
+    """Every table that can be made of the results in a folder: its name -> Markdown."""
+    made = {path.stem: variants(todays(read_json(path))) for path in results.glob("regularization-*.json")}
+    if (results / "backbones.json").is_file():
+        made["backbones"] = backbones.table(read_json(results / "backbones.json")["rows"])
+    if (results / "forecast" / "comparison.json").is_file():
+        made |= forecast.tables(read_json(results / "forecast" / "comparison.json"))
     radar = {}
-    for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()):
-        runs = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("seed-*.json"))]
+    for folder in sorted(p for p in results.iterdir() if p.is_dir()):
+        runs = [read_json(path) for path in sorted(folder.glob("seed-*.json"))]
         if runs:
             made[folder.name] = table(runs)
             if runs[0].get("long_range"):
@@ -158,13 +192,25 @@ def main() -> None:
             if folder.name.startswith("radar-"):
                 radar[folder.name.removeprefix("radar-")] = runs[0]
         for path in folder.glob("overlay-seed-0.json"):
-            made[f"{folder.name}-overlay"] = overlay(json.loads(path.read_text(encoding="utf-8")))
+            made[f"{folder.name}-overlay"] = overlay(todays(read_json(path)))
         for path in folder.glob("restore-*.json"):
-            made[f"{folder.name}-{path.stem}"] = restoration(json.loads(path.read_text(encoding="utf-8")))
+            made[f"{folder.name}-{path.stem}"] = restoration(read_json(path))
     if radar:
         made |= {"radar": together(radar), "radar-long-range": long_range(radar)}
-    insert(made)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Write the tables into the documents of the checkout `root`; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a table is out of date")
+    check = parser.parse_args(arguments).check
+    made = tables()
+    changed = list(outdated(made, root)) if check else insert(made, root)
+    for path in changed:
+        print(f"{path}: {'a table is out of date' if check else 'written'}")
+    return int(check and bool(changed))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

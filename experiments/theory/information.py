@@ -77,7 +77,7 @@ def total_correlation(law: Gaussian, views: Sequence[View]) -> Information:
     Raises:
         ValueError: a view of several placements, or one that does not fit the law's shape.
     """
-    parts = [law.through(view) for view in views]
+    parts = [law.marginal(view) for view in views]
     dim = sum(part.dim for part in parts)
     if len(parts) < 2:
         return Information(0.0, max(dim, 1))
@@ -213,7 +213,7 @@ def log_ratio(
     Raises:
         ValueError: n < 2; views that do not tile (their dimensions must add up); a law without a density.
     """
-    parts = [law.through(view) for view in views]
+    parts = [law.marginal(view) for view in views]
     if n < 2 or sum(part.dim for part in parts) != law.dim:
         raise ValueError(
             f"log_ratio: n = {n} (at least 2) and views of {[p.dim for p in parts]} coordinates that must add up to "

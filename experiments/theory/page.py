@@ -21,7 +21,7 @@ from bootdiff.errors import BootdiffError
 from bootdiff.training.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from experiments.theory.claims import EXPERIMENTS, Panel, Result
 
-__all__ = ["draw", "run_experiments", "shown"]
+__all__ = ["draw", "formatted", "run_experiments"]
 
 COLOURS = ("#3d6fb4", "#c8553d", "#3c8d5a", "#8a5fa8", "#b98a2e", "#4aa3a8", "#8c564b", "#6b7280")
 
@@ -52,7 +52,7 @@ def run_experiments(only: Sequence[int], out: Path, screen: Console, fast: bool 
         screen.print(f"{'holds' if result.passed else 'FAILS'}  {n}. {result.name}  ({clock(seconds[n])})",
                    "green" if result.passed else "bold red")  # fmt: skip
         for key, value in result.figures.items():
-            screen.print(f"         {key}: {shown(value)}")
+            screen.print(f"         {key}: {formatted(value)}")
     passed = all(r.passed for r in results.values())
     about = {
         "passed": passed,
@@ -111,10 +111,10 @@ def _panel(axes: Any, panel: Panel) -> None:
         getattr(axes, f"set_{axis}scale")("log")
 
 
-def shown(value: Any) -> str:
+def formatted(value: Any) -> str:
     """A table's value for people: four digits.
 
-    >>> shown(0.123456), shown(12), shown(1.0e-9), shown("halves")
+    >>> formatted(0.123456), formatted(12), formatted(1.0e-9), formatted("halves")
     ('0.1235', '12', '1e-09', 'halves')
     """
     if isinstance(value, str):
@@ -128,7 +128,7 @@ def _page(results: dict[int, Result], seconds: dict[int, float], about: dict[str
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shown"] = shown
+    environment.filters["formatted"] = formatted
     pictures = {n: _inline(draw(r)["svg"], n) for n, r in results.items()}
     return environment.from_string(_PAGE).render(results=results, seconds=seconds, pictures=pictures, **about)
 
@@ -192,13 +192,13 @@ Made by <code>bootdiff theory</code>{% if fast %} in its fast version, with fewe
 {% endfor %}
 <table>
 {% for key, value in r.figures.items() %}
-<tr><td>{{ key.replace("_", " ") }}</td><td>{{ value|shown }}</td></tr>
+<tr><td>{{ key.replace("_", " ") }}</td><td>{{ value|formatted }}</td></tr>
 {% endfor %}
 </table>
 <details><summary>Table</summary><div class="wide"><table>
 <tr>{% for c in r.columns %}<th>{{ c }}</th>{% endfor %}</tr>
 {% for row in r.rows %}
-<tr>{% for v in row %}<td>{{ v|shown }}</td>{% endfor %}</tr>
+<tr>{% for v in row %}<td>{{ v|formatted }}</td>{% endfor %}</tr>
 {% endfor %}
 </table></div></details>
 {% endfor %}

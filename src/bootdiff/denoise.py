@@ -1,11 +1,12 @@
 """Denoisers: D(x, sigma) ~ E[x0 | x0 + sigma n = x].
 
 A denoiser is all there is to a diffusion model: the score is s = (D - x) / sigma^2 (Tweedie), the sampler's ODE is
-dx / d sigma = (x - D) / sigma, and its loss at noise level sigma, normalized so that the white base has 1, is
+dx / d sigma = (x - D) / sigma, and its loss at noise level sigma, normalized so that the isotropic Gaussian base has 1,
+is
 
     L(sigma) = E |D(x0 + sigma n, sigma) - x0|^2 / (c_out(sigma)^2 dim).
 
-Everything that predicts a clean sample is a `Denoiser`: view models, exact laws, composites, baselines.
+Everything that predicts a clean sample is a `Denoiser`: view models, exact distributions, composites, baselines.
 Source: Karras et al. 2022 (EDM), arXiv 2206.00364, equations 2, 3 and 8.
 """
 
@@ -24,7 +25,7 @@ __all__ = ["Denoiser", "IsotropicGaussian", "ScaledDenoiser", "denoising_error",
 
 
 def expand(v: Tensor, like: Tensor) -> Tensor:
-    """A value per sample, (B,), made ready to multiply `like`, (B, ...): shape (B, 1, ..., 1), dtype of `like`.
+    """A value per sample, (B,), reshaped to multiply `like`, (B, ...): shape (B, 1, ..., 1), dtype of `like`.
 
     >>> expand(torch.ones(2), torch.zeros(2, 3, 8, 8)).shape
     torch.Size([2, 1, 1, 1])
@@ -48,14 +49,17 @@ class Denoiser(nn.Module, ABC):
             x: noisy samples, (B, *shape).
             sigma: standard deviation of the noise, (B,).
             label: class of each sample, (B,) int64, or None.
-            context: what else is known of each sample at its own resolution, (B, c, H, W): the mask of a masked view.
+            context: what else is known of each sample, at its resolution, (B, c, H, W): the mask of a masked view.
 
         Returns:
             The posterior mean, (B, *shape).
         """
 
     def valid_at(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """Where it may be asked as a view: at these noise levels, (B,), for these classes; (B,) bool, all as a rule."""
+        """Whether it may be evaluated, as a view's denoiser, at these noise levels (B,) for these classes: (B,) bool.
+
+        By default, everywhere.
+        """
         return torch.ones_like(sigma, dtype=torch.bool)
 
 
@@ -83,7 +87,7 @@ class ScaledDenoiser(Denoiser):
 
 
 class IsotropicGaussian(Denoiser):
-    """The white base b: exact for x0 ~ N(mean, sigma_data^2 I) (arXiv 2206.00364, appendix B.6).
+    """The isotropic Gaussian base b: exact for x0 ~ N(mean, sigma_data^2 I) (arXiv 2206.00364, appendix B.6).
 
     Args:
         shape: of one sample, (C, ...).
@@ -119,7 +123,8 @@ class IsotropicGaussian(Denoiser):
 def denoising_error(
     estimate: Tensor, x0: Tensor, sigma: Tensor, sigma_data: float, mask: Tensor | None = None
 ) -> Tensor:
-    """The normalized squared error of each sample, (B,): 1 for the white base in the mean (arXiv 2206.00364, eq. 8).
+    """The normalized squared error of each sample, (B,): 1 for the isotropic Gaussian base in the mean (arXiv
+    2206.00364, eq. 8).
 
     Args:
         estimate: D(x, sigma), (B, *shape).

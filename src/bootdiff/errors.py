@@ -1,6 +1,6 @@
-"""The one error bootdiff raises for what a user can put right: data, a recipe, a run directory.
+"""The one error bootdiff raises for what a user can fix: data, a recipe, a run.
 
-Wrong arguments to a function raise `ValueError`; everything else keeps the exception it came with.
+Wrong arguments to a function raise `ValueError`; everything else keeps its own exception.
 """
 
 from __future__ import annotations

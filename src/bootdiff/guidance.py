@@ -1,13 +1,13 @@
-"""Classifier-free guidance: a denoiser of a class, made more so.
+"""Classifier-free guidance: a class-conditional denoiser, sharpened toward its class.
 
-A network that was trained with labels, some of them left out, knows D(x, sigma, c) and D(x, sigma, none).  Guidance of
-weight w goes from the latter past the former (Ho, Salimans 2022, arXiv 2207.12598, equation 6),
+A network that was trained with labels, some of them dropped, gives both D(x, sigma, c) and D(x, sigma, none).  Guidance
+of weight w extrapolates from the latter through the former (Ho, Salimans 2022, arXiv 2207.12598, equation 6),
 
     D_w = D(none) + w (D(c) - D(none)),
 
-so that w = 0 takes no notice of the class, w = 1 is the class's own law, and w > 1 sharpens it, at the price of
-variety.  It may be limited to an interval of noise levels, where it does good (Kynkaanniemi et al. 2024, arXiv
-2404.07724); outside, w = 1.
+so w = 0 ignores the class, w = 1 is the class's own distribution, and w > 1 sharpens it, at the cost of diversity.  It
+can be limited to an interval of noise levels, where it helps (Kynkaanniemi et al. 2024, arXiv 2404.07724); outside,
+w = 1.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ __all__ = ["GuidedDenoiser"]
 
 
 class GuidedDenoiser(Denoiser):
-    """D_w of a denoiser that knows classes.
+    """D_w of a class-conditional denoiser.
 
     Args:
-        denoiser: D; asked twice where there is a class and w is neither 0 nor 1, else once.
+        denoiser: D; evaluated twice where there is a class and w is neither 0 nor 1, else once.
         weight: w >= 0.
         interval: [lowest, highest] noise level with guidance, both included; None: all.
 
     Raises:
-        ValueError: a weight that is negative or not finite, an interval that is none.
+        ValueError: a weight that is negative or not finite, an invalid interval.
     """
 
     def __init__(self, denoiser: Denoiser, weight: float, interval: Sequence[float] | None = None) -> None:
@@ -46,7 +46,7 @@ class GuidedDenoiser(Denoiser):
         self.config = {"denoiser": denoiser, "weight": self.weight, "interval": self.interval}
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        """D_w(x, sigma), (B, *shape); rows whose label is -1, or all without labels, are D(none)."""
+        """D_w(x, sigma), (B, *shape); rows whose label is -1 (all, without labels) are D(none)."""
         if label is None or self.weight == 1:
             return self.denoiser(x, sigma, label, context)
         low, high = self.interval or (0.0, math.inf)
@@ -56,10 +56,10 @@ class GuidedDenoiser(Denoiser):
         d = self.denoiser(x, sigma, label, context)
         if not bool(guided.any()):
             return d
-        # most often all rows are guided, as they share one noise level: no copies then
+        # Usually all rows are guided, as they share one noise level: no copies then.
         pick = slice(None) if bool(guided.all()) else guided.nonzero()[:, 0]
-        rest = None if context is None else context[pick]
-        free = self.denoiser(x[pick], sigma[pick], torch.full_like(label[pick], -1), rest)
+        part = None if context is None else context[pick]
+        free = self.denoiser(x[pick], sigma[pick], torch.full_like(label[pick], -1), part)
         w = expand(torch.where(guided, self.weight, 1.0), x)
         if isinstance(pick, slice):
             return free + w * (d - free)

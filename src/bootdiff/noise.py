@@ -1,7 +1,8 @@
-"""Noise levels: what is drawn in training, what is stepped through in sampling, and EDM's preconditioning.
+"""Noise levels, drawn in training and stepped through in sampling, and EDM's preconditioning.
 
 The process is variance-exploding, x = x0 + sigma n with n ~ N(0, I); sigma is in the units of the data.  For data of
-mean m and standard deviation sigma_data, the *white base* is the posterior mean under x0 ~ N(m, sigma_data^2 I),
+mean m and standard deviation sigma_data, the *isotropic Gaussian base* is the posterior mean under
+x0 ~ N(m, sigma_data^2 I),
 
     b(x, sigma) = m + c_skip (x - m),                 c_skip = sigma_data^2 / (sigma_data^2 + sigma^2),
 
@@ -9,7 +10,7 @@ and a network F turns it into a denoiser D = b + c_out F(c_in (x - m), c_noise) 
 
     c_in  = 1 / sqrt(sigma^2 + sigma_data^2),     c_out = sigma sigma_data c_in,     c_noise = ln(sigma) / 4.
 
-The loss weight 1 / c_out^2 makes the loss of the white base equal to 1 at every noise level.
+The loss weight 1 / c_out^2 makes the loss of the base equal to 1 at every noise level.
 Source: Karras, Aittala, Aila, Laine 2022 (EDM), arXiv 2206.00364, table 1 and equations 5 and 8.
 """
 
@@ -17,10 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import torch
-from torch import Tensor
+from bootdiff.settings import Doc, Ge, check
+
+if TYPE_CHECKING:  # recipes are read without torch
+    import torch
+    from torch import Tensor
 
 __all__ = ["LEVELS", "LogNormal", "Preconditioning", "interpolate", "karras_levels", "nearest_level", "precondition"]
 
@@ -40,6 +44,7 @@ class Preconditioning(NamedTuple):
 def precondition(sigma: Tensor, sigma_data: float) -> Preconditioning:
     """EDM's preconditioning (arXiv 2206.00364, table 1).
 
+    >>> import torch
     >>> c = precondition(torch.tensor([0.5]), 0.5)
     >>> [round(float(v), 4) for v in c]
     [0.5, 0.3536, 1.4142, -0.1733]
@@ -53,14 +58,19 @@ class LogNormal:
     """ln sigma ~ N(mean, std^2): the noise levels drawn in training (arXiv 2206.00364, table 1).
 
     With tau > 0 (data stored with noise of standard deviation tau) the *added* noise s is drawn, and
-    sigma = sqrt(tau^2 + s^2) > tau is what the denoiser sees.
+    sigma = sqrt(tau^2 + s^2) > tau is the denoiser's noise level.
     """
 
-    mean: float = -0.6
-    std: float = 1.4
+    mean: Annotated[float, Doc("mean of ln sigma")] = -0.6
+    std: Annotated[float, Ge(0), Doc("standard deviation of ln sigma")] = 1.4
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n standard deviations of the noise to add, shape (n,), float32 on the generator's device."""
+        import torch
+
         return (self.mean + self.std * torch.randn(n, generator=generator, device=generator.device)).exp()
 
 
@@ -75,17 +85,21 @@ def karras_levels(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) 
             f"karras_levels needs n >= 2 and 0 < sigma_min < sigma_max, got n={n}, sigma_min={sigma_min}, "
             f"sigma_max={sigma_max}"
         )
+    import torch
+
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return ((top + ramp * (bottom - top)) ** rho).to(torch.float32)
 
 
 def interpolate(sigma: Tensor, levels: Tensor, values: Tensor) -> Tensor:
-    """Values given at `levels`, read at `sigma`: linear in ln sigma, constant beyond both ends.
+    """Values given at `levels`, interpolated at `sigma`: linear in ln sigma, constant beyond both ends.
 
     sigma (B,), levels (L,) ascending, values (L,) or (L, K) -> (B,) or (B, K).  Exactly zero at both neighbours gives
-    exactly zero, so what is switched off at two levels is switched off between them.
+    exactly zero, so what is off at two levels is off between them.
     """
+    import torch
+
     if len(levels) == 1:
         return values[0].expand(sigma.shape + values.shape[1:])
     logs, s = levels.log(), sigma.to(levels.dtype).log()
@@ -98,9 +112,12 @@ def interpolate(sigma: Tensor, levels: Tensor, values: Tensor) -> Tensor:
 def nearest_level(sigma: Tensor, levels: Tensor | Sequence[float]) -> Tensor:
     """Index of the level nearest to each sigma in ln sigma, shape (B,) int64.
 
+    >>> import torch
     >>> nearest_level(torch.tensor([0.01, 0.13, 9.0]), [0.05, 0.1, 0.2]).tolist()
     [0, 1, 2]
     """
+    import torch
+
     levels = torch.as_tensor(levels, dtype=torch.float64, device=sigma.device)
     edges = (levels[:-1] * levels[1:]).sqrt()
     return torch.bucketize(sigma.to(torch.float64), edges)

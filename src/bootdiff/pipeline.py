@@ -12,7 +12,7 @@ A folder that it reads is either what `save_pretrained` wrote,
     scheduler/scheduler_config.json     solver and noise levels
 
 or what `save` wrote, as for every arm of a run: model.json and weights/ alone.  JSON and safetensors,
-no pickle.  Images and videos are x in [-1, 1] mapped to [0, 1] and clamped; signals and vectors stay as they are, in
+no pickle.  Images and videos are x in [-1, 1] mapped to [0, 1] and clamped; signals and vectors are unchanged, in
 the stored coordinates of the data (`bootdiff sample` writes them in original units).
 """
 
@@ -70,7 +70,7 @@ class BootdiffPipeline(DiffusionPipeline):
 
     Args:
         denoiser: any `Denoiser`; only those that `spec.encode` can describe can be saved.
-        scheduler: one of diffusers' EDM schedulers; it decides sigma_min and sigma_max. Default: DPM-Solver++(2M),
+        scheduler: one of diffusers' EDM schedulers; it sets sigma_min and sigma_max. Default: DPM-Solver++(2M),
             sigma from 80 to 0.02.
     """
 
@@ -100,17 +100,19 @@ class BootdiffPipeline(DiffusionPipeline):
         folder = Path(pretrained_model_name_or_path)
         index = folder / "model_index.json"
         if not index.exists():
-            # `load` says what to do where there is no model.json either.
+            # Without a model.json, the message of `load` is the right one.
             return cls(load(folder), scheduler)
-        said = read_json(index)
-        name = said.get("_class_name") if isinstance(said, dict) else None
+        parts = read_json(index)
+        name = parts.get("_class_name") if isinstance(parts, dict) else None
         if name != cls.__name__:
-            raise BootdiffError(f"{index}: the pipeline in it is a {name}, not a {cls.__name__}; give another folder")
+            raise BootdiffError(
+                f"{index}: the pipeline in it is a {name}, not a {cls.__name__}; give a different folder"
+            )
         if scheduler is None:
-            kind = (said.get("scheduler") or [None, None])[1]
+            kind = (parts.get("scheduler") or [None, None])[1]
             if not (isinstance(kind, str) and kind.startswith("EDM") and hasattr(diffusers, kind)):
                 raise BootdiffError(
-                    f"{index}: its scheduler {kind!r} is no EDM scheduler of diffusers {diffusers.__version__}; "
+                    f"{index}: its scheduler {kind!r} is not an EDM scheduler of diffusers {diffusers.__version__}; "
                     f"install the version that wrote it, or pass scheduler=EDMDPMSolverMultistepScheduler(...)"
                 )
             try:
@@ -134,26 +136,26 @@ class BootdiffPipeline(DiffusionPipeline):
         output_type: str | None = None,
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Draw pictures.
+        """Draw samples.
 
         Args:
             num_images: how many; default: one for each class label, or one.
-            class_labels: the class of all pictures, or of each, for a denoiser trained with classes.
+            class_labels: the class of all samples, or of each, for a denoiser trained with classes.
             guidance: weight of classifier-free guidance toward the class, 1 for none.
             guidance_interval: [lowest, highest] noise level with guidance; None: all.
-            seed: picture i is the same for every num_images and batch_size.
+            seed: sample i is the same for every num_images and batch_size.
             num_inference_steps: noise levels, at least 2; `heun` takes two evaluations for each, the others one.
             scheduler: for this call in place of the pipeline's own: a name in `bootdiff.sampling.SOLVERS` (on the noise
                 levels of the pipeline's own) or one of diffusers' EDM schedulers.
-            batch_size: pictures per evaluation: bounds the memory.
-            output_type: "pil", a list of PIL pictures, mode L (one channel) or RGB (three), of videos a list of their
+            batch_size: samples per evaluation: bounds the memory.
+            output_type: "pil", a list of PIL images, mode L (one channel) or RGB (three), of videos a list of their
                 frames each; "np", (n, *space, C) float32; "pt", (n, C, *space) float32, on the denoiser's device. None:
-                "pil" where samples are pictures or videos of these channels, else "np".
+                "pil" where samples are images or videos of these channels, else "np".
             return_dict: give `.images`; otherwise a tuple that holds them.
 
         Raises:
-            ValueError: as `sample`, an unknown output_type, or samples that are no PIL pictures.
-            BootdiffError: the denoiser answered with NaN or an infinity.
+            ValueError: as `sample`, an unknown output_type, or samples that cannot be PIL images.
+            BootdiffError: the denoiser returned NaN or an infinity.
         """
         shape = self.denoiser.shape
         drawable = len(shape) in (3, 4) and shape[0] in (1, 3)
@@ -161,7 +163,7 @@ class BootdiffPipeline(DiffusionPipeline):
         if output_type not in OUTPUTS:
             raise ValueError(f"unknown output_type {output_type!r}; give one of {', '.join(OUTPUTS)}")
         if output_type == "pil" and not drawable:
-            raise ValueError(f"samples of shape {shape} are no PIL pictures; ask for output_type 'np' or 'pt'")
+            raise ValueError(f"samples of shape {shape} cannot be PIL images; use output_type 'np' or 'pt'")
         if num_images is None:
             num_images = 1 if class_labels is None else torch.as_tensor(class_labels).numel()
         config = self.scheduler.config
@@ -184,12 +186,12 @@ class BootdiffPipeline(DiffusionPipeline):
         unit = (x / 2 + 0.5).clamp(0, 1) if len(shape) > 2 else x
         images: Any = unit if output_type == "pt" else unit.movedim(1, -1).cpu().numpy()
         if output_type == "pil":
-            images = _pictures(images) if len(shape) == 3 else [_pictures(frames) for frames in images]
+            images = _pil_images(images) if len(shape) == 3 else [_pil_images(frames) for frames in images]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
 
-def _pictures(unit: np.ndarray) -> list[Any]:
-    """(n, H, W, 1 or 3) in [0, 1] -> PIL pictures, mode L or RGB."""
+def _pil_images(unit: np.ndarray) -> list[Any]:
+    """(n, H, W, 1 or 3) in [0, 1] -> PIL images, mode L or RGB."""
     from PIL import Image
 
     values = (unit * 255).round().astype(np.uint8)

@@ -4,7 +4,7 @@
 
     x_t = sqrt(a_t) x0 + sqrt(1 - a_t) n = sqrt(a_t) (x0 + sigma_t n),      sigma_t = sqrt((1 - a_t) / a_t),
 
-a_t the product of 1 - beta up to t.  So the network is asked f = F(x / sqrt(1 + sigma^2), t(sigma)), and
+a_t the product of 1 - beta up to t.  So the network is evaluated as f = F(x / sqrt(1 + sigma^2), t(sigma)), and
 
     epsilon         D = x - sigma f
     v_prediction    D = x / (1 + sigma^2) - sigma / sqrt(1 + sigma^2) f     (Salimans, Ho 2022, arXiv 2202.00512)
@@ -17,7 +17,7 @@ with t(sigma) linear in ln sigma between the steps and exact at them: networks e
     D = c_skip x + c_out F(c_in x, ln(sigma) / 4)                           (v_prediction: - c_out)
 
 A scheduler's clipping of x0 belongs to its sampling and is not applied.  Beyond the scheduler's range of noise levels
-the nearest step is asked, and a composite gives the view no say there (`Denoiser.valid_at`).
+the nearest step is evaluated, and a composite ignores the view there (`Denoiser.valid_at`).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class DiffusersDenoiser(Denoiser):
     Args:
         unet: the network's config: keyword arguments of UNet2DModel, with `sample_size`.
         scheduler: the scheduler's config, with its class under `_class_name`.
-        classes: how many of the network's class numbers are classes: all (None), or all but the last, which then
-            stands for "no class".
+        classes: number of the network's class numbers that are classes: all (None), or all but the last, which then
+            means "no class".
 
     Raises:
         ValueError: a network or a scheduler that cannot be converted.
@@ -67,23 +67,23 @@ class DiffusersDenoiser(Denoiser):
         from diffusers import UNet2DModel
 
         self.config: dict[str, Any] = {
-            "unet": _own(unet), "scheduler": _own(scheduler, "_class_name"), "classes": classes,
+            "unet": _without_notes(unet), "scheduler": _without_notes(scheduler, "_class_name"), "classes": classes,
         }  # fmt: skip
         self.family, self.prediction, levels, self.sigma_data = _noise_levels(scheduler)
         self.shape = _shape(unet)
         doubled = str(scheduler.get("variance_type", "")).startswith("learned")
         outputs = unet.get("out_channels", 3)
         if outputs != self.shape[0] * (2 if doubled else 1):
-            raise ValueError(f"the network has {self.shape[0]} input and {outputs} output channels; they must be alike")
+            raise ValueError(f"the network has {self.shape[0]} input and {outputs} output channels; they must be equal")
         if unet.get("time_embedding_type", "positional") != "positional":
             raise ValueError(
-                f"the network embeds its time as {unet['time_embedding_type']!r}; only 'positional' knows "
-                f"noise levels between whole steps"
+                f"the network embeds its time as {unet['time_embedding_type']!r}; only 'positional' is "
+                f"defined between whole steps"
             )
         if unet.get("class_embed_type") is not None:
-            raise ValueError(f"class_embed_type {unet['class_embed_type']!r} is not supported, class numbers are")
+            raise ValueError(f"class_embed_type {unet['class_embed_type']!r} is not supported; class numbers are")
         self.labels: int | None = unet.get("num_class_embeds")
-        """Class numbers that the network knows; None where it knows none."""
+        """Number of class numbers of the network; None where it has none."""
         self.classes = self.labels
         self.register_buffer("levels", levels, persistent=False)
         self.unet = UNet2DModel.from_config(self.config["unet"])
@@ -102,83 +102,83 @@ class DiffusersDenoiser(Denoiser):
         folder = Path(folder)
         home = folder / "unet" if (folder / "unet").is_dir() else folder
         near = (folder / "scheduler", home, home.parent / "scheduler")
-        places = [place for place in near if _has(place, "scheduler_config.json")]
-        if not places:
+        found = [path for path in near if _has(path, "scheduler_config.json")]
+        if not found:
             raise BootdiffError(
-                f"{folder}: no scheduler_config.json in it, which says what the network predicts at which noise; save "
+                f"{folder}: no scheduler_config.json in it, which defines what the network predicts; save "
                 f"the pipeline's scheduler beside the network: scheduler.save_pretrained('{folder}/scheduler')"
             )
-        unet, scheduler = _read(home / "config.json"), _read(places[0] / "scheduler_config.json")
+        unet, scheduler = _read(home / "config.json"), _read(found[0] / "scheduler_config.json")
         kind = unet.get("_class_name")
         if kind != "UNet2DModel":
             raise BootdiffError(
-                f"{home}/config.json: the network is a {kind}; a view's denoiser can be a UNet2DModel only"
+                f"{home}/config.json: the network is a {kind}; a view's denoiser can only be a UNet2DModel"
             )
         _check_weights(home)
         try:
             denoiser = cls(unet, scheduler)
         except (TypeError, ValueError) as error:
             raise BootdiffError(
-                f"{folder}: cannot be used as a pretrained view ({error}); give another model"
+                f"{folder}: cannot be used as a pretrained view ({error}); choose a different model"
             ) from None
         denoiser.unet = _load(home)
         return denoiser.requires_grad_(False).eval()
 
     def with_classes(self, count: int) -> DiffusersDenoiser:
-        """The same, told how many of the network's class numbers are classes.
+        """The same, with the number of the network's class numbers that are classes.
 
         Raises:
-            ValueError: another count.
+            ValueError: a different count.
         """
         if self.labels is None or count not in (self.labels, self.labels - 1):
-            raise ValueError(f"the network knows {self.labels or 'no'} class numbers, {count} were asked for")
+            raise ValueError(f"the network has {self.labels or 'no'} class numbers, not {count} classes")
         self.classes = self.config["classes"] = count
         return self
 
     def train(self, mode: bool = True) -> DiffusersDenoiser:
-        """Frozen: it stays in evaluation mode."""
+        """It is frozen: it stays in evaluation mode."""
         return super().train(False)
 
     def valid_at(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """Within the scheduler's noise levels, and, for a network that must be told a class, where there is one."""
-        # A step's sigma, rounded to float32, is within.
-        said = (sigma >= self.levels[0] * (1 - 1e-4)) & (sigma <= self.levels[-1] * (1 + 1e-4))
+        """Within the scheduler's noise levels and, for a network that needs a class, where there is one."""
+        # A step's sigma, rounded to float32, counts as within.
+        valid = (sigma >= self.levels[0] * (1 - 1e-4)) & (sigma <= self.levels[-1] * (1 + 1e-4))
         if self.labels is None or self.classes != self.labels:
-            return said
-        return said & (label >= 0) if label is not None else torch.zeros_like(said)
+            return valid
+        return valid & (label >= 0) if label is not None else torch.zeros_like(valid)
 
     def step(self, sigma: Tensor) -> Tensor:
-        """t(sigma), (B,) -> (B,) float32: which step of a variance-preserving scheduler has this noise; not whole."""
+        """t(sigma), (B,) -> (B,) float32: the step of a variance-preserving scheduler with this noise, interpolated."""
         steps = torch.arange(len(self.levels), dtype=torch.float64, device=sigma.device)
         t = interpolate(sigma, self.levels, steps)
-        # sigma in float32 misses the step that it belongs to by a little.
+        # A step's sigma, rounded to float32, gives almost its number.
         whole = t.round()
         return torch.where((t - whole).abs() < 1e-3, whole, t).float()
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        """D(x, sigma), (B, C, H, W). Raises ValueError where the network must be told a class and is not."""
+        """D(x, sigma), (B, C, H, W). Raises ValueError where the network needs a class and gets none."""
         if self.family == "edm":
             c = precondition(sigma, self.sigma_data)
-            f = self._ask(expand(c.c_in, x) * x, c.c_noise, label)
+            f = self._predict(expand(c.c_in, x) * x, c.c_noise, label)
             sign = -1 if self.prediction == "v_prediction" else 1
             return expand(c.c_skip, x) * x + sign * expand(c.c_out, x) * f
         total = (1 + sigma**2).sqrt()
-        f = self._ask(x / expand(total, x), self.step(sigma), label)
+        f = self._predict(x / expand(total, x), self.step(sigma), label)
         if self.prediction == "epsilon":
             return x - expand(sigma, x) * f
         if self.prediction == "v_prediction":
             return x / expand(total**2, x) - expand(sigma / total, x) * f
         return f
 
-    def _ask(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        """The network's answer, less what it says of the variance."""
+    def _predict(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """The network's output, without the channels of a learned variance."""
         if self.labels is None:
             label = None
         elif self.classes != self.labels:
             none = torch.full_like(t, self.labels - 1, dtype=torch.long)
             label = none if label is None else torch.where(label < 0, none, label)
         elif label is None or bool((label < 0).any()):
-            raise ValueError(f"this network must be told a class, 0 to {self.labels - 1}, for every sample")
+            raise ValueError(f"this network needs a class, 0 to {self.labels - 1}, for every sample")
         return self.unet(x, t, class_labels=label).sample[:, : self.shape[0]].to(x.dtype)
 
 
@@ -192,15 +192,15 @@ def _has(folder: Path, name: str) -> bool:
     return (folder / name).is_file()
 
 
-def _own(config: dict[str, Any], *also: str) -> dict[str, Any]:
-    """A config without what diffusers notes about itself, as the path that it was read from."""
+def _without_notes(config: dict[str, Any], *also: str) -> dict[str, Any]:
+    """A config without diffusers' notes, such as the path that it was read from."""
     return {k: v for k, v in config.items() if not k.startswith("_") or k in also}
 
 
 def _shape(unet: dict[str, Any]) -> tuple[int, ...]:
     size = unet.get("sample_size")
     if size is None:
-        raise ValueError("its config has no sample_size, so the size of its pictures is not known: write it there")
+        raise ValueError("its config has no sample_size, so the size of its images is not known: write it there")
     height, width = (size, size) if isinstance(size, int) else size
     return int(unet.get("in_channels", 3)), int(height), int(width)
 
@@ -213,20 +213,22 @@ def _noise_levels(config: dict[str, Any]) -> tuple[str, str, Tensor, float]:
     family = "vp" if name in VARIANCE_PRESERVING else "edm" if name in EDM else None
     if family is None:
         known = ", ".join((*VARIANCE_PRESERVING, *EDM))
-        raise ValueError(f"its scheduler {name!r} is not known; known: {known}")
+        raise ValueError(f"its scheduler {name!r} is not supported; supported: {known}")
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS[family] or config.get("use_flow_sigmas"):
-        raise ValueError(f"its scheduler predicts {prediction!r}; known for {name}: {', '.join(_PREDICTIONS[family])}")
+        raise ValueError(
+            f"its scheduler predicts {prediction!r}; supported for {name}: {', '.join(_PREDICTIONS[family])}"
+        )
     if family == "edm":
-        c: Any = getattr(diffusers, str(name)).from_config(_own(config)).config
+        c: Any = getattr(diffusers, str(name)).from_config(_without_notes(config)).config
         return family, prediction, torch.tensor([c.sigma_min, c.sigma_max], dtype=torch.float64), float(c.sigma_data)
-    # The others sample differently; what they were trained with is one formula of the same keys.
+    # The others differ in sampling only; their training noise is one formula of the same keys.
     betas = {k: v for k, v in config.items() if k in _BETAS}
     try:
         a = diffusers.DDPMScheduler.from_config(betas).alphas_cumprod.double()
     except NotImplementedError:
         raise ValueError(f"its scheduler's beta_schedule {betas.get('beta_schedule')!r} is not known") from None
-    # Rescaled to end in nothing but noise, the last step has no sigma.
+    # Rescaled to end in pure noise, the last step has no sigma.
     levels = ((1 - a) / a).sqrt()[a > 1e-9]
     if not bool((levels.diff() > 0).all()):
         raise ValueError("its noise does not rise from step to step")
@@ -235,14 +237,14 @@ def _noise_levels(config: dict[str, Any]) -> tuple[str, str, Tensor, float]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BootdiffError(f"{path}: no such file; give a folder that diffusers' save_pretrained wrote") from None
     except ValueError as error:
         raise BootdiffError(f"{path}: not valid JSON ({error}); copy the folder again") from None
-    if not isinstance(said, dict):
+    if not isinstance(config, dict):
         raise BootdiffError(f"{path}: not a config; give a folder that diffusers' save_pretrained wrote")
-    return said
+    return config
 
 
 def _check_weights(home: Path) -> None:
@@ -250,8 +252,8 @@ def _check_weights(home: Path) -> None:
         return
     if any(home.glob(f"{_WEIGHTS}*.bin")):
         raise BootdiffError(
-            f"{home}: its weights are a pickled .bin file, which may run any code when it is opened; where you trust "
-            f"it, save it anew as safetensors: UNet2DModel.from_pretrained('{home}', use_safetensors=False)"
+            f"{home}: its weights are a pickled .bin file, which can run any code when opened; if you trust it, "
+            f"save it again as safetensors: UNet2DModel.from_pretrained('{home}', use_safetensors=False)"
             f".save_pretrained('{home}')"
         )
     raise BootdiffError(f"{home}: no {_WEIGHTS}.safetensors in it; copy the folder again")
@@ -272,7 +274,7 @@ def _load(home: Path) -> Any:
     wrong = [*info["missing_keys"], *info["mismatched_keys"]]
     if wrong:
         raise BootdiffError(
-            f"{home}: {len(wrong)} weight(s) of the network are missing or of another shape ({wrong[0]}); config.json "
-            f"and the weights must come from one model"
+            f"{home}: {len(wrong)} weight(s) of the network are missing or of a different shape ({wrong[0]}); "
+            f"config.json and the weights must come from one model"
         )
     return unet

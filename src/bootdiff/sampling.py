@@ -16,7 +16,7 @@ The last step, from sigma_min to 0, is x <- D(x, sigma_min) in all three.  diffu
 of an EDM network and form D = c_skip x + c_out F themselves: they are fed F = (D - c_skip x) / c_out, whatever their
 sigma_data.
 
-The noise of picture i is a function of (seed, i) alone: neither n, nor the batch size, nor the device changes a picture
+The noise of sample i is a function of (seed, i) alone: neither n, nor the batch size, nor the device changes a sample
 by more than rounding.
 """
 
@@ -65,21 +65,21 @@ def sample(
         denoiser: posterior mean D(x, sigma); evaluated without gradients and without dropout.
         n: number of samples.
         seed: >= 0; with the same seed, sample i is the same for every n and batch_size, up to rounding.
-        scheduler: a name in `SOLVERS`, or one of diffusers' EDM schedulers, whose own config then says sigma_min and
-            sigma_max.  A copy is used; its random numbers, if it asks for any, are those of (seed, i) as well.
+        scheduler: a name in `SOLVERS`, or one of diffusers' EDM schedulers, whose own config then sets sigma_min and
+            sigma_max.  A copy is used; its random numbers, if it needs any, also depend on (seed, i) alone.
         steps: noise levels above 0, at least 2.
-        sigma_min: the lowest of them, in the units of the data: below it, detail is no longer drawn but averaged.
+        sigma_min: the lowest of them, in the units of the data: detail below it is averaged, not drawn.
         sigma_max: the highest; much larger than the standard deviation of the data.
         label: the class of all samples, or of each, (n,); None for no class.
-        guidance: weight w of classifier-free guidance toward the class (`GuidedDenoiser`), >= 0; 1 for none. Other
-            weights than 0 and 1 ask the denoiser twice.
+        guidance: weight w of classifier-free guidance toward the class (`GuidedDenoiser`), >= 0; 1 for none. Weights
+            other than 0 and 1 evaluate the denoiser twice.
         guidance_interval: [lowest, highest] noise level with guidance; None: all.
         batch_size: samples per evaluation: bounds the memory.
         progress: called as progress(done, total), in steps, after every step of every batch.
 
     Raises:
-        ValueError: an argument out of its range, an unknown scheduler, a label that the denoiser does not know.
-        BootdiffError: the denoiser answered with NaN or an infinity.
+        ValueError: an argument out of its range, an unknown scheduler, a class that the denoiser does not have.
+        BootdiffError: the denoiser returned NaN or an infinity.
     """
     if n < 0 or batch_size < 1 or steps < 2 or seed < 0:
         raise ValueError(
@@ -95,26 +95,26 @@ def sample(
     out = torch.empty(n, *denoiser.shape, device=device)
     with evaluating(denoiser):
         for b, start in enumerate(starts):
-            own = [generator(seed, i) for i in range(start, min(start + batch_size, n))]
-            noise = torch.stack([torch.randn(denoiser.shape, generator=g) for g in own])
-            at = None if labels is None else labels[start : start + len(own)].to(device)
+            generators = [generator(seed, i) for i in range(start, min(start + batch_size, n))]
+            noise = torch.stack([torch.randn(denoiser.shape, generator=g) for g in generators])
+            classes = None if labels is None else labels[start : start + len(generators)].to(device)
 
-            def ask(x: Tensor, sigma: Tensor, at: Tensor | None = at, first: int = start) -> Tensor:
-                return posterior_mean(denoiser, x, sigma, at, first)
+            def evaluate(x: Tensor, sigma: Tensor, classes: Tensor | None = classes, first: int = start) -> Tensor:
+                return posterior_mean(denoiser, x, sigma, classes, first)
 
             def tick(step: int, b: int = b) -> None:
                 if progress is not None:
                     progress(b * steps + step, len(starts) * steps)
 
-            out[start : start + len(own)] = solve(ask, noise.to(device), own, tick)
+            out[start : start + len(generators)] = solve(evaluate, noise.to(device), generators, tick)
     return out
 
 
-Ask = Callable[[Tensor, Tensor], Tensor]
+Evaluate = Callable[[Tensor, Tensor], Tensor]
 """D of a batch x (B, *shape) at one sigma (), on the CPU."""
 
-Solve = Callable[[Ask, Tensor, list[Generator], Callable[[int], None]], Tensor]
-"""(D, standard normal noise (B, *shape), one generator for each, told the number of steps done) -> samples."""
+Solve = Callable[[Evaluate, Tensor, list[Generator], Callable[[int], None]], Tensor]
+"""(D, standard normal noise (B, *shape), one generator for each, called with the number of steps done) -> samples."""
 
 
 def solver(scheduler: str | Any, steps: int, sigma_min: float, sigma_max: float) -> Solve:
@@ -124,7 +124,7 @@ def solver(scheduler: str | Any, steps: int, sigma_min: float, sigma_max: float)
         raise ValueError(
             f"unknown scheduler {scheduler!r}; give one of {', '.join(SOLVERS)}, or a diffusers EDM scheduler"
         )
-    levels = karras_levels(steps, sigma_min, sigma_max)  # refuses levels that are none
+    levels = karras_levels(steps, sigma_min, sigma_max)  # raises for invalid levels
     if scheduler == "heun":
         return _heun_solver(levels)
     return _diffusers_solver(diffusers_scheduler(scheduler, sigma_min, sigma_max), steps)
@@ -134,15 +134,15 @@ def posterior_mean(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor |
     d = denoiser(x, sigma.to(x).expand(len(x)).contiguous(), label)
     if d.shape != x.shape:
         raise ValueError(
-            f"the denoiser answered x of shape {tuple(x.shape)} with {tuple(d.shape)}; D must have the shape of x"
+            f"the denoiser returned shape {tuple(d.shape)} for x of shape {tuple(x.shape)}; D must have the shape of x"
         )
     finite = d.flatten(1).isfinite().all(1)
     if not bool(finite.all()):
         bad = (~finite).nonzero()[:, 0].tolist()
         raise BootdiffError(
-            f"sampling: the denoiser answered with NaN or an infinity at sigma = {float(sigma):.4g}, for {len(bad)} of "
+            f"sampling: the denoiser returned NaN or an infinity at sigma = {float(sigma):.4g}, for {len(bad)} of "
             f"{len(x)} samples, the first of them sample {first + bad[0]}. Evaluate the denoiser on real data at that "
-            f"noise level: if it fails there too its weights are damaged, so train it again or take an earlier "
+            f"noise level: if it fails there too, its weights are damaged: train it again or take an earlier "
             f"checkpoint; if not, try more steps or a larger sigma_min"
         )
     return d
@@ -151,14 +151,14 @@ def posterior_mean(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor |
 def _heun_solver(levels: Tensor) -> Solve:
     """Algorithm 1 of arXiv 2206.00364."""
 
-    def solve(ask: Ask, noise: Tensor, own: list[Generator], tick: Callable[[int], None]) -> Tensor:
+    def solve(evaluate: Evaluate, noise: Tensor, generators: list[Generator], tick: Callable[[int], None]) -> Tensor:
         x = levels[0] * noise
         for i, (sigma, after) in enumerate(pairwise(levels)):
-            slope = (x - ask(x, sigma)) / sigma
+            slope = (x - evaluate(x, sigma)) / sigma
             guess = x + (after - sigma) * slope
-            x = x + (after - sigma) * (slope + (guess - ask(guess, after)) / after) / 2
+            x = x + (after - sigma) * (slope + (guess - evaluate(guess, after)) / after) / 2
             tick(i + 1)
-        x = ask(x, levels[-1])
+        x = evaluate(x, levels[-1])
         tick(len(levels))
         return x
 
@@ -168,17 +168,17 @@ def _heun_solver(levels: Tensor) -> Solve:
 def _diffusers_solver(scheduler: Any, steps: int) -> Solve:
     """One of diffusers' EDM schedulers as a solver."""
 
-    def solve(ask: Ask, noise: Tensor, own: list[Generator], tick: Callable[[int], None]) -> Tensor:
-        scheduler.set_timesteps(steps, device=noise.device)  # starts afresh: it remembers the batch before
+    def solve(evaluate: Evaluate, noise: Tensor, generators: list[Generator], tick: Callable[[int], None]) -> Tensor:
+        scheduler.set_timesteps(steps, device=noise.device)  # also clears what it kept of the batch before
         scheduler.set_begin_index(0)
         sign = -1 if scheduler.config.prediction_type == "v_prediction" else 1
         x = scheduler.sigmas[0] * noise  # not `init_noise_sigma`, which adds the variance of data of unit variance
         for i, t in enumerate(scheduler.timesteps):
-            scheduler.scale_model_input(x, t)  # its answer is not needed, but Euler warns where it was not asked
+            scheduler.scale_model_input(x, t)  # its result is not needed, but Euler warns without the call
             sigma = scheduler.sigmas[i]
             c = precondition(sigma, scheduler.config.sigma_data)
-            raw = (ask(x, sigma) - c.c_skip * x) / (sign * c.c_out)
-            x = scheduler.step(raw, t, x, generator=own).prev_sample
+            raw = (evaluate(x, sigma) - c.c_skip * x) / (sign * c.c_out)
+            x = scheduler.step(raw, t, x, generator=generators).prev_sample
             tick(i + 1)
         return x
 
@@ -202,7 +202,7 @@ def diffusers_scheduler(name: str, sigma_min: float = 0.02, sigma_max: float = 8
 def _copy(scheduler: Any) -> Any:
     if not (hasattr(scheduler, "precondition_outputs") and hasattr(scheduler, "from_config")):
         raise ValueError(
-            f"{type(scheduler).__name__} is no EDM scheduler of diffusers (sigma from sigma_max down to 0, with "
+            f"{type(scheduler).__name__} is not an EDM scheduler of diffusers (sigma from sigma_max down to 0, with "
             f"`precondition_outputs`): pass EDMDPMSolverMultistepScheduler, EDMEulerScheduler, or a name in SOLVERS"
         )
     return type(scheduler).from_config(scheduler.config)
@@ -210,7 +210,7 @@ def _copy(scheduler: Any) -> Any:
 
 @contextmanager
 def evaluating(denoiser: nn.Module) -> Iterator[None]:
-    """In evaluation mode within, each part in its own mode after."""
+    """In evaluation mode inside; afterwards every part is in the mode it was in."""
     modes = [(m, m.training) for m in denoiser.modules()]
     denoiser.eval()
     try:
@@ -221,7 +221,7 @@ def evaluating(denoiser: nn.Module) -> Iterator[None]:
 
 
 def classes_of(denoiser: nn.Module) -> int | None:
-    """Number of classes that the backbones inside know, 0 where they know none; None without such a backbone."""
+    """Number of classes of the backbones inside, 0 where they have none; None without such a backbone."""
     nets: list[Any] = [m for m in denoiser.modules() if isinstance(m, (*NETS.values(), DiffusersDenoiser))]
     known = [int(count) for m in nets if (count := m.classes if isinstance(m, DiffusersDenoiser) else _classes(m))]
     return min(known) if known else (0 if nets else None)
@@ -262,5 +262,5 @@ def guided(denoiser: Denoiser, label: Any, weight: float, interval: Sequence[flo
     if weight == 1:
         return denoiser
     if label is None:
-        raise ValueError(f"guidance {weight:g} was asked for without a label to guide to; give a label")
+        raise ValueError(f"guidance {weight:g} needs a label to guide toward; give one")
     return wrapped

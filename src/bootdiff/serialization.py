@@ -3,9 +3,9 @@
     model.json                    how it is built (`spec`), and the file of each network's weights with its SHA-256
     weights/<digits>.safetensors  one file per network, named by its content; networks that are the same share it
 
-A part that a denoiser holds twice (a composite that all experts stand on) is written down once, and where it comes
-again there is a reference: loaded, it is one object again.  In a run the weights are hard links to those of its stages
-(`training.pool`), so that a finished model takes no further space.
+A part that a denoiser holds twice (one network for two views) is written down once, and where it comes again there is
+a reference to the place of the first, {"ref": "composite.denoisers.left"}: loaded, it is one object again.  In a run
+the weights are hard links to the run's own (`training.pool`), so that a finished model takes no space of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from bootdiff import __version__
 from bootdiff.denoise import Denoiser, IsotropicGaussian, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.guidance import GuidedDenoiser
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, SnapshotsByNoiseLevel, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.nets import NETS
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.spec import decode, encode
@@ -43,7 +45,7 @@ _PARTS = (
     StackedDenoiser,
 )
 
-CLASSES: dict[str, Any] = {c.__name__: c for c in (*_PARTS, *NETS.values())}
+CLASSES: dict[str, Any] = {c.__name__: c for c in (*_PARTS, *NETS.values())}  # type: ignore[attr-defined]
 """What a `model.json` may ask for, beside the classes that `load` is given."""
 
 _FORMAT = 2
@@ -58,11 +60,13 @@ def save(denoiser: Denoiser, folder: str | Path) -> None:
     """
     folder = Path(folder)
     spec = encode(denoiser)  # refuses what cannot be written down, before anything is written
+    parts: dict[str, Any] = {}
+    spec = _with_references(denoiser, spec, "", parts)
     (folder / "weights").mkdir(parents=True, exist_ok=True)
     stages = folder.absolute().parent / "stages"
     pool = WeightPool(stages / "weights") if stages.is_dir() else None
     weights = {}
-    for path, tensors in _own_weights(_parts(denoiser)).items():
+    for path, tensors in _own_weights(parts).items():
         data = network_bytes(tensors)
         file = folder / "weights" / file_name(data)
         _write(data, file, pool)
@@ -91,15 +95,18 @@ def load(folder: str | Path, device: str | torch.device = "cpu", classes: Iterab
         folder = arm_folder(folder)
     said = _read(folder)
     known = CLASSES | {c.__name__: c for c in classes}
+    parts: dict[str, Any] = {}
     try:
-        denoiser = decode(said["denoiser"], known)
+        denoiser = _build(said["denoiser"], "", known, parts)
         if not isinstance(denoiser, Denoiser):
             raise ValueError(f"a {type(denoiser).__name__} is no denoiser")
     except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
         raise BootdiffError(
             f"{folder}/model.json: cannot be built by bootdiff {__version__} ({error}); use the version that wrote it"
         ) from None
-    _fill(_own_weights(_parts(denoiser)), said.get("weights"), folder)
+    except BootdiffError as error:
+        raise BootdiffError(f"{folder}/model.json: {error}") from None
+    _fill(_own_weights(parts), said.get("weights"), folder)
     return denoiser.to(device).eval()
 
 
@@ -118,24 +125,62 @@ def arm_folder(run: str | Path) -> Path:
     return run / ("bootdiff" if "bootdiff" in arms else arms[0])
 
 
+# --- how it is built --------------------------------------------------------------------------------------------------
+
+
+def _is_part(spec: Any) -> bool:
+    return isinstance(spec, dict) and set(spec) == {"class", "args"}
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _with_references(value: Any, spec: Any, path: str, parts: dict[str, Any]) -> Any:
+    """What `encode` said of `value`, with a reference where a module comes again; `parts` gets each module by path."""
+    if isinstance(spec, list):
+        return [_with_references(v, s, _join(path, i), parts) for i, (v, s) in enumerate(zip(value, spec, strict=True))]
+    if not isinstance(spec, dict):
+        return spec
+    given: Any = value
+    if not isinstance(value, Mapping):
+        if isinstance(value, nn.Module):
+            first = next((place for place, part in parts.items() if part is value), None)
+            if first is not None:
+                return {"ref": first}
+            parts[path] = value
+        config: Any = value.config
+        given = config() if callable(config) else config
+        spec = spec["args"]
+    args = {str(k): _with_references(v, spec[str(k)], _join(path, k), parts) for k, v in given.items()}
+    return args if isinstance(value, Mapping) else {"class": type(value).__name__, "args": args}
+
+
+def _build(spec: Any, path: str, classes: Mapping[str, Any], parts: dict[str, Any]) -> Any:
+    """What `_with_references` described; `parts` gets each part by path."""
+    if isinstance(spec, list):
+        return [_build(s, _join(path, i), classes, parts) for i, s in enumerate(spec)]
+    if not isinstance(spec, dict):
+        return spec
+    if set(spec) == {"ref"}:
+        if spec["ref"] not in parts:
+            raise ValueError(f"at {path or 'the top'}: nothing stands before it at {spec['ref']!r}")
+        return parts[spec["ref"]]
+    if not _is_part(spec):
+        # A view of one's own is built by its kind.
+        return decode({k: _build(s, _join(path, k), classes, parts) for k, s in spec.items()}, classes)
+    name = spec["class"]
+    if name not in classes:
+        raise BootdiffError(
+            f"cannot build {name!r}, no class of bootdiff {__version__}; is it your own, pass it: "
+            f"load(..., classes=[{name}])"
+        )
+    args = {k: _build(s, _join(path, k), classes, parts) for k, s in spec["args"].items()}
+    parts[path] = decode({"class": name, "args": args}, classes)
+    return parts[path]
+
+
 # --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def _parts(value: Any, path: str = "", found: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The objects with a config that a denoiser is made of, each by the path at which it stands first, as
-    "experts.0.net"; in the order of `encode`."""
-    found = {} if found is None else found
-    given: Any = ()
-    if isinstance(value, Mapping):
-        given = value.items()
-    elif isinstance(value, list | tuple):
-        given = enumerate(value)
-    elif getattr(value, "config", None) is not None and not any(part is value for part in found.values()):
-        found[path] = value
-        given = (value.config() if callable(value.config) else value.config).items()
-    for key, item in given:
-        _parts(item, f"{path}.{key}" if path else str(key), found)
-    return found
 
 
 def _own_weights(parts: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:

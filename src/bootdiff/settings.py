@@ -13,16 +13,19 @@ annotations (`recipe.messages.block_of`).
 
 from __future__ import annotations
 
+import builtins
 import math
+import sys
 import typing
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import cache
-from typing import Annotated, Any, get_args, get_origin
+from functools import cache, partial
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from typing_extensions import Doc
 
-__all__ = ["Doc", "Ge", "Gt", "Le", "Lt", "MinLen", "annotations_of", "check", "doc_of"]
+__all__ = ["Doc", "Ge", "Gt", "Le", "Lt", "MinLen", "annotations_of", "check", "check_value", "doc_of"]
 
 _BOUNDS: tuple[tuple[type, str, Any], ...] = (
     (Ge, "at least", lambda v, b: v >= b.ge),
@@ -35,8 +38,19 @@ _BOUNDS: tuple[tuple[type, str, Any], ...] = (
 @cache
 def annotations_of(cls: type) -> dict[str, Any]:
     """The annotations of a dataclass's fields by name, with bounds and meaning."""
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = typing.get_type_hints(cls, localns=_Names(cls), include_extras=True)
     return {f.name: hints[f.name] for f in fields(cls)}
+
+
+class _Names(dict[str, Any]):
+    """The names that annotations use: what a module imports for type checkers alone, torch say, counts as anything."""
+
+    def __init__(self, cls: type) -> None:
+        super().__init__()
+        self.there = {**vars(builtins), **vars(sys.modules[cls.__module__])}
+
+    def __missing__(self, name: str) -> Any:
+        return self.there.get(name, Any)
 
 
 def doc_of(annotation: Any) -> str:
@@ -54,26 +68,77 @@ def check(settings: Any) -> None:
     Raises:
         ValueError: a value out of bounds, not finite, or of another kind; it names the field.
     """
-    for name, annotation in annotations_of(type(settings)).items():  # type: ignore[arg-type]
-        value = getattr(settings, name)
-        kinds = _kinds(annotation)
-        if value is None and type(None) in kinds:
-            continue
-        where = f"{type(settings).__name__}.{name}"
-        choices = [c for k in kinds if get_origin(k) is typing.Literal for c in get_args(k)]
-        if choices and value not in choices and not (set(kinds) & {int, float, str, bool}):
-            raise ValueError(f"{where} must be one of {', '.join(map(str, choices))}; got {value!r}")
-        if set(kinds) <= {int, float, type(None)} and not choices:
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or (float not in kinds and int(value) != value):
-                raise ValueError(f"{where} must be a {'finite' if float in kinds else 'whole'} number, got {value!r}")
-        if set(kinds) == {bool} and not isinstance(value, bool):
-            raise ValueError(f"{where} must be True or False, got {value!r}")
-        if isinstance(value, int | float):
-            for bound in _metadata(annotation):
-                for kind, words, holds in _BOUNDS:
-                    if isinstance(bound, kind) and not holds(value, bound):
-                        raise ValueError(f"{where} must be {words} {_limit(bound)}, got {value!r}")
+    for name, rule in _rules(type(settings)):  # type: ignore[arg-type]
+        _check_value(f"{type(settings).__name__}.{name}", rule, getattr(settings, name))
+
+
+class _Rule(NamedTuple):
+    """What an annotation asks of a value, taken apart once: dataclasses are made by the thousand."""
+
+    kinds: frozenset[Any]
+    choices: tuple[Any, ...]
+    bounds: tuple[tuple[str, Any, Callable[[Any], bool]], ...]
+    at_least: int  # items
+    item: _Rule | None
+
+    @classmethod
+    def of(cls, annotation: Any) -> _Rule:
+        kinds, found = _kinds(annotation), _metadata(annotation)
+        return cls(
+            frozenset(kinds),
+            tuple(c for k in kinds if get_origin(k) is typing.Literal for c in get_args(k)),
+            tuple((words, b, partial(holds, b=b)) for b in found for kind, words, holds in _BOUNDS if type(b) is kind),
+            max((b.min_length for b in found if isinstance(b, MinLen)), default=0),
+            next((cls.of(get_args(k)[0]) for k in kinds if _is_list(k)), None),
+        )
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) in (list, Sequence) or (get_origin(kind) is tuple and get_args(kind)[-1] is ...)
+
+
+@cache
+def _rules(cls: type) -> tuple[tuple[str, _Rule], ...]:
+    return tuple((name, _Rule.of(annotation)) for name, annotation in annotations_of(cls).items())
+
+
+def check_value(where: str, annotation: Any, value: Any) -> None:
+    """Hold one value against an annotation; messages call it `where`. Raises ValueError as `check` does."""
+    _check_value(where, _Rule.of(annotation), value)
+
+
+def _check_value(where: str, rule: _Rule, value: Any) -> None:
+    if value is None and type(None) in rule.kinds:
+        return
+    if value in rule.choices if isinstance(value, str | int) else False:
+        return
+    kinds = {k for k in rule.kinds if k is not type(None) and get_origin(k) is not typing.Literal}
+    said = [str(c) for c in rule.choices]
+    if rule.choices and not kinds:
+        raise ValueError(f"{where} must be one of {', '.join(said)}; got {value!r}")
+    if kinds and kinds <= {int, float}:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or (float not in kinds and int(value) != value):
+            said.append(f"a {'finite' if float in kinds else 'whole'} number")
+            raise ValueError(f"{where} must be {' or '.join(said)}, got {value!r}")
+    if bool in kinds and not isinstance(value, bool) and not (rule.item and isinstance(value, list | tuple)):
+        raise ValueError(f"{where} must be True or False{' or a list' if rule.item else ''}, got {value!r}")
+    if (
+        rule.item
+        and bool not in kinds
+        and kinds == set(filter(_is_list, kinds))
+        and not isinstance(value, list | tuple)
+    ):
+        raise ValueError(f"{where} must be {' or '.join([*said, 'a list'])}, got {value!r}")
+    if isinstance(value, int | float):
+        for words, bound, holds in rule.bounds:
+            if not holds(value):
+                raise ValueError(f"{where} must be {words} {_limit(bound)}, got {value!r}")
+    elif isinstance(value, list | tuple):
+        if len(value) < rule.at_least:
+            raise ValueError(f"{where} must have at least {rule.at_least} item(s), got {len(value)}")
+        for i, part in enumerate(value if rule.item else ()):
+            _check_value(f"{where}[{i}]", rule.item, part)  # type: ignore[arg-type]
 
 
 def _limit(bound: Any) -> Any:

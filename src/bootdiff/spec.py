@@ -49,34 +49,27 @@ def arguments_of(value: Any, missing_ok: bool = False) -> dict[str, Any]:
 
 
 def encode(value: Any) -> Any:
-    """A JSON-able description of `value`; an object that occurs again is written once: {"ref": its number}.
+    """A JSON-able description of `value`.
 
     Raises:
         TypeError: a value that is neither plain nor has a `config`; it names the argument.
     """
-    return _encode(value, {})
-
-
-def _encode(value: Any, numbers: dict[int, tuple[int, Any]]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(k): _encode(v, numbers) for k, v in value.items()}
+        return {str(k): encode(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_encode(v, numbers) for v in value]
+        return [encode(v) for v in value]
     name, config = type(value).__name__, getattr(value, "config", None)
     if config is None:
         raise TypeError(
             f"{name} cannot be saved: it has no `config` with its constructor's arguments; set self.config there, or "
             "give the class in place of an object that is there already"
         )
-    if id(value) in numbers:
-        return {"ref": numbers[id(value)][0]}
-    numbers[id(value)] = len(numbers), value  # kept, so that no other object gets its id
     args = {}
     for key, given in (config() if callable(config) else config).items():
         try:
-            args[str(key)] = _encode(given, numbers)
+            args[str(key)] = encode(given)
         except TypeError as error:
             # Of bootdiff's own objects the part that is given is at fault, and says so itself.
             ours = type(value).__module__.startswith("bootdiff.")
@@ -96,30 +89,22 @@ def decode(spec: Any, classes: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: a class that is not in `classes`.
     """
-    return _decode(spec, classes, [])
-
-
-def _decode(spec: Any, classes: Mapping[str, Any], built: list[Any]) -> Any:
     if isinstance(spec, list):
-        return [_decode(v, classes, built) for v in spec]
+        return [decode(v, classes) for v in spec]
     if not isinstance(spec, dict):
         return spec
-    if set(spec) == {"ref"}:
-        return built[spec["ref"]]
     if set(spec) == {"class", "args"}:
         if spec["class"] not in classes:
             raise ValueError(
                 f"cannot build {spec['class']!r}; known: {', '.join(sorted(classes))}. Is it a class of your own, pass "
                 f"classes=[{spec['class']}]"
             )
-        number = len(built)
-        built.append(None)
-        args = _decode(spec["args"], classes, built)
-        made = built[number] = classes[spec["class"]](**args)
+        args = decode(spec["args"], classes)
+        made = classes[spec["class"]](**args)
         if getattr(made, "config", None) is None:
             made.config = args  # so that it can be saved again
         return made
-    parts = {k: _decode(v, classes, built) for k, v in spec.items()}
+    parts = {k: decode(v, classes) for k, v in spec.items()}
     named = {getattr(c, "__qualname__", name): c for name, c in classes.items()}
     if parts.get("kind") in named:
         return named[parts.pop("kind")](**parts)

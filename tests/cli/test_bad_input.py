@@ -192,7 +192,7 @@ def test_a_run_whose_data_changed(photos):
 def test_a_file_in_the_way(tmp_path, trained):
     (tmp_path / "run").write_text("")
     says(refused("fit", trained.recipe, "--out", tmp_path / "run"), "a file is in the way", "choose another directory")
-    says(refused("check", trained.recipe, "--out", tmp_path / "run"), tmp_path / "run", "choose another place")
+    says(refused("check", trained.recipe, "--out", tmp_path / "run"), tmp_path / "run", "choose a different place")
     says(refused("fit", trained.recipe, "--out", tmp_path / "b", "--reuse", tmp_path / "c"), "no such folder")
 
 
@@ -210,12 +210,12 @@ def test_tensorboard_that_is_not_installed(tmp_path, trained, monkeypatch):
 
 
 def test_ctrl_c_outside_training(monkeypatch, photos):
-    from bootdiff.cli import main
+    from bootdiff.recipe import schema
 
     def stop(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "_load", stop)
+    monkeypatch.setattr(schema, "load_recipe", stop)
     result = call("check", photos / "r.yaml")
     assert result.exit_code == 130
     says(result.stderr, "interrupted", "Run the same command again")
@@ -235,7 +235,11 @@ def trains(command, run, until=0):
                 time.sleep(0.05)
             yield process
         finally:
-            process.kill()
+            process.terminate()  # a launcher ends its processes then; killed, it would leave them behind
+            try:
+                process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @pytest.mark.timeout(600)
@@ -255,13 +259,21 @@ def test_ctrl_c_and_a_second_process(tmp_path):
     assert (run / "stages" / "full-local" / "checkpoint.safetensors").is_file()
 
 
+def in_two_processes(*arguments):
+    """`bootdiff ARGUMENTS` as two processes on the CPU."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return [*torchrun, "-m", "bootdiff", *map(str, arguments)]
+
+
 def stopped(command, run, until):
-    """The step of the checkpoint that a command wrote when its first process was told to stop, and what it said."""
-    with trains(command, run, until) as first:
-        first.send_signal(signal.SIGINT)
-        _, message = first.communicate()
-    assert first.returncode == 130, message
-    assert "Traceback" not in message
+    """The step of the checkpoint that two processes wrote when their launcher was interrupted, and what they printed.
+
+    torchrun hands the signal on, and then ends by an exception of its own.
+    """
+    with trains(command, run, until) as launcher:
+        launcher.send_signal(signal.SIGINT)
+        _, message = launcher.communicate()
+    assert launcher.returncode != 0, message
     _, meta = load_tensors(run / "stages" / "full-local" / "checkpoint.safetensors")
     return meta["state"]["step"], message
 
@@ -271,11 +283,11 @@ def stopped(command, run, until):
 def test_ctrl_c_reaches_all_processes_and_the_same_command_goes_on(tmp_path):
     recipe, run = tmp_path / "long.yaml", tmp_path / "run"
     recipe.write_text(TINY.replace("steps: 20", "steps: 1000000"))
-    command = [sys.executable, "-m", "bootdiff", "fit", str(recipe), "--out", str(run), "--arm", "full_only"]
-    command += ["--processes", "2"]
+    command = in_two_processes("fit", recipe, "--out", run, "--arm", "full_only")
     step, message = stopped(command, run, 0)
     assert message.count("stopped as asked, checkpoint written") == 1
     assert f"bootdiff fit {recipe}" in message
+    assert "through the same launcher" in message
     assert max(row["step"] for row in read_metrics(run / "metrics.jsonl")) == step
     again, _ = stopped(command, run, step)
     assert again > step
@@ -283,14 +295,30 @@ def test_ctrl_c_reaches_all_processes_and_the_same_command_goes_on(tmp_path):
     assert rows == list(range(50, again + 1, 50))
 
 
-def test_when_one_process_fails_the_others_end(monkeypatch, tmp_path):
-    from bootdiff.cli import processes
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_when_one_process_fails_the_others_end(tmp_path):
+    recipe, run, script = tmp_path / "long.yaml", tmp_path / "run", tmp_path / "script.py"
+    recipe.write_text(TINY.replace("steps: 20", "steps: 1000000"))
+    script.write_text(
+        f"""
+import os, threading, time
+from pathlib import Path
+from bootdiff.cli.main import main
 
-    monkeypatch.setattr(processes, "GRACE", 1.0)
-    script = tmp_path / "script.py"
-    script.write_text("import os, sys, time\nsys.exit(7) if os.environ['RANK'] == '1' else time.sleep(60)\n")
-    popen = subprocess.Popen
-    monkeypatch.setattr(processes.subprocess, "Popen", lambda command, **o: popen([sys.executable, str(script)], **o))
-    begin = time.monotonic()
-    assert processes.spread(["fit"], 2) == 7
-    assert time.monotonic() - begin < 20
+def fail():
+    rows = Path({str(run / "metrics.jsonl")!r})
+    while not rows.is_file() or not rows.stat().st_size:
+        time.sleep(0.05)
+    os._exit(7)
+
+if os.environ["RANK"] == "1":
+    threading.Thread(target=fail, daemon=True).start()
+main(["fit", {str(recipe)!r}, "--out", {str(run)!r}, "--arm", "full_only"])
+"""
+    )
+    torchrun = in_two_processes()[:-2]
+    done = subprocess.run([*torchrun, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "exitcode  : 7" in done.stderr
+    assert len(read_metrics(run / "metrics.jsonl")) > 0

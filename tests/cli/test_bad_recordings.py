@@ -162,7 +162,7 @@ def test_a_mask_that_hides_nothing_is_doubted(made, tmp_path):
     (made / "r.yaml").write_text(text + NET)
     result = call("check", made / "r.yaml", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert "look: view hidden: its mask hides nothing" in " ".join(result.stdout.split())
+    assert "warning: view hidden: its mask hides nothing" in " ".join(result.stdout.split())
 
 
 def test_labels_that_are_missing_for_some(made, says):

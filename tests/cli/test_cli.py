@@ -133,8 +133,9 @@ def test_fit_writes_for_tensorboard_what_it_writes_as_rows(tmp_path, trained):
 @pytest.mark.slow
 def test_fit_in_two_processes_gets_what_one_gets(tmp_path, trained):
     out = tmp_path / "two"
-    command = [sys.executable, "-m", "bootdiff", "fit", trained.recipe, "--out", out, "--arm", "full_only"]
-    done = subprocess.run([*map(str, command), "--processes", "2"], capture_output=True, text=True, check=False)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, "-m", "bootdiff", "fit", trained.recipe, "--out", out, "--arm", "full_only"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained: full_only") == 1
     two, _ = load_tensors(out / "stages" / "full-local" / "final.safetensors")
@@ -193,9 +194,9 @@ backbones: {local: {kind: local, width: 8, depth: 3}}
     )
     result = call("check", tmp_path / "r.yaml", "--out", tmp_path / "check")
     assert result.exit_code == 0, result.output
-    doubts = [line for line in result.stdout.splitlines() if line.startswith("look: view")]
-    assert len(doubts) == 1
-    assert "view inverted: its files have mean" in doubts[0]
+    warnings = [line for line in result.stdout.splitlines() if line.startswith("warning: view")]
+    assert len(warnings) == 1
+    assert "view inverted: its files have mean" in warnings[0]
 
 
 # --- sample ---
@@ -277,21 +278,24 @@ def test_recipe_lists_every_key():
 
 
 def test_the_demo_is_what_it_promises(monkeypatch, tmp_path, trained):
-    from bootdiff.cli import main
+    from bootdiff.cli import demo
 
-    recipe = main._embedded("digits")
+    recipe = demo.demo_recipe()
     assert recipe.simulate.full <= 80
     assert recipe.simulate.pool.path == "digits"
     assert recipe.view_configs("thumbnails") == [{"kind": "downsample", "factor": 2}]
     # the verb itself, on the tiny run
-    monkeypatch.setattr(main, "_embedded", lambda name: load_recipe_text(TINY, trained.recipe.parent))
+    monkeypatch.setattr(demo, "demo_recipe", lambda: load_recipe_text(TINY, trained.recipe.parent))
     result = call("demo", "--out", trained.run)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1].endswith("metrics.json")
     assert "differing in seed (0 -> 1)" in refused("demo", "--out", trained.run, "--seed", 1)
 
 
-@pytest.mark.parametrize("verb", ["demo", "check", "fit", "sample", "evaluate", "arms", "recipe"])
+VERBS = ["demo", "recipe", "masks", "check", "plan", "fit", "arms", "sample", "restore", "evaluate"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_teaches_by_an_example(verb):
     shown = call(verb, "--help").stdout
     assert f"bootdiff {verb}" in shown

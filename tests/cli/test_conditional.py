@@ -84,7 +84,7 @@ def test_samples_are_of_the_class_that_was_asked_for(tmp_path, labelled):
 
 def test_a_view_with_classes_of_its_own_numbering(tmp_path):
     """Its list begins with a class that the full samples do not have: the names count, not the numbers."""
-    from bootdiff.method.problem import build_problem
+    from bootdiff.recipe.build import build_problem
     from bootdiff.recipe.schema import load_recipe
 
     data(tmp_path, ["beige", "dark", "mid", "light"])
@@ -116,7 +116,7 @@ def test_guidance_on_the_command_line(trained, tmp_path):
     assert np.abs(drawn("--guidance", 4) - plain).max() > 0
     np.testing.assert_array_equal(drawn("--guidance", 4, "--guidance-interval", 1000, 2000), plain)
     run = trained.run
-    assert "say which by --label" in " ".join(refused("sample", run, "--guidance", 2).split())
-    assert "give --guidance" in " ".join(refused("sample", run, "--label", 3, "--guidance-interval", 1, 2).split())
+    assert "name it by --label" in " ".join(refused("sample", run, "--guidance", 2).split())
+    assert "also give --guidance" in " ".join(refused("sample", run, "--label", 3, "--guidance-interval", 1, 2).split())
     wrong = ("--label", 3, "--guidance", 2, "--guidance-interval", 5, 1)
     assert "lowest and highest noise level" in " ".join(refused("sample", run, *wrong).split())

@@ -217,9 +217,7 @@ def test_kills_in_every_stage_leave_no_trace(tmp_path):
     for stage in said["stages"]:
         assert any(kill.rpartition(" ")[0] == stage for kill in said["killed"]), f"no kill in {stage}, seed {seed}"
     straight = outcome(tmp_path / "straight")
-    assert {f"{arm}/model.json" for arm in ARMS} | {"metrics.json", "metrics.jsonl", "ledger.json"} <= set(
-        straight
-    )
+    assert {f"{arm}/model.json" for arm in ARMS} | {"metrics.json", "metrics.jsonl", "ledger.json"} <= set(straight)
     for name in ("killed", "reused"):
         again, expected = outcome(tmp_path / name), straight
         if name == "reused":

@@ -130,7 +130,7 @@ def test_what_is_far_apart_is_measured_along_time(trained):
         assert far is None
         return
     assert far["bootdiff"]["lag"] == {"video": 3, "signal": 16}[trained.kind]
-    assert f"lies {far['bootdiff']['lag']} step(s) apart" in trained.out
+    assert f"Correlation over {far['bootdiff']['lag']} step(s)" in trained.out
     assert 0 < far["bootdiff"]["difference"]["stderr"] < 1
 
 

@@ -58,7 +58,7 @@ def run(*arguments):
 
 
 def test_a_logo_in_a_folder_becomes_a_mask_that_a_recipe_reads(tmp_path):
-    from bootdiff.method.problem import build_problem
+    from bootdiff.recipe.build import build_problem
     from bootdiff.recipe.schema import load_recipe_text
 
     save(tmp_path / "logo", under_logo(photos()))
@@ -94,7 +94,7 @@ def test_text_that_comes_and_goes_gets_a_mask_for_each_file(tmp_path):
     x, where = captioned(photos())
     save(tmp_path / "film", x, "scenes/{:03d}.png")
     said = run(tmp_path / "film", "--per-frame", "--out", tmp_path / "out")
-    assert f"{N // 3} of {N} pictures have something hidden" in said
+    assert f"{N // 3} of {N} images have something hidden" in said
     assert f"cp -r {tmp_path}/out/. {tmp_path}/film/" in said
     masks = sorted((tmp_path / "out" / "scenes").glob("*.mask.png"))
     assert len(masks) == N  # one for every file, white where nothing is hidden
@@ -150,7 +150,7 @@ def test_large_pictures_are_looked_at_smaller(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: save(folder, photos(9)), "9 picture(s) of one size"),
+        (lambda folder: save(folder, photos(9)), "9 image(s) of one size"),
         (lambda folder: folder.mkdir(), "it is empty"),
         (lambda folder: None, "no such folder"),
         (lambda folder: (save(folder, photos(20)), (folder / "a.png").write_bytes(b"no")), "a.png: cannot be decoded"),
@@ -163,4 +163,4 @@ def test_what_cannot_be_looked_at(tmp_path, make, message):
 
 def test_vectors_have_no_overlays(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n" + "0.1,0.2\n-0.3,0.4\n" * 20)
-    assert "holds neither pictures nor videos" in refused("masks", tmp_path / "x.csv")
+    assert "holds neither images nor videos" in refused("masks", tmp_path / "x.csv")

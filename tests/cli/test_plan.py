@@ -77,16 +77,17 @@ def test_a_recipe_whose_only_view_is_useless_is_told_so(tmp_path):
 
 
 def test_a_view_that_comes_without_files_is_named(tmp_path, monkeypatch):
-    from bootdiff.method import problem
+    import bootdiff.cli.compare  # noqa: F401 (it would otherwise first be imported, and keep, what is patched here)
+    from bootdiff.recipe import build
 
-    build_problem = problem.build_problem
+    build_problem = build.build_problem
 
     def without(recipe):
         found = build_problem(recipe)
         found.views["halves"].train = None
         return found
 
-    monkeypatch.setattr(problem, "build_problem", without)
+    monkeypatch.setattr(build, "build_problem", without)
     said, report = planned(written(tmp_path), "--no-costs")
     assert report["without_files"] == ["halves"]
     assert "`halves` comes with a model" in said

@@ -56,8 +56,8 @@ def clips(n=2, frames=2, side=6):
 def test_a_clip_becomes_a_longer_video(films, tmp_path):
     np.save(tmp_path / "in.npy", clips())
     message = refused("restore", films, tmp_path / "in.npy", tmp_path / "out", "--view", "clips")
-    assert "may lie at any of 3 places" in " ".join(message.split())
-    answers, report = restored(films, tmp_path / "in.npy", tmp_path / "out", "--view", "clips", "--place", 1, *FAST)
+    assert "has 3 placements" in " ".join(message.split())
+    answers, report = restored(films, tmp_path / "in.npy", tmp_path / "out", "--view", "clips", "--placement", 1, *FAST)
     assert answers.shape == (2, 3, 4, 6, 6, 1)
     np.testing.assert_array_equal(answers[:, 2, 1:3, ..., 0], clips())
     assert report["agreement"]["written"] < 1e-5
@@ -68,7 +68,7 @@ def test_a_clip_becomes_a_longer_video(films, tmp_path):
 
 def test_a_clip_of_another_length_is_refused(films, tmp_path):
     np.save(tmp_path / "in.npy", clips(frames=3))
-    message = refused("restore", films, tmp_path / "in.npy", tmp_path / "out", "--view", "clips", "--place", 0)
+    message = refused("restore", films, tmp_path / "in.npy", tmp_path / "out", "--view", "clips", "--placement", 0)
     assert "its files are 1 x 3 x 6 x 6" in " ".join(message.split())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bootdiff.data import Digits, Simulated, Subset
+from bootdiff.data import Simulated, Subset, load_digits
 from bootdiff.evaluation.restoration import open_coordinates
 from bootdiff.restoration import observe
 from bootdiff.views import Downsample, Mask
@@ -24,7 +24,7 @@ def says(message, *parts):
 
 
 def digits(n=3):
-    return Subset(Digits(), range(1500, 1500 + n))
+    return Subset(load_digits(), range(1500, 1500 + n))
 
 
 def picture(x, path):
@@ -91,7 +91,7 @@ def test_an_array_keeps_what_is_given_to_the_last_bit(trained, folders, tmp_path
 def test_the_truth_gives_figures(trained, folders, tmp_path):
     arguments = ("--truth", folders / "full", "--steps", 4, "--samples", 3)
     text = restored(trained, folders / "small", tmp_path, "--view", "thumbnails", *arguments)
-    says(text, "mean of the answers", "bicubic", "copy-paste of the nearest", "right would be 50.0 %")
+    says(text, "mean of the answers", "bicubic", "copy-paste of the nearest", "(nominal: 50.0 %)")
     scores = load(tmp_path)[1]["scores"]
     assert set(scores["psnr"]) == {"mean", "one", "mean_fill", "copy_paste", "bicubic"}
     assert scores["count"] == 3
@@ -151,10 +151,11 @@ def test_views_that_the_recipe_does_not_have(trained, folders, tmp_path):
 def test_a_place_among_several(trained, folders, tmp_path):
     crop = ("--view-config", "{kind: crop, size: [8, 4]}")
     message = refused("restore", trained.run, folders / "halves.npy", tmp_path, *crop)
-    says(message, "may lie at any of 3 places", "--place 0 (Crop(size=(8, 4), offset=(0, 0)", "to 2", "--view-config")
-    restored(trained, folders / "halves.npy", tmp_path, *crop, "--place", 2, *FAST)
+    says(message, "has 3 placements", "--placement 0 (Crop(size=(8, 4), offset=(0, 0)", "to 2", "--view-config")
+    restored(trained, folders / "halves.npy", tmp_path, *crop, "--placement", 2, *FAST)
     assert load(tmp_path)[1]["view"]["offset"] == [0, 4]
-    says(refused("restore", trained.run, folders / "halves.npy", tmp_path, *crop, "--place", 3), "has 3 place(s)")
+    message = refused("restore", trained.run, folders / "halves.npy", tmp_path, *crop, "--placement", 3)
+    says(message, "has 3 placement(s)")
 
 
 def test_labels_and_arms(trained, folders, tmp_path):
@@ -168,9 +169,9 @@ def test_labels_and_arms(trained, folders, tmp_path):
 def test_bad_input(trained, folders, tmp_path):
     small, run, out = folders / "small", trained.run, tmp_path / "out"
     view = ("--view", "thumbnails")
-    says(refused("restore", run, small, out), "say what the files show", "--mask FILE")
+    says(refused("restore", run, small, out), "select the view of the files", "--mask FILE")
     says(refused("restore", run, small, out, "--view", "films"), "no such view; it has thumbnails, halves")
-    says(refused("restore", run, folders / "full", out, *view), "its files are 1 x 8 x 8", "are 1 x 4 x 4")
+    says(refused("restore", run, folders / "full", out, *view), "its files are 1 x 8 x 8", "is 1 x 4 x 4")
     says(refused("restore", run, tmp_path / "none", out, *view), "none: no such file or folder")
     says(refused("restore", tmp_path / "none", small, out, *view), "none")
     says(refused("restore", run, small, out, *view, "--method", "magic"), "known: mmps, pigdm, ddnm")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import re
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from bootdiff.data import (
     Arrays,
@@ -110,9 +108,9 @@ def test_units_of_a_view_make_its_files_match(view):
 def test_a_view_that_mixes_units_has_none():
     mix = ChannelMix(weights=(0.5, 0.5))
     even, odd = Units((1.0, 2.0), (3.0, 3.0), True), Units((1.0, 2.0), (3.0, 4.0), True)
-    assert even.through(mix, (2, 16)).offset == pytest.approx((1.5,))
+    assert even.marginal(mix, (2, 16)).offset == pytest.approx((1.5,))
     with pytest.raises(BootdiffError, match=r"views.x: this view mixes channels"):
-        odd.through(compose(mix, Crop(size=(4,), offset=(0,))), (2, 16), "views.x")
+        odd.marginal(compose(mix, Crop(size=(4,), offset=(0,))), (2, 16), "views.x")
 
 
 def gaps() -> np.ndarray:
@@ -166,17 +164,6 @@ def test_masks_of_arrays(tmp_path):
         Arrays(video, masks=moving)
     signal = Arrays(np.zeros((3, 10)), kind="signal", masks=np.eye(3, 10))
     assert signal[1].mask.tolist() == [np.eye(3, 10)[1].tolist()]
-
-
-def test_mosaics_of_video_frames(tmp_path):
-    frames = np.repeat(np.arange(0, 240, 40, dtype=np.uint8), 8 * 8 * 3).reshape(2, 3, 8, 8, 3)
-    picture = frames.reshape(3, 2, 8, 8, 3).swapaxes(1, 2).reshape(24, 16, 3)  # three rows of two tiles
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=100, subsampling=0)
-    np.savez(tmp_path / "m.npz", a_jpeg=np.frombuffer(file.getvalue(), np.uint8), a_shape=np.array(frames.shape))
-    source = open_dataset(tmp_path / "m.npz", key="a")
-    assert source.shape == (3, 3, 8, 8)
-    torch.testing.assert_close(source.batch([0, 1])[0], Arrays(frames).batch([0, 1])[0], atol=2 / 255, rtol=0)
 
 
 def test_labels_for_some():

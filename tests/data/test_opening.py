@@ -1,4 +1,4 @@
-"""open_source picks the reader, and says what is wrong with a path that has none."""
+"""open_dataset picks the reader, and says what is wrong with a path that has none."""
 
 from __future__ import annotations
 
@@ -11,8 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from bootdiff.data import Arrays, Digits, HFDataset, Images, Subset, open_dataset
+from bootdiff import data
+from bootdiff.data import Arrays, HFDataset, Images, Subset, Units, open_dataset
+from bootdiff.data.options import (
+    ArrayOptions,
+    DataOptions,
+    DigitsOptions,
+    HFOptions,
+    ImageOptions,
+    SignalOptions,
+    TableOptions,
+    VideoOptions,
+    defaults_of,
+    kinds_of,
+)
 from bootdiff.errors import BootdiffError
+from bootdiff.settings import annotations_of, doc_of
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
 
@@ -36,7 +50,7 @@ def test_picks_the_reader(folder):
     assert all(torch.equal(source[3].x, opened[0][3].x) for source in opened)
     assert opened[2][3].label == 3
     assert opened[2][3].mask.shape == (1, 4, 5)
-    assert isinstance(open_dataset("digits"), Digits)
+    assert isinstance(open_dataset("digits"), Arrays)
     half = open_dataset(folder / "a.npy", limit=3)
     assert isinstance(half, Subset)
     assert half.indices == [0, 2, 4]
@@ -82,6 +96,56 @@ def test_options_that_mean_nothing_are_refused(folder):
             open_dataset(path, **options)
     with pytest.raises(ValueError, match="limit"):
         open_dataset(folder, limit=0)
+
+
+def test_unknown_and_wrong_options(folder):
+    with pytest.raises(
+        TypeError, match=r"unknown option 'chanels'; known options: kind, labels, .*did you mean 'channels'"
+    ):
+        open_dataset(folder, chanels=3)
+    for options, said in (
+        ({"kind": "film"}, "kind must be one of vector, signal, image, video, got 'film'"),
+        ({"on_error": "ignore"}, "ImageOptions.on_error must be one of refuse, skip; got 'ignore'"),
+        ({"kind": "video", "frames": 0}, "VideoOptions.frames must be at least 1, got 0"),
+        ({"kind": "video", "stride": 2}, "VideoOptions.stride: spaces windows, but there is no frames"),
+        ({"labels": 3}, "ImageOptions.labels: must be true, false or the name of an array, got 3"),
+        ({"unlabelled": "keep"}, "ImageOptions.unlabelled: there are no labels to lack"),
+        ({"kind": "signal", "range": [1, 0]}, r"SignalOptions.range: must be [low, high] with low < high, got [1, 0]"),
+        ({"kind": "signal", "range": [0, 1], "standardize": True}, "the values have a range already"),
+        ({"kind": "signal", "range": [0, 1], "units": Units()}, "the values have a range already"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            open_dataset(folder, **options)
+    # None and defaults are the same as leaving an option out.
+    assert len(open_dataset(folder, frames=None, fps=None, standardize=False, missing="refuse")) == 6
+
+
+def test_options_mean_the_same_for_all_readers():
+    readers = (ArrayOptions, DigitsOptions, HFOptions, ImageOptions, SignalOptions, TableOptions, VideoOptions)
+    everything = defaults_of(DataOptions)
+    for options in readers:
+        for name, default in defaults_of(options).items():
+            assert everything[name] == default
+            assert annotations_of(options)[name] == annotations_of(DataOptions)[name]
+    assert set(everything) == {name for options in readers for name in defaults_of(options)}
+    assert all(doc_of(annotation) for annotation in annotations_of(DataOptions).values())
+    assert {name: kinds for name in everything if (kinds := kinds_of(name)) is not None} == {
+        "channels": ("image", "video"),
+        "alpha": ("image", "video"),
+        "frames": ("video",),
+        "fps": ("video",),
+        "length": ("signal",),
+        "stride": ("video", "signal"),
+        "columns": ("vector", "signal"),
+        "standardize": ("vector", "signal"),
+    }
+
+
+def test_the_package_hands_on_its_names():
+    for name in data.__all__:
+        assert getattr(data, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Film'"):
+        data.Film  # noqa: B018
 
 
 def hugging_face(monkeypatch, saved) -> None:
@@ -138,3 +202,16 @@ def test_hugging_face_data(tmp_path, monkeypatch):
         open_dataset(tmp_path)
     skipped = open_dataset(tmp_path, on_error="skip")
     assert [skipped.name(i) for i in range(3)] == ["row 0", "row 1", "row 3"]
+
+    class Damaged(Table):
+        """`datasets` decodes pictures when a row is asked for."""
+
+        def __getitem__(self, row: int) -> dict:
+            if row == 1:
+                raise OSError("image file is truncated")
+            return super().__getitem__(row)
+
+    hugging_face(monkeypatch, Damaged(image=pictures))
+    with pytest.raises(BootdiffError, match=r"1 of 6 rows .* row 1 cannot be decoded \(image file is truncated\)"):
+        open_dataset(tmp_path)
+    assert open_dataset(tmp_path, on_error="skip").name(1) == "row 2"

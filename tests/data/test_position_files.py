@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bootdiff.data import Arrays, Batches, Reclassed, Simulated, Subset
-from bootdiff.data.positions import WithPositions, read_offsets
+from bootdiff.data import Arrays, Batches, Reclassed, Simulated, Subset, WithPositions, read_offsets
 from bootdiff.errors import BootdiffError
 from bootdiff.views import Crop, Downsample, FrameWindow, RandomMask, Stills, compose
 

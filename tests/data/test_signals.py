@@ -11,9 +11,14 @@ import pytest
 import torch
 
 from bootdiff.data import Arrays, Signals, Subset, open_dataset
+from bootdiff.data.options import SignalOptions
 from bootdiff.errors import BootdiffError
 
 RNG = np.random.default_rng(0)
+
+
+def signals(path, **options) -> Signals:
+    return Signals(path, SignalOptions(**options))
 
 
 def save_wav(path: Path, amplitude: np.ndarray, bits: int = 16, rate: int = 8000) -> np.ndarray:
@@ -45,7 +50,7 @@ def test_wav_amplitudes(tmp_path, bits, channels):
 def test_windows_labels_and_bad_files(tmp_path):
     long = save_wav(tmp_path / "one" / "long.wav", RNG.uniform(-1, 1, (25, 1)))
     save_wav(tmp_path / "two" / "ten.wav", RNG.uniform(-1, 1, (10, 1)))
-    source = Signals(tmp_path, labels=True, length=10, stride=5)
+    source = signals(tmp_path, labels=True, length=10, stride=5)
     assert [source.name(i) for i in range(5)] == [
         *(f"one/long.wav[{k}:{k + 10}]" for k in (0, 5, 10, 15)),
         "two/ten.wav",
@@ -63,7 +68,7 @@ def test_windows_labels_and_bad_files(tmp_path):
     (tmp_path / "one" / "text.wav").write_text("no sound")
     (tmp_path / "one" / "empty.wav").write_bytes(b"")
     with pytest.raises(BootdiffError) as caught:
-        Signals(tmp_path, labels=True, length=10, stride=5)
+        signals(tmp_path, labels=True, length=10, stride=5)
     for said in (
         "one/fast.wav: has 44100 Hz, most have 8000; resample it to 8000 Hz",
         "one/short.wav: has 9 values, length asks for 10: too short",
@@ -73,7 +78,7 @@ def test_windows_labels_and_bad_files(tmp_path):
         "one/empty.wav: cannot be decoded",
     ):
         assert said in str(caught.value)
-    skipped = Signals(tmp_path, labels=True, length=10, stride=5, on_error="skip")
+    skipped = signals(tmp_path, labels=True, length=10, stride=5, on_error="skip")
     assert [skipped[i].label for i in range(5)] == [0, 0, 0, 0, 1]
     assert len(skipped.problems) == 6
     assert skipped.fingerprint() != good
@@ -84,16 +89,16 @@ def test_folders_of_arrays(tmp_path):
     for name, v in values.items():
         np.save(tmp_path / f"{name}.npy", v)
     with pytest.raises(BootdiffError, match=r"values run from .* outside \[-1, 1\].*standardize: true"):
-        Signals(tmp_path)
+        signals(tmp_path)
     source = open_dataset(tmp_path, kind="signal", standardize=True)
     everything = np.concatenate(list(values.values()))
     assert source.units.offset == pytest.approx(everything.mean(0).tolist())
     assert source.units.scale == pytest.approx(everything.std(0).tolist())
     torch.testing.assert_close(source.restore(source[1].x), torch.from_numpy(values["b"].T), atol=1e-5, rtol=0)
-    ranged = Signals(tmp_path, range=(-20, 20), length=15)
+    ranged = signals(tmp_path, range=(-20, 20), length=15)
     torch.testing.assert_close(ranged[3].x, torch.from_numpy(values["b"][15:].T).float() / 20, atol=1e-6, rtol=0)
     with pytest.raises(BootdiffError, match=r"a.npy: holds .*, outside the range \[0, 1\]"):
-        Signals(tmp_path, range=(0, 1))
+        signals(tmp_path, range=(0, 1))
     with pytest.raises(BootdiffError, match="Give the array's own path"):
         open_dataset(tmp_path)
 
@@ -104,10 +109,10 @@ def test_gaps_are_masks_in_partial_data(tmp_path):
     v[20:30] = np.nan
     np.save(tmp_path / "a.npy", v)
     with pytest.raises(BootdiffError, match=r"a.npy: holds NaN or infinite values, first at 4; .*missing: mask"):
-        Signals(tmp_path, length=10)
+        signals(tmp_path, length=10)
     with pytest.raises(BootdiffError, match=r"a.npy\[20:30\]: holds no observed value at all"):
-        Signals(tmp_path, length=10, missing="mask")
-    source = Signals(tmp_path, length=10, missing="mask", on_error="skip")
+        signals(tmp_path, length=10, missing="mask")
+    source = signals(tmp_path, length=10, missing="mask", on_error="skip")
     assert [source.name(i) for i in range(3)] == ["a.npy[0:10]", "a.npy[10:20]", "a.npy[30:40]"]
     x, _, masks = source.batch(range(3))
     assert masks.shape == (3, 1, 10)
@@ -115,7 +120,7 @@ def test_gaps_are_masks_in_partial_data(tmp_path):
     assert (x[0, :, 4:9] == 0).all()
     v[0, 1] = np.nan
     np.save(tmp_path / "a.npy", v)
-    assert Signals(tmp_path, length=10, missing="mask", on_error="skip")[0].mask.shape == (2, 10)
+    assert signals(tmp_path, length=10, missing="mask", on_error="skip")[0].mask.shape == (2, 10)
 
 
 pandas = pytest.importorskip("pandas")

@@ -11,10 +11,15 @@ import torch
 from PIL import Image
 
 from bootdiff.data import Videos, open_dataset
+from bootdiff.data.options import VideoOptions
 from bootdiff.errors import BootdiffError
 
 av = pytest.importorskip("av")
 RNG = np.random.default_rng(0)
+
+
+def videos(path, memory: int = 512 << 20, **options) -> Videos:
+    return Videos(path, VideoOptions(**options), memory=memory)
 
 
 def clip(frames: int = 8, size: tuple[int, int] = (16, 24), seed: int = 0) -> np.ndarray:
@@ -60,11 +65,11 @@ def test_folders_of_frames_in_counting_order(tmp_path):
     assert [source.name(i) for i in range(2)] == ["a", "b"]
     # frame2 comes before frame10.
     assert np.array_equal(pixels(source[1].x), np.moveaxis(clip(11, seed=ord("b") % 7), -1, 0))
-    lazy = Videos(tmp_path, memory=0)
+    lazy = videos(tmp_path, memory=0)
     assert torch.equal(lazy[1].x, source[1].x)
     assert lazy.fingerprint() == source.fingerprint()
-    assert Videos(tmp_path, channels=1).shape == (1, 11, 16, 24)
-    one = Videos(tmp_path / "a")
+    assert videos(tmp_path, channels=1).shape == (1, 11, 16, 24)
+    one = videos(tmp_path / "a")
     assert (len(one), one.name(0), one.shape) == (1, "a", source.shape)
 
 
@@ -74,23 +79,23 @@ def test_longer_videos_give_windows_and_shorter_ones_are_problems(tmp_path):
     with pytest.raises(
         BootdiffError, match=r"1 of 3 recordings .*\n  short: has 3 frames, frames asks for 4: too short"
     ):
-        Videos(tmp_path, frames=4)
-    source = Videos(tmp_path, frames=4, stride=3, on_error="skip")
+        videos(tmp_path, frames=4)
+    source = videos(tmp_path, frames=4, stride=3, on_error="skip")
     assert [source.name(i) for i in range(len(source))] == ["four", "long[0:4]", "long[3:7]", "long[6:10]"]
     assert np.array_equal(pixels(source[2].x), np.moveaxis(clip(11)[3:7], -1, 0))
     assert tuple(source.span(2)) == (1, 3, 7)
     assert [p.file for p in source.problems] == ["short"]
-    assert len(Videos(tmp_path, frames=4, on_error="skip")) == 3
+    assert len(videos(tmp_path, frames=4, on_error="skip")) == 3
     folder_of_frames(tmp_path / "other", clip(4))
     with pytest.raises(BootdiffError, match=r"long: has 11 frames, most have 4; say frames: 4 to cut windows"):
-        Videos(tmp_path)
+        videos(tmp_path)
 
 
 @pytest.mark.parametrize("memory", [512 << 20, 0])
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".webm", "libvpx-vp9"), (".mkv", "libx264")])
 def test_video_files_are_read_exactly_again(tmp_path, memory, suffix, codec):
     encode(tmp_path / f"a{suffix}", clip(40), codec=codec)
-    source = Videos(tmp_path, frames=7, memory=memory)
+    source = videos(tmp_path, frames=7, memory=memory)
     assert len(source) == 5
     assert source.rate == pytest.approx(25, rel=0.01)
     with av.open(str(tmp_path / f"a{suffix}")) as container:
@@ -106,11 +111,11 @@ def test_gif_and_single_files(tmp_path):
     source = open_dataset(tmp_path / "a.gif")
     assert (source.shape, source.rate) == ((3, 6, 16, 24), 25)
     assert np.array_equal(pixels(source[0].x), np.moveaxis(clip(6), -1, 0))
-    assert torch.equal(Videos(tmp_path, memory=0)[0].x, source[0].x)
+    assert torch.equal(videos(tmp_path, memory=0)[0].x, source[0].x)
     cut = (tmp_path / "a.gif").read_bytes()
     (tmp_path / "a.gif").write_bytes(cut[: len(cut) // 2])
     with pytest.raises(BootdiffError, match=r"a\.gif: (is cut short after frame \d|its stream is damaged at frame \d)"):
-        Videos(tmp_path)
+        videos(tmp_path)
 
 
 def test_mixed_frame_rates_are_named_or_resampled(tmp_path):
@@ -120,25 +125,25 @@ def test_mixed_frame_rates_are_named_or_resampled(tmp_path):
     with pytest.raises(
         BootdiffError, match=r"fast\.mp4: has 20 frames per second, most have 10; say fps: 10 to resample"
     ):
-        Videos(tmp_path, frames=5)
-    source = Videos(tmp_path, frames=5, fps=10)
+        videos(tmp_path, frames=5)
+    source = videos(tmp_path, frames=5, fps=10)
     assert source.rate == 10
     assert len(source) == 6
     fast = next(i for i in range(6) if source.name(i).startswith("fast"))
-    whole = Videos(tmp_path / "fast.mp4")
+    whole = videos(tmp_path / "fast.mp4")
     assert torch.equal(source[fast].x, whole[0].x[:, 0:10:2])
-    assert torch.equal(Videos(tmp_path, frames=5, fps=10, memory=0)[fast].x, source[fast].x)
+    assert torch.equal(videos(tmp_path, frames=5, fps=10, memory=0)[fast].x, source[fast].x)
     # Each frame of a slow film twice.
-    double = Videos(tmp_path / "0.mp4", fps=20)
-    assert torch.equal(double[0].x[:, ::2], Videos(tmp_path / "0.mp4")[0].x)
+    double = videos(tmp_path / "0.mp4", fps=20)
+    assert torch.equal(double[0].x[:, ::2], videos(tmp_path / "0.mp4")[0].x)
     assert torch.equal(double[0].x[:, 1], double[0].x[:, 0])
 
 
 def test_uneven_times_need_a_rate(tmp_path):
     gif(tmp_path / "a.gif", clip(4), [40, 200, 40, 40])
     with pytest.raises(BootdiffError, match=r"a\.gif: shows frame 1 for 200 ms and most others for 40.*say fps"):
-        Videos(tmp_path)
-    assert Videos(tmp_path, fps=25).shape[1] == 8  # the second frame is shown five times as long
+        videos(tmp_path)
+    assert videos(tmp_path, fps=25).shape[1] == 8  # the second frame is shown five times as long
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
@@ -153,8 +158,8 @@ def test_a_stream_damaged_in_the_middle_is_named_with_its_frame(tmp_path, suffix
     # The readers of WebM and Matroska pass over what they cannot read: frames are missing there.
     said = "its stream is damaged at frame [1-9]" if suffix == ".mp4" else "shows frame [1-9]+ for .* lacks frames"
     with pytest.raises(BootdiffError, match=rf"bad\{suffix}: {said}"):
-        Videos(tmp_path)
-    skipped = Videos(tmp_path, on_error="skip")
+        videos(tmp_path)
+    skipped = videos(tmp_path, on_error="skip")
     assert skipped.names == [f"good{suffix}"]
     assert skipped.problems[0].file == f"bad{suffix}"
 
@@ -169,7 +174,7 @@ def test_cut_and_foreign_files(tmp_path):
     folder_of_frames(tmp_path / "d", clip(3))
     Image.fromarray(clip(1, (8, 8))[0]).save(tmp_path / "d" / "frame2.png")
     with pytest.raises(BootdiffError) as caught:
-        Videos(tmp_path)
+        videos(tmp_path)
     for said in (
         r"a.webm: ends after frame",
         "b.mp4: cannot be decoded",
@@ -178,7 +183,7 @@ def test_cut_and_foreign_files(tmp_path):
     ):
         assert said in str(caught.value)
     with pytest.raises(BootdiffError, match=r"c: its frame frame1\.png cannot be decoded"):
-        Videos(tmp_path, memory=0)
+        videos(tmp_path, memory=0)
 
 
 def test_sizes_and_loose_pictures(tmp_path):
@@ -187,12 +192,12 @@ def test_sizes_and_loose_pictures(tmp_path):
     folder_of_frames(tmp_path / "c", clip(3, (8, 8)))
     Image.fromarray(clip(1)[0]).save(tmp_path / "cover.png")
     with pytest.raises(BootdiffError) as caught:
-        Videos(tmp_path)
+        videos(tmp_path)
     assert "c: its frames are 8 x 8 pixels (height x width), not 16 x 24 as most are" in str(caught.value)
     assert "cover.png: is one of 1 loose picture(s) beside videos" in str(caught.value)
     (tmp_path / "none").mkdir()
     with pytest.raises(BootdiffError, match="it is empty"):
-        Videos(tmp_path / "none")
+        videos(tmp_path / "none")
     encode(tmp_path / "x.mp4", clip(3))
     with pytest.raises(BootdiffError, match=r"several kinds .*say which kind is meant"):
         open_dataset(tmp_path)
@@ -201,12 +206,12 @@ def test_sizes_and_loose_pictures(tmp_path):
 def test_labels_from_folders_and_for_some(tmp_path):
     folder_of_frames(tmp_path / "cat" / "1", clip(3))
     folder_of_frames(tmp_path / "dog" / "2", clip(3))
-    source = Videos(tmp_path, labels=True)
+    source = videos(tmp_path, labels=True)
     assert (source.classes, [source[i].label for i in range(2)]) == (["cat", "dog"], [0, 1])
     folder_of_frames(tmp_path / "3", clip(3))
     with pytest.raises(BootdiffError, match=r"\n  3: has no label.*unlabelled: keep"):
-        Videos(tmp_path, labels=True)
-    some = Videos(tmp_path, labels=True, unlabelled="keep")
+        videos(tmp_path, labels=True)
+    some = videos(tmp_path, labels=True, unlabelled="keep")
     assert some.batch(range(3))[1].tolist() == [-1, 0, 1]
 
 
@@ -225,12 +230,12 @@ def test_masks_one_for_all_frames_or_one_each(tmp_path, memory):
         moving[t, t : t + 4] = 0
         save_mask(tmp_path / "b.mask" / f"{t}.png", moving[t])
     save_mask(tmp_path / "a.mask.png", still)
-    source = Videos(tmp_path, masks=True, frames=4, memory=memory)
+    source = videos(tmp_path, masks=True, frames=4, memory=memory)
     masks = source.batch(range(4))[2]
     assert masks.shape == (4, 1, 4, 16, 24)
     assert np.array_equal(masks[1, 0].numpy(), np.broadcast_to(still, (4, 16, 24)))
     assert np.array_equal(masks[3, 0].numpy(), moving[4:])
-    assert torch.equal(Videos(tmp_path, masks=True, frames=4)[3].mask, masks[3])
+    assert torch.equal(videos(tmp_path, masks=True, frames=4)[3].mask, masks[3])
 
 
 def test_bad_masks_are_named(tmp_path):
@@ -242,7 +247,7 @@ def test_bad_masks_are_named(tmp_path):
     for t in range(3):
         save_mask(tmp_path / "e.mask" / f"{t}.png", np.zeros((16, 24)))
     with pytest.raises(BootdiffError) as caught:
-        Videos(tmp_path, masks=True)
+        videos(tmp_path, masks=True)
     for said in (
         "a: its mask a.mask.png is 8 x 8 pixels (height x width), the frames are 16 x 24",
         "b: its mask b.mask.png hides every pixel; white means observed",
@@ -259,7 +264,7 @@ def test_without_pyav_the_message_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(BootdiffError, match=r"needs PyAV: pip install 'bootdiff\[video\]'"):
-        Videos(tmp_path)
+        videos(tmp_path)
 
 
 def test_frames_and_files_survive_pickling_for_workers(tmp_path):
@@ -267,7 +272,7 @@ def test_frames_and_files_survive_pickling_for_workers(tmp_path):
 
     encode(tmp_path / "a.mp4", clip(8))
     folder_of_frames(tmp_path / "b", clip(8))
-    source = Videos(tmp_path, memory=0)
+    source = videos(tmp_path, memory=0)
     copy = pickle.loads(pickle.dumps(source))  # noqa: S301 (what a loader's worker gets)
     assert torch.equal(copy[0].x, source[0].x)
     assert torch.equal(copy[1].x, source[1].x)

@@ -230,22 +230,22 @@ def test_through_is_the_direct_formula(view):
     y, sigma = randn(4, *y_shape, seed=8), torch.tensor([0.0, 0.3, 2.0, math.inf], dtype=F64)
     full = gaussian(SHAPE)
     direct = Gaussian((A @ full.mean.flatten()).reshape(y_shape), A @ full.cov @ A.T)
-    seen = full.through(view)
+    seen = full.marginal(view)
     assert seen.shape == y_shape
     torch.testing.assert_close(seen.mean, direct.mean)
     torch.testing.assert_close(seen.cov, direct.cov)
     torch.testing.assert_close(seen(y, sigma), direct(y, sigma))
 
     thin = Gaussian.low_rank(randn(*SHAPE), randn(D, 3, seed=1), 0.5)
-    torch.testing.assert_close(thin.through(view).cov, A @ thin.cov @ A.T)
+    torch.testing.assert_close(thin.marginal(view).cov, A @ thin.cov @ A.T)
 
     mixed = mixture(SHAPE, seed=2, rank=20)
     direct = Mixture(mixed.weights, (mixed.means.flatten(1) @ A.T).reshape(3, *y_shape), A @ mixed.covs @ A.T)
-    torch.testing.assert_close(mixed.through(view).covs, A @ mixed.covs @ A.T)
-    torch.testing.assert_close(mixed.through(view)(y, sigma), direct(y, sigma))
+    torch.testing.assert_close(mixed.marginal(view).covs, A @ mixed.covs @ A.T)
+    torch.testing.assert_close(mixed.marginal(view)(y, sigma), direct(y, sigma))
 
     points = discrete(SHAPE)
-    torch.testing.assert_close(points.through(view).points.flatten(1), points.points.flatten(1) @ A.T)
+    torch.testing.assert_close(points.marginal(view).points.flatten(1), points.points.flatten(1) @ A.T)
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
@@ -254,7 +254,7 @@ def test_through_agrees_with_monte_carlo(view, make_law):
     """Samples seen through the view: same mean and covariance, and the view's denoiser makes an orthogonal error."""
     n, sigma = 6_000, 0.7
     law = make_law(SHAPE)
-    seen = law.through(view)
+    seen = law.marginal(view)
     x0 = law.sample(n, torch.Generator().manual_seed(0))
     y0, drawn = view(x0), seen.sample(n, torch.Generator().manual_seed(1))
     spread = (y0.var(0) + drawn.var(0)).sqrt() / n**0.5
@@ -275,11 +275,11 @@ def test_through_agrees_with_monte_carlo(view, make_law):
 def test_views_of_many_placements_are_refused():
     grid = Crop(size=(2, 2), stride=1)
     with pytest.raises(ValueError, match=r"9 placements.*view\.placements"):
-        gaussian(SHAPE).through(grid)
-    assert gaussian(SHAPE).through(grid.placements(SHAPE)[4]).shape == (3, 2, 2)
-    assert discrete(SHAPE).through(Crop(size=(4, 4))).shape == SHAPE  # a grid of one
+        gaussian(SHAPE).marginal(grid)
+    assert gaussian(SHAPE).marginal(grid.placements(SHAPE)[4]).shape == (3, 2, 2)
+    assert discrete(SHAPE).marginal(Crop(size=(4, 4))).shape == SHAPE  # a grid of one
     with pytest.raises(ValueError, match="4"):
-        mixture(SHAPE).through(Downsample(3))
+        mixture(SHAPE).marginal(Downsample(3))
 
 
 # Kullback-Leibler
@@ -315,7 +315,7 @@ def test_kl_of_singular_laws():
     p, q = gaussian(SHAPE), gaussian(SHAPE, seed=1)
     band = Mask(band=("top", 2))
     seen = [Gaussian(g.mean[:, 2:], g.cov.reshape(*SHAPE, *SHAPE)[:, 2:, :, :, 2:].reshape(24, 24)) for g in (p, q)]
-    assert p.through(band).kl(q.through(band)) == pytest.approx(seen[0].kl(seen[1]), rel=1e-6)
+    assert p.marginal(band).kl(q.marginal(band)) == pytest.approx(seen[0].kl(seen[1]), rel=1e-6)
 
 
 def test_the_rank_is_not_decided_by_rounding():
@@ -344,7 +344,7 @@ def test_dtypes_and_devices_are_those_of_a_module(make):
     is_fixed = make().float()
     torch.testing.assert_close(is_fixed(x, sigma), law(x, sigma), rtol=1e-3, atol=1e-3)
     assert is_fixed.sample(2).dtype == torch.float32
-    assert is_fixed.through(Identity()).sample(2).dtype == torch.float32
+    assert is_fixed.marginal(Identity()).sample(2).dtype == torch.float32
     torch.testing.assert_close(law(x, 0.5), law(x, torch.full((3,), 0.5)))  # one sigma for all
     torch.testing.assert_close(law(x, sigma, label=torch.zeros(3).long(), context=x), law(x, sigma))
     assert isinstance(law, Distribution)

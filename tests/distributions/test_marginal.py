@@ -21,7 +21,7 @@ def test_the_law_of_a_view_has_its_mean_and_covariance(view, full):
     law = Gaussian.low_rank(mean, factor, 0.5)
     p = view.draw(full, rng)
     A = p(torch.eye(n, dtype=torch.float64).reshape(n, *full)).flatten(1).T
-    seen = law.through(p)
+    seen = law.marginal(p)
     S = A @ (factor @ factor.T + 0.5 * torch.eye(n)) @ A.T
     torch.testing.assert_close(seen.mean, p(mean[None])[0])
     torch.testing.assert_close(seen.cov, S)
@@ -31,5 +31,5 @@ def test_the_law_of_a_view_has_its_mean_and_covariance(view, full):
     wanted = [m @ torch.linalg.solve(S + s**2 * torch.eye(len(S)), S) for m, s in zip(z, sigma, strict=True)]
     torch.testing.assert_close((seen(y, sigma) - seen.mean).flatten(1), torch.stack(wanted))
     points = torch.randn(4, *full, generator=rng, dtype=torch.float64)
-    torch.testing.assert_close(Discrete(points).through(p).points, p(points))
-    torch.testing.assert_close(Mixture([1, 1, 1, 1], points, [0.0] * 4).through(p).means, p(points))
+    torch.testing.assert_close(Discrete(points).marginal(p).points, p(points))
+    torch.testing.assert_close(Mixture([1, 1, 1, 1], points, [0.0] * 4).marginal(p).means, p(points))

@@ -1,11 +1,17 @@
-"""Costs of the arms: made-up ledgers, sums done by hand."""
+"""Costs of the arms: made-up ledgers and plans, sums done by hand."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from bootdiff.evaluation.costs import STAGES, costs, totals
-from bootdiff.method.stages import ARMS
+from bootdiff.evaluation.costs import costs, totals
+from bootdiff.method.plan import ARMS, plan
+from bootdiff.method.problem import ViewData
+from bootdiff.method.settings import GainSettings, MethodSettings, ResidualSettings, ViewSettings
+from bootdiff.training.settings import TrainingSettings
+from bootdiff.views import Identity
 
 
 def entry(parameters, seconds, memory=100, **more):
@@ -27,30 +33,43 @@ LEDGER = {
 }
 
 
-def test_every_arm_has_its_stages():
-    assert set(STAGES) == set(ARMS)
+def planned(arms, begin="scratch", gains="fit", **residual):
+    """The plan of two views, one with two networks."""
+    training, networks = TrainingSettings(), {"unet": None}
+    views = {
+        "thumbs": ViewSettings({"unet": None, "local": None}, training, begin),
+        "full-length": ViewSettings(networks, training, begin),
+    }
+    settings = MethodSettings(
+        networks, views, {}, gains=GainSettings(mode=gains), residual=ResidualSettings(**residual)
+    )
+    problem = SimpleNamespace(views={name: ViewData(Identity(), Identity()) for name in views})
+    return plan(settings, problem, arms)
+
+
+ALONE = {"start": "views", "full_experts": False}
 
 
 @pytest.mark.parametrize(
-    ("arm", "full_experts", "judged", "begun", "parameters"),
+    ("arm", "how", "parameters"),
     [
-        ("full_only", True, True, True, 8),
-        ("views_only", True, True, False, 15),
-        ("views_only", True, False, True, 7),
-        ("unregularized", True, True, False, 31),
-        ("unregularized", True, False, False, 23),
-        ("unregularized", True, False, True, 31),
-        ("bootdiff", True, False, False, 31),
-        ("bootdiff", False, True, False, 31),
-        ("bootdiff", False, False, True, 31),
-        ("bootdiff", False, False, False, 23),
-        ("distilled", True, True, True, 95),
-        ("oracle", False, False, False, 32),
+        ("full_only", {}, 8),
+        ("views_only", {}, 15),  # screened against the full-only networks
+        ("views_only", {"gains": "unit"}, 7),
+        ("views_only", {"gains": "unit", "begin": "best"}, 15),  # views start at them
+        ("unregularized", {}, 31),
+        ("unregularized", {"gains": "unit", "start": "views"}, 23),
+        ("unregularized", {"gains": "unit"}, 31),  # the residual starts at them
+        ("bootdiff", {"gains": "unit", "start": "views"}, 31),  # they are in the stack
+        ("bootdiff", ALONE, 31),
+        ("bootdiff", {"gains": "unit", **ALONE}, 23),
+        ("distilled", {}, 95),
+        ("oracle", {}, 32),
     ],
 )
-def test_an_arm_is_the_sum_of_its_stages(arm, full_experts, judged, begun, parameters):
+def test_an_arm_is_the_sum_of_its_stages(arm, how, parameters):
     """Parameters are powers of two, so that a sum tells its terms; seconds are equal to them, FLOPs 70 times that."""
-    got = totals(LEDGER, arm, full_experts, judged, begun)
+    got = totals(LEDGER, planned([arm], **how).names(arm))
     assert got["parameters"] == got["seconds"] == parameters
     assert got["flops"] == 70 * parameters
     assert got["images"] == 320 * len(got["stages"])
@@ -58,13 +77,14 @@ def test_an_arm_is_the_sum_of_its_stages(arm, full_experts, judged, begun, param
 
 
 def test_memory_is_the_largest_not_the_sum():
-    assert totals(LEDGER, "bootdiff")["peak_memory"] == 900
-    assert totals(LEDGER, "full_only")["peak_memory"] == 100
+    names = planned(ARMS)
+    assert totals(LEDGER, names.names("bootdiff"))["peak_memory"] == 900
+    assert totals(LEDGER, names.names("full_only"))["peak_memory"] == 100
 
 
 def test_ratios_are_to_full_only():
-    table = costs(LEDGER)
-    assert list(table) == list(STAGES)
+    table = costs(LEDGER, planned(ARMS))
+    assert list(table) == list(ARMS)
     assert table["full_only"]["ratio"] == {"parameters": 1, "images": 1, "flops": 1, "seconds": 1}
     assert table["bootdiff"]["ratio"] == {"parameters": 31 / 8, "images": 5, "flops": 31 / 8, "seconds": 31 / 8}
 
@@ -73,24 +93,30 @@ def test_without_residual_networks_the_full_ones_count():
     """All gains are 0: bootdiff is full-only training, and has paid for the views."""
     ledger = {name: entry for name, entry in LEDGER.items() if not name.startswith(("residual", "oracle"))}
     for arm in ("bootdiff", "unregularized"):
-        assert totals(ledger, arm, full_experts=False, judged=False, begun=False)["parameters"] == 15
-    assert "oracle" not in costs(ledger)
+        assert totals(ledger, planned([arm]).names(arm))["parameters"] == 15
 
 
-def test_a_missing_stage_is_named():
-    with pytest.raises(ValueError, match=r"oracle-\*.*oracle needs.*full-unet"):
-        totals({"full-unet": entry(1, 1.0)}, "oracle")
-    with pytest.raises(ValueError, match="known: full_only"):
-        totals(LEDGER, "best")
+def test_a_missing_arm_is_named():
+    with pytest.raises(ValueError, match=r"none of the stages oracle-unet .*full-unet.*train the arm first"):
+        totals({"full-unet": entry(1, 1.0)}, planned(["oracle"]).names("oracle"))
 
 
 def test_a_ledger_without_flops_has_no_ratio_of_them():
-    table = costs({"full-unet": entry(1, 1.0, flops=0), "view-a-unet": entry(1, 2.0)})
+    ledger = {"full-unet": entry(1, 1.0, flops=0), "view-thumbs-unet": entry(1, 2.0)}
+    table = costs(ledger, planned(["full_only", "views_only"]))
     assert table["views_only"]["ratio"]["flops"] is None
     assert table["views_only"]["ratio"]["seconds"] == 3
 
 
 def test_an_unregularized_arm_with_networks_of_its_own_costs_those():
-    ledger = LEDGER | {"unregularized-unet": entry(128, 128.0)}
-    assert totals(ledger, "unregularized")["parameters"] == 7 + 8 + 128
-    assert totals(ledger, "bootdiff")["parameters"] == 31
+    ledger, both = LEDGER | {"unregularized-unet": entry(128, 128.0)}, planned(ARMS, energy=0.1)
+    assert totals(ledger, both.names("unregularized"))["parameters"] == 7 + 8 + 128
+    assert totals(ledger, both.names("bootdiff"))["parameters"] == 31
+
+
+def test_every_network_is_trained_once_in_order():
+    names = [stage.name for stage in planned(ARMS, "best").trainings]
+    assert names == [
+        "full-unet", "view-thumbs-unet", "view-thumbs-local", "view-full-length-unet", "residual-unet",
+        "distilled-unet", "oracle-unet",
+    ]  # fmt: skip

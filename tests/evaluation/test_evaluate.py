@@ -21,8 +21,8 @@ from bootdiff.evaluation.evaluate import (
     tabulate,
     write_metrics,
 )
-from bootdiff.method.losses import SampleSet
 from bootdiff.method.stages import ARMS
+from bootdiff.method.validation import SampleSet
 
 LEVELS = (0.1, 0.4, 1.6)
 SHAPE = (1, 2, 3)
@@ -164,7 +164,7 @@ def test_one_sample_has_no_error():
 
 def test_losses_of_different_sizes_are_refused():
     losses = made_up()
-    with pytest.raises(ValueError, match="alike for all arms"):
+    with pytest.raises(ValueError, match="the same for all arms"):
         tabulate(losses | {"oracle": losses["oracle"][:, 1:]}, LEVELS)
     with pytest.raises(ValueError, match="4 levels"):
         tabulate(losses, (*LEVELS, 6.4))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bootdiff.data.readers.arrays import Arrays, Digits
+from bootdiff.data import Arrays, load_digits
 from bootdiff.errors import BootdiffError
 from bootdiff.evaluation.features import Features, Preparation, load_features
 from bootdiff.evaluation.metrics import frechet_distance
@@ -17,7 +17,7 @@ from bootdiff.evaluation.metrics import frechet_distance
 
 @pytest.fixture(scope="module", name="digits")
 def _digits():
-    return Digits(part="train", labels=True), Digits(part="test", labels=True)
+    return load_digits("train", labels=True), load_digits("test", labels=True)
 
 
 def blobs(n: int, channels: int = 3, side: int = 32, labels: bool = True) -> Arrays:

@@ -172,7 +172,10 @@ def test_memorization_of_exact_copies_and_duplicates():
         (lambda: frechet_distance(np.zeros((5, 3)), np.zeros((5, 4))), "3 and 4 features"),
         (lambda: frechet_distance(np.zeros(5), np.zeros((5, 4))), r"shape \(5,\)"),
         (lambda: frechet_distance(np.zeros((5, 1)), np.full((5, 1), np.nan)), "row 0 of the second set is not finite"),
-        (lambda: kernel_distance(np.zeros((5, 3)), np.zeros((9, 3)), size=6), "subsets of 6 rows asked of 5 and 9"),
+        (
+            lambda: kernel_distance(np.zeros((5, 3)), np.zeros((9, 3)), size=6),
+            "subsets of 6 rows requested from 5 and 9",
+        ),
         (lambda: kernel_distance(np.zeros((5, 3)), np.zeros((9, 3)), subsets=0), "subsets=0"),
         (lambda: precision_recall_density_coverage(np.zeros((5, 3)), np.zeros((9, 3)), k=5), "at least 6"),
         (lambda: precision_recall_density_coverage(np.zeros((5, 3)), np.zeros((9, 3)), k=0), "k must be"),

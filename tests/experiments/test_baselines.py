@@ -13,9 +13,10 @@ from bootdiff.cli.session import accelerate, open_session
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.errors import BootdiffError
 from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.problem import build_problem
 from bootdiff.method.stages import Bootstrap
+from bootdiff.method.trainer import Task
 from bootdiff.noise import LogNormal
+from bootdiff.recipe.build import build_problem
 from experiments.benchmark.baselines import METHODS, TRIALS
 from experiments.benchmark.baselines.ambient_omni import mixture_above, threshold
 from experiments.benchmark.baselines.full_only import full_only
@@ -23,10 +24,10 @@ from experiments.benchmark.baselines.further_masking import FurtherMasking
 from experiments.benchmark.baselines.label_mix import label_mix
 from experiments.benchmark.baselines.mixing import MixedObjective, mixture
 from experiments.benchmark.baselines.naive_mix import naive_mix
-from experiments.benchmark.baselines.patch_diffusion import Coordinates, PatchObjective
+from experiments.benchmark.baselines.patch_diffusion import PatchObjective
 from experiments.benchmark.baselines.pretrain_finetune import pretrain_finetune
-from experiments.benchmark.budget import parts, step_flops, steps_within
-from experiments.benchmark.command import cells, run_cells
+from experiments.benchmark.budget import parts, steps_within
+from experiments.benchmark.command import planned_runs, run_all
 from experiments.benchmark.runs import ARMS, OWN, bootdiff_steps
 
 VIEWS = {"patch_diffusion": "halves", "further_masking": "boxes", "cascade": "thumbnails2"}
@@ -49,11 +50,11 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_trains_within_the_budget_and_resumes(folder, arm):
     which = tiny(folder)
-    (cell,) = cells(which, [arm], [VIEWS.get(arm, "three")], [20], [0])
+    (planned,) = planned_runs(which, [arm], [VIEWS.get(arm, "three")], [20], [0])
     screen = Console()
     screen.quiet = True
-    assert run_cells([cell], folder / "out", folder / "runs", screen) == 1
-    path = cell.path(folder / "out")
+    assert run_all([planned], folder / "out", folder / "runs", screen) == 1
+    path = planned.path(folder / "out")
     first = json.loads(path.read_text())
     losses = first["holdout_loss"]
     assert 0.2 < losses["mean"] < 1.0  # the white base has 1
@@ -67,10 +68,10 @@ def test_every_arm_trains_within_the_budget_and_resumes(folder, arm):
     assert first["evaluations"]["networks"] > 0
 
     path.unlink()
-    assert run_cells([cell], folder / "out", folder / "runs", screen) == 1
+    assert run_all([planned], folder / "out", folder / "runs", screen) == 1
     again = json.loads(path.read_text())
     assert again["holdout_loss"] == losses
-    assert again["ledger"]["seconds"] == first["ledger"]["seconds"]  # nothing was trained anew
+    assert again["ledger"]["seconds"] == first["ledger"]["seconds"]  # nothing was trained again
 
 
 def test_every_method_says_whose_it_is_and_tries_as_much():
@@ -88,8 +89,8 @@ def test_every_method_says_whose_it_is_and_tries_as_much():
 
 @pytest.fixture
 def stages(folder, tmp_path, monkeypatch):
-    """Opens the stages of a cell; all stages draw the same weights and noise."""
-    monkeypatch.setattr(Bootstrap, "_seed", lambda self, name: 0)
+    """Opens the stages of a run; all stages draw the same weights and noise."""
+    monkeypatch.setattr(Bootstrap, "seed", lambda self, name: 0)
     opened = []
 
     def open_stages(views):
@@ -140,7 +141,7 @@ def test_threshold_is_the_level_above_which_nothing_can_be_told():
 class Recorder(torch.nn.Module):
     """What an objective hands to the model."""
 
-    def forward(self, objective, x0, x, sigma, label, mask, **how):
+    def forward(self, objective, x0, x, sigma, label=None, mask=None, **how):
         self.said = {"x0": x0, "x": x, "sigma": sigma, "label": label, "mask": mask, **how}
         return torch.zeros(len(x0))
 
@@ -160,7 +161,7 @@ def batch_of(n=64, hidden=False):
 
 
 def composite():
-    return CompositeDenoiser(BASE, {}, {}, [0.2, 0.8])
+    return CompositeDenoiser({}, BASE, [0.2, 0.8])
 
 
 def test_further_masking_of_nothing_is_the_naive_mix():
@@ -224,8 +225,7 @@ def test_a_mixture_has_the_share_asked_for_and_the_files_at_full_shape(folder):
 
 
 def test_patches_know_where_they_are():
-    own = Coordinates(BASE, {}, {}, [0.2, 0.8])
-    objective = PatchObjective(own, LogNormal(), size=(8, 4), offsets=((0, 0), (0, 4)))
+    objective = PatchObjective(composite(), LogNormal(), size=(8, 4), offsets=((0, 0), (0, 4)))
     column = torch.arange(8.0).expand(1, 8, 8)
     x = column.expand(30, 1, 8, 8)
     patches, where = objective.cut(x, torch.arange(30) % 3 - 1, torch.Generator().manual_seed(0))
@@ -250,8 +250,8 @@ def test_steps_spend_the_budget():
 def test_flops_are_counted_as_the_loop_counts_them(stages):
     b = stages("thumbnails2")
     full_only(b, FLOPS)
-    bench, net = b.full_training_set(), b.recipe.backbones["local"]
-    counted = step_flops(b, bench, b.no_views(bench.base), "base", net, b.recipe.training_for("full"))
+    data, network = b.full_training_set(), b.settings.networks["local"]
+    counted = b.step_flops(Task("count", data, b.no_views(data.prior), network, b.settings.training["full"]))
     entry = b.ledger["full_only-local"]
     assert entry["flops_per_step"] == counted
     assert entry["steps"] == int(FLOPS / counted)

@@ -1,4 +1,4 @@
-"""`bootdiff bench`: cells, budgets in minutes, tuning, the page."""
+"""`bootdiff bench`: runs, budgets in minutes, tuning, the page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_results_are_not_made_twice_and_the_page_is_written(place, monkeypatch):
     monkeypatch.setitem(benchmarks.BENCHMARKS, "tiny", tiny(place, flops=1e8))
     arms = ["--arms", "full_only naive_mix bootdiff oracle", "--views", "noise"]
     out = call("bench", "tiny", *options(place), *arms, "--seeds", "0 1").stdout
-    assert "8 of 8 cells are done" in out
+    assert "8 of 8 runs are done" in out
     names = ["full_only", "oracle"]
     assert results(place) == sorted(
         [f"none/{a}-n20-seed{s}.json" for a in names for s in (0, 1)]
@@ -77,7 +77,7 @@ def test_a_training_stops_when_the_minutes_are_spent_and_goes_on(place, monkeypa
     monkeypatch.setattr(command, "_past", lambda end: end is not None and (place / "again").exists())
     result = call("bench", "tiny", *other, "--budget", "5")
     assert result.exit_code == 0
-    assert "0 of 1 cells are done" in result.stdout
+    assert "0 of 1 runs are done" in result.stdout
     assert not path.exists()
     stage = next((place / "again").rglob("naive_mix-local"))
     assert (stage / "checkpoint.safetensors").is_file()
@@ -90,7 +90,7 @@ def test_a_training_stops_when_the_minutes_are_spent_and_goes_on(place, monkeypa
 def test_no_minutes_left_is_no_failure(place):
     result = call("bench", "tiny", *options(place), "--arms", "full_only", "--budget", "0")
     assert result.exit_code == 0
-    assert "0 of 1 cells are done; run the same command again for the other 1" in result.stdout.replace("\n", " ")
+    assert "0 of 1 runs are done; run the same command again for the other 1" in result.stdout.replace("\n", " ")
     assert not (place / "results").exists()
 
 
@@ -134,7 +134,7 @@ def test_what_is_not_there_is_named(place):
     assert "known: thumbnails2" in refused("bench", "tiny", *options(place), "--views", "gold")
     assert "numbers" in refused("bench", "tiny", *options(place), "--seeds", "one")
     assert "known: mnist" in refused("bench", "imagenet")
-    assert "prepare.py" in refused(
+    assert "experiments.scripts.prepare" in refused(
         "bench", "tiny", *options(place)[:4], "--data", place / "none", "--arms", "full_only"
     )
     assert "make some" in refused("bench", "tiny", "--table", "--docs", "docs", "--out", place / "none")

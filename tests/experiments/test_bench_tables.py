@@ -114,11 +114,11 @@ def test_results_are_read_and_damaged_ones_named(tmp_path):
     (folder / "a.json").write_text(json.dumps(result("bootdiff", "noise", 2, 0, 0.1)))
     assert tables.read(tmp_path, "made-up")[0]["file"] == "noise/a.json"
     (folder / "b.json").write_text('{"arm": "bootdiff"}')
-    with pytest.raises(BootdiffError, match=r"b\.json.*run the cell again"):
+    with pytest.raises(BootdiffError, match=r"b\.json.*run the same command again"):
         tables.read(tmp_path, "made-up")
 
 
-def test_only_what_stands_between_the_markers_is_made_anew():
+def test_only_what_stands_between_the_markers_is_written_again():
     page = "a\n<!-- table x -->\nold\n<!-- end -->\nb\n<!-- table y -->\nkept\n<!-- end -->\n"
     assert tables.fill(page, {"x": "new\\1"}) == page.replace("old", "\nnew\\1\n")
 

@@ -33,7 +33,7 @@ def cov_of(d, seed=0):
 def composite(law, views):
     named = {str(i): view for i, view in enumerate(views)}
     base = IsotropicGaussian(law.shape, [0.0] * law.shape[0], 1.0)
-    return CompositeDenoiser(base, named, {n: law.through(v) for n, v in named.items()}, [1.0])
+    return CompositeDenoiser({n: (v, law.marginal(v)) for n, v in named.items()}, base, [1.0])
 
 
 def test_two_gaussian_numbers():

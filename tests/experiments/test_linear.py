@@ -135,7 +135,7 @@ def test_composite_is_the_one_of_networks(sigma):
     views = {"thumbnails": Downsample(2), "masked": Mask(band=("top", 1)), "gray": ChannelMix.gray()}
     gains = torch.tensor([0.7, 0.4, 0.2])
     base = IsotropicGaussian(SHAPE, [0.0] * 3, 1.2)
-    theirs = CompositeDenoiser(base, views, {n: law.through(v) for n, v in views.items()}, [1.0], [gains.tolist()])
+    theirs = CompositeDenoiser({n: (v, law.marginal(v)) for n, v in views.items()}, base, [1.0], [gains.tolist()])
     b = 1.2**2 / (1.2**2 + sigma**2)
     J = evidence([view_moment(law.cov, v, SHAPE) for v in views.values()], list(views.values()), SHAPE, sigma, b)
     W, offset = affine(theirs, sigma)

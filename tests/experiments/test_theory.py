@@ -71,5 +71,5 @@ def test_figures_are_the_same_every_time():
 
 
 @pytest.mark.parametrize(("value", "text"), [(float("nan"), "none"), (float("inf"), "∞"), (1234567.0, "1.235e+06")])
-def test_shown(value, text):
-    assert page.shown(value) == text
+def test_values_are_formatted_for_people(value, text):
+    assert page.formatted(value) == text

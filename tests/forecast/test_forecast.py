@@ -11,7 +11,7 @@ import torch
 
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.forecast.cross_validation import Curve, Trials
-from bootdiff.forecast.explained_variance import _sees, between
+from bootdiff.forecast.explained_variance import _observed_directions, between
 from bootdiff.forecast.forecast import forecast
 from bootdiff.forecast.moment_matching import impose
 from bootdiff.forecast.shrinkage import Coordinates, Estimate, Sampled, shrunk
@@ -254,8 +254,8 @@ def test_a_direction_seen_by_half_is_not_seen():
         torch.eye(2, dtype=DTYPE), 10.0, 0.0, (Identity(),), torch.ones(1), None,
     )  # fmt: skip
     for rounding in (-1e-15, 0.0, 1e-15):
-        assert len(_sees(replace(seen, rows=seen.rows * (1 + rounding)))) == 0
-    assert len(_sees(replace(seen, rows=seen.rows * 1.001))) == 2
+        assert len(_observed_directions(replace(seen, rows=seen.rows * (1 + rounding)))) == 0
+    assert len(_observed_directions(replace(seen, rows=seen.rows * 1.001))) == 2
 
 
 def test_files_with_holes_that_are_all_the_same_have_no_law():
@@ -291,7 +291,7 @@ def test_bad_data_are_refused():
 
 
 def test_the_risk_is_the_one_of_the_linear_class():
-    """`heldout.risks`, averaged over the law, is the risk of the Wiener filter of the estimate (theory.linear)."""
+    """`cross_validation.risks`, averaged over the law, is the risk of the Wiener filter of the estimate."""
     from bootdiff.forecast.cross_validation import risks
     from experiments.theory.linear import risk
 

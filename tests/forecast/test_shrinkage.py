@@ -196,7 +196,7 @@ def test_drawn_moments_are_those_of_drawn_samples(n):
         (Downsample(2), torch.zeros(3, 1, 4, 4), "gives \\(1, 2, 2\\)"),
         (Downsample(2), torch.zeros(0, 1, 2, 2), "the files are"),
         (Downsample(2), torch.full((3, 1, 2, 2), math.inf), "not finite"),
-        (RandomMask(), torch.zeros(3, 1, 4, 4), "masks of their own"),
+        (RandomMask(), torch.zeros(3, 1, 4, 4), "their own masks"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(view, files, why):

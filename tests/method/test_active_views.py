@@ -7,7 +7,7 @@ import torch
 
 from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.losses import SampleSet, Validator
+from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.views import Crop, Observed
 
 SHAPE, LEVELS = (1, 4, 4), (0.1, 0.4, 1.6, 6.4)
@@ -29,8 +29,8 @@ class Between(Denoiser):
 
 def composite(tau=0.0):
     view = Crop((4, 2), (0, 0))
-    views = {"left": Observed(view, tau) if tau else view}
-    return CompositeDenoiser(IsotropicGaussian(SHAPE, [0.0], 0.5), views, {"left": Between()}, LEVELS)
+    views = {"left": (Observed(view, tau) if tau else view, Between())}
+    return CompositeDenoiser(views, IsotropicGaussian(SHAPE, [0.0], 0.5), LEVELS)
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -40,8 +40,8 @@ def test_a_view_without_a_say_is_the_base(labelled):
     x = torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(0))
     at = composite().estimate(x, sigma, label)
     evidence_of = [False, not labelled, True, True, False]
-    assert ((at.mean - at.base).flatten(1).abs().amax(1) > 0).tolist() == evidence_of
-    assert (at.seen.flatten(1).abs().amax(1) > 0).tolist() == evidence_of
+    assert ((at.mean - at.prior).flatten(1).abs().amax(1) > 0).tolist() == evidence_of
+    assert (at.views.flatten(1).abs().amax(1) > 0).tolist() == evidence_of
     torch.testing.assert_close(at.mean[2, :, :, :2], torch.full((1, 4, 2), 0.5))
     assert composite(tau=0.5).active("left", sigma, label).tolist() == [False, False, True, True, False]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from bootdiff.denoise import Denoiser, IsotropicGaussian
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import StackedDenoiser
 from bootdiff.nets import LocalNet
 from bootdiff.noise import LEVELS
 from bootdiff.views import Crop, Downsample
@@ -28,10 +30,11 @@ class Classes(Denoiser):
 
 def stack(views, weight, classes=None):
     base = IsotropicGaussian(FULL, [0.0], 0.5)
-    parts = {name: Classes(view.shape(FULL), [0.5 * view.scale, -0.5 * view.scale]) for name, view in views.items()}
+    parts = {n: (v, Classes(v.shape(FULL), [0.5 * v.scale, -0.5 * v.scale])) for n, v in views.items()}
+    composite = CompositeDenoiser(parts, base, LEVELS)
     net = LocalNet(1, 1, width=4, depth=3, classes=classes)
-    expert = ResidualExpert(net, base, LEVELS, [0.5] * len(LEVELS), False, "base")
-    return StackedDenoiser(CompositeDenoiser(base, views, parts, LEVELS), [expert], LEVELS, [[weight]] * len(LEVELS))
+    expert = ResidualExpert(net, composite, LEVELS, [0.5] * len(LEVELS), uses_views=False, anchor="prior")
+    return StackedDenoiser(composite, [expert], LEVELS, [[weight]] * len(LEVELS))
 
 
 def asked(n=5):

@@ -8,7 +8,8 @@ import torch
 
 from bootdiff.data import Units, WithMasks
 from bootdiff.errors import BootdiffError
-from bootdiff.method.problem import build_problem, in_memory
+from bootdiff.method.problem import in_memory
+from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import load_recipe_text
 
 RNG = np.random.default_rng(0)
@@ -96,7 +97,7 @@ def test_missing_values_need_a_view_that_hides(folder):
     each = build_problem(recipe(folder, full, "{kind: random_mask, hide: channels}", uneven)).views["v"].train
     assert each.batch([0, 1])[2].shape == (2, 2, 16)
     wide = build_problem(recipe(folder, full, "{kind: random_mask, hide: channels}", gaps)).views["v"].train
-    assert isinstance(wide.source, WithMasks)
+    assert isinstance(wide.dataset, WithMasks)
     assert wide[0].mask.shape == (2, 16)
     with pytest.raises(BootdiffError, match=r"NaN means not observed, set views\.v\.data\.missing to mask"):
         build_problem(recipe(folder, full, "{kind: random_mask, hide: gap}", "path: full.npy, kind: signal"))

@@ -8,28 +8,31 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bootdiff.cli.session import arms_of, trainings
-from bootdiff.data import Arrays, Batches, Digits
+from bootdiff.cli.session import arms_of
+from bootdiff.data import Arrays, Batches, load_digits
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.errors import BootdiffError
 from bootdiff.evaluation.costs import totals
 from bootdiff.method import distillation
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.distillation import Distillation, Pool, draw_pool
 from bootdiff.method.losses import LossModule, ResidualObjective
-from bootdiff.method.problem import build_problem
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.settings import SamplingSettings
+from bootdiff.method.stack import StackedDenoiser
 from bootdiff.method.stages import Bootstrap
 from bootdiff.nets import build_net
 from bootdiff.noise import LogNormal
-from bootdiff.recipe.blocks import Sampling
+from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import load_recipe_text
-from bootdiff.serialization import load, save
+from bootdiff.serialization import load
 from bootdiff.training.loop import fit
 from bootdiff.training.run import Run, load_tensors
 from bootdiff.training.settings import TrainingSettings
+from method_calls import bootstrap, save_arm
 
 SHAPE, LEVELS = (1, 8, 8), [0.1, 0.5, 2.0]
-HOW = Sampling(steps=2)
+HOW = SamplingSettings(steps=2)
 
 
 def student(seed, classes=None):
@@ -38,7 +41,8 @@ def student(seed, classes=None):
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.2)  # the last layer begins at zero
     base = IsotropicGaussian(SHAPE, [0.1], 0.6)
-    return ResidualExpert(net, base, LEVELS, [0.7, 0.8, 0.9], False, "base"), CompositeDenoiser(base, {}, {}, LEVELS)
+    none = CompositeDenoiser({}, base, LEVELS)
+    return ResidualExpert(net, none, LEVELS, [0.7, 0.8, 0.9]), none
 
 
 def teacher(seed=1):
@@ -151,7 +155,7 @@ def test_processes_draw_the_samples_that_one_draws(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_half_of_the_pool_are_full_samples(labelled):
-    full = Digits(labels=labelled)
+    full = load_digits(labels=labelled)
     drawn, labels = torch.rand(4000, *SHAPE), torch.arange(4000) % 10
     pool = Pool(full, drawn, labels if labelled else None)
     n = len(full)
@@ -185,34 +189,37 @@ def accelerator():
     return Accelerator(cpu=True)
 
 
+def flops(boot, arm):
+    return totals(boot.ledger, boot.plan([arm]).names(arm))["flops"]
+
+
 def run(folder, text, accelerator, **more):
     recipe = load_recipe_text(text)
     materials = build_problem(recipe)
     opened = Run.open(folder, recipe.dump(place=False), materials.fingerprint())
-    return Bootstrap(recipe, materials, opened, accelerator, log=lambda text: None, **more)
+    return bootstrap(recipe, materials, opened, accelerator, **more)
 
 
-@pytest.mark.parametrize("kappa", ["stack", "one"])
-def test_the_arm_asks_no_view_and_is_made_again_of_what_is_there(tmp_path, accelerator, kappa):
-    text = f"{RECIPE}distill: {{samples: 12, training: {{steps: 9}}}}\nresidual: {{kappa: {kappa}}}\n"
+def test_the_arm_asks_no_view_and_is_made_again_of_what_is_there(tmp_path, accelerator):
+    text = f"{RECIPE}distill: {{samples: 12, training: {{steps: 9}}}}\n"
     boot = run(tmp_path / "run", text, accelerator)
     with boot.run:
         made = boot.denoiser("distilled")
-        save(boot.denoiser("distilled"), boot.run.path / "distilled")
+        save_arm(boot, "distilled")
     assert isinstance(made, StackedDenoiser)
     assert not made.composite.views
     assert [expert.members[0].uses_views for expert in made.experts] == [False]
-    assert set(boot.ledger) == {*trainings(boot.recipe, ["distilled"]), "distilled-samples"}
+    assert set(boot.ledger) == {*[s.name for s in boot.plan(["distilled"]).trainings], "distilled-samples"}
     assert boot.ledger["distilled-local"]["steps"] == 9
     # The teacher is asked in every step.
     assert boot.ledger["distilled-local"]["flops_per_step"] > 1.2 * boot.ledger["full-local"]["flops_per_step"]
-    assert totals(boot.ledger, "distilled")["flops"] == sum(entry["flops"] for entry in boot.ledger.values())
-    assert totals(boot.ledger, "bootdiff")["flops"] < totals(boot.ledger, "distilled")["flops"]
+    assert flops(boot, "distilled") == sum(entry["flops"] for entry in boot.ledger.values())
+    assert flops(boot, "bootdiff") < flops(boot, "distilled")
     x, sigma, label = torch.randn(3, *SHAPE), torch.tensor([0.2, 1.0, 4.0]), torch.tensor([0, 5, -1])
     assert torch.equal(load(tmp_path / "run" / "distilled")(x, sigma, label), made(x, sigma, label))
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/*.safetensors")}
-    with Run.open(tmp_path / "run", boot.run.recipe_text, boot.materials.fingerprint()) as again:
-        boot = Bootstrap(boot.recipe, boot.materials, again, accelerator, log=lambda text: None)
+    with Run.open(tmp_path / "run", boot.run.recipe_text, boot.problem.fingerprint()) as again:
+        boot = Bootstrap(boot.settings, boot.problem, again, accelerator, log=lambda text: None)
         assert torch.equal(boot.denoiser("distilled")(x, sigma, label), made(x, sigma, label))
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
@@ -237,13 +244,13 @@ def test_students_start_at_the_full_only_networks_unless_they_are_others(tmp_pat
 
 def test_without_a_view_that_knows_something_it_is_full_only_training(tmp_path, accelerator, monkeypatch):
     boot = run(tmp_path / "run", RECIPE.replace(", mode: unit", ""), accelerator)
-    monkeypatch.setattr(Bootstrap, "_news", lambda self, composite: SimpleNamespace(record=_nothing))
+    monkeypatch.setattr(Bootstrap, "_screening", lambda self, composite: SimpleNamespace(record=_nothing))
     with boot.run:
         made, full = boot.denoiser("distilled"), boot.denoiser("full_only")
     x, sigma = torch.randn(3, *SHAPE), torch.tensor([0.2, 1.0, 4.0])
     assert torch.allclose(made(x, sigma), full(x, sigma), atol=1e-6)
     assert not any(name.startswith("distilled") for name in boot.ledger)
-    assert totals(boot.ledger, "distilled")["flops"] == totals(boot.ledger, "bootdiff")["flops"]
+    assert flops(boot, "distilled") == flops(boot, "bootdiff")
 
 
 def _nothing(levels, names):

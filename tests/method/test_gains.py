@@ -10,7 +10,7 @@ import torch
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.losses import SampleSet, Validator
+from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.method.weights import RIDGES, Moments, fit_weights
 from bootdiff.views import Crop, Downsample, Identity
 
@@ -26,7 +26,7 @@ def smooth_law(length=1.5):
 
 
 def composite(p, views):
-    return CompositeDenoiser(BASE, views, {name: p.through(view) for name, view in views.items()}, LEVELS)
+    return CompositeDenoiser({name: (view, p.marginal(view)) for name, view in views.items()}, BASE, LEVELS)
 
 
 def gains_of(p, views, n=1500, draws=1, **options):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -11,12 +10,13 @@ from torch import nn
 
 from bootdiff.denoise import IsotropicGaussian, denoising_error, expand
 from bootdiff.distributions.exact import Gaussian
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, StackedDenoiser, project_null
-from bootdiff.method.losses import LossModule, ResidualObjective, SampleSet, Validator, noisy_batches, residual_energy
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.losses import LossModule, ResidualObjective
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import StackedDenoiser
+from bootdiff.method.validation import SampleSet, Validator, noisy_batches, residual_energy
 from bootdiff.noise import LogNormal, precondition
 from bootdiff.views import Crop, Downsample, Mask
-from view_cases import PICTURE as FULL
-from view_cases import PICTURES as ALL
 
 SHAPE = (1, 2, 2)
 LEVELS = [0.2, 0.7, 2.0]
@@ -56,15 +56,16 @@ def noise(*shape, seed=0, dtype=torch.float32):
 
 
 def nothing(base=BASE):
-    return CompositeDenoiser(base, {}, {}, LEVELS)
+    return CompositeDenoiser({}, base, LEVELS)
 
 
 def with_view(view=VIEW, law=LAW, base=BASE, gain=1.0):
-    return CompositeDenoiser(base, {"a": view}, {"a": law.through(view)}, LEVELS, [[gain]] * 3)
+    return CompositeDenoiser({"a": (view, law.marginal(view))}, base, LEVELS, [[gain]] * 3)
 
 
-def an_expert(net, on="base", base=BASE, uses_views=False, **more):
-    return ResidualExpert(net, base, LEVELS, [0.9, 1.0, 0.8], uses_views, on, **more)
+def an_expert(net, anchor="prior", composite=None):
+    composite = nothing() if composite is None else composite
+    return ResidualExpert(net, composite, LEVELS, [0.9, 1.0, 0.8], uses_views=False, anchor=anchor)
 
 
 def gradients(objective, expert, draw, batches=60, size=2000, wanted=None):
@@ -127,7 +128,8 @@ def test_the_minimizer_is_the_posterior_mean_of_the_clean_sample(tau):
 
 def test_on_views_the_minimizer_makes_the_whole_the_posterior_mean():
     sigma, net = 0.7, Linear()
-    expert, composite = an_expert(net, "views"), with_view()
+    composite = with_view()
+    expert = an_expert(net, "views", composite)
     objective = ResidualObjective(composite, LogNormal(math.log(sigma), 0.0))
     with torch.no_grad():
         basis = composite(EYE.reshape(4, *SHAPE), torch.full((4,), sigma)).reshape(4, 4).T.double()
@@ -149,23 +151,18 @@ def test_energy_shrinks_the_minimizer():
     assert error.max() < 0.01
 
 
-def loss_of(net, batch=None, on="views", **options):
+def loss_of(net, batch=None, anchor="views", **options):
     composite = with_view(Crop((2, 1), offset=(0, 0)))
     batch = batch or {"x": noise(5, *SHAPE)}
     objective = ResidualObjective(composite, LogNormal(), **options)
-    return objective(LossModule(an_expert(net, on)), batch, torch.Generator().manual_seed(3)).detach()
+    return objective(LossModule(an_expert(net, anchor, composite)), batch, torch.Generator().manual_seed(3)).detach()
 
 
-def test_energy_and_subspace_cost_what_they_should():
-    """The view is the left column: of F = (1 2; 3 4) it sees 1 and 3. Energies are means over the four coordinates."""
+def test_energy_costs_what_it_should():
+    """Of F = (1 2; 3 4): a mean over the four coordinates."""
     value = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
     plain = loss_of(Fixed(value))
     torch.testing.assert_close(loss_of(Fixed(value), energy=0.5) - plain, torch.full((5,), 0.5 * 30 / 4))
-    torch.testing.assert_close(loss_of(Fixed(value), subspace=0.5) - plain, torch.full((5,), 0.5 * 10 / 4))
-    free = torch.tensor([[[0.0, 2.0], [0.0, 4.0]]])
-    torch.testing.assert_close(loss_of(Fixed(free), subspace=0.5), loss_of(Fixed(free)))
-    # an expert that does not stand on the views owes them nothing
-    torch.testing.assert_close(loss_of(Fixed(value), on="base", subspace=0.5), loss_of(Fixed(value), on="base"))
 
 
 def test_at_zero_the_loss_is_the_composites_own_over_c_r():
@@ -173,12 +170,12 @@ def test_at_zero_the_loss_is_the_composites_own_over_c_r():
     composite, x = with_view(), LAW.sample(600, torch.Generator().manual_seed(5)).float()
     held_out = Validator(SampleSet(x), composite, LEVELS, draws=2, seed=8)
     scale = residual_energy(held_out, "views")
-    expert = ResidualExpert(Linear(), BASE, LEVELS, scale.tolist(), False, "views")
+    expert = ResidualExpert(Linear(), composite, LEVELS, scale.tolist(), uses_views=False)
     for s in LEVELS:
         objective = ResidualObjective(composite, LogNormal(math.log(s), 0.0))
         loss = objective(LossModule(expert), {"x": x}, torch.Generator().manual_seed(4)).detach()
         assert float(loss.mean()) == pytest.approx(1, abs=5 * float(loss.std()) / len(x) ** 0.5)
-    assert (scale < residual_energy(held_out, "base")).all()
+    assert (scale < residual_energy(held_out, "prior")).all()
 
 
 def test_only_observed_coordinates_count():
@@ -194,7 +191,7 @@ def test_only_observed_coordinates_count():
 
     def loss(value, energy=0.3):
         net = Ear(value)
-        return loss_of(net, {"x": x, "mask": mask}, on="base", energy=energy), net
+        return loss_of(net, {"x": x, "mask": mask}, anchor="prior", energy=energy), net
 
     value = noise(*SHAPE, seed=1)
     other = torch.where(mask[0] > 0, value, 9.0)
@@ -205,61 +202,6 @@ def test_only_observed_coordinates_count():
     torch.testing.assert_close(loss(value)[0] - loss(value, energy=0.0)[0], (0.3 * mask_channels).expand(6))
 
 
-# The null space
-
-
-@pytest.mark.parametrize("view", ALL, ids=str)
-def test_the_null_space_of_every_view_is_exact(view):
-    r = noise(3, *FULL, dtype=torch.float64)
-    free = project_null(r, {"view": view})
-    for p in view.placements(FULL):
-        assert p(free).abs().max() < 1e-10
-    torch.testing.assert_close(project_null(free, {"view": view}), free)
-    # orthogonal: what was taken away is at right angles to what is left, for every pair of vectors
-    other = project_null(noise(3, *FULL, dtype=torch.float64, seed=1), {"view": view})
-    assert ((r - free) * other).flatten(1).sum(1).abs().max() < 1e-9
-
-
-@pytest.mark.parametrize("pair", [*pairwise(ALL), (Downsample(4), Crop((4, 5), offset=(1, 7)))][::3], ids=str)
-def test_the_null_space_of_two_views_is_that_of_their_rows_together(pair):
-    """Against the pseudo-inverse. Projections that do not commute converge: more cycles, closer."""
-    n = math.prod(FULL)
-    rows = torch.cat(
-        [p(torch.eye(n).double().reshape(n, *FULL)).flatten(1).T for v in pair for p in v.placements(FULL)]
-    )
-    r = noise(2, *FULL, dtype=torch.float64)
-    exact = r - (r.flatten(1) @ torch.linalg.pinv(rows) @ rows).reshape(r.shape)
-    views = {"a": pair[0], "b": pair[1]}
-    torch.testing.assert_close(project_null(r, views), exact, rtol=0, atol=3e-5)
-    error = [(project_null(r, views, cycles) - exact).abs().max() for cycles in (1, 4, 16)]
-    assert error[2] <= error[1] + 1e-12 <= error[0] + 2e-12
-
-
-def test_without_views_nothing_is_taken_away():
-    r = noise(2, *FULL)
-    assert torch.equal(project_null(r, {}), r)
-
-
-def test_an_expert_kept_in_the_null_space_stays_there_in_training_and_in_use():
-    value = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    view = Crop((2, 1), offset=(0, 0))
-    expert = an_expert(Fixed(value), "views", null={"a": view})
-    x, sigma = noise(3, *SHAPE), torch.full((3,), 0.7)
-    r = expert(x, sigma, None)
-    assert view(r).abs().max() == 0
-    assert (r[..., 1] != 0).all()
-    composite = with_view(view)
-    finished = StackedDenoiser(composite, [expert], LEVELS)
-    torch.testing.assert_close(view(finished(x, sigma)), view(composite(x, sigma)))
-    trainee = LossModule(expert)
-    ResidualObjective(composite, LogNormal())(trainee, {"x": x}, torch.Generator().manual_seed(0)).sum().backward()
-    gradient = expert.net.value.grad
-    assert (gradient[..., 0] == 0).all()
-    assert (gradient[..., 1] != 0).all()
-    again = ResidualExpert(**{**expert.config, "net": expert.net})
-    torch.testing.assert_close(again(x, sigma, None), r)
-
-
 # The ruler
 
 
@@ -267,10 +209,10 @@ def labelled(n=10):
     return SampleSet(LAW.sample(n, torch.Generator().manual_seed(1)).float(), torch.arange(n) % 3)
 
 
-def some_expert(on="views", seed=2):
+def some_expert(composite, anchor="views", seed=2):
     net = Linear()
     set_matrix(net, 0.3 * noise(4, 4, seed=seed))
-    return an_expert(net, on)
+    return an_expert(net, anchor, composite)
 
 
 def directly(samples, denoiser, draws, seed, tau=0.0):
@@ -290,17 +232,13 @@ def directly(samples, denoiser, draws, seed, tau=0.0):
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.3])
-@pytest.mark.parametrize("on", ["views", "base"])
-def test_held_out_losses_are_what_they_say(on, tau):
+@pytest.mark.parametrize("anchor", ["views", "prior"])
+def test_held_out_losses_are_what_they_say(anchor, tau):
     """The expert's loss is that of the denoiser V + r (or b + r); levels below the stored noise have none."""
-    composite, expert, samples = with_view(), some_expert(on), labelled()
+    composite, samples = with_view(), labelled()
+    expert = some_expert(composite, anchor)
     held_out = Validator(samples, composite, LEVELS, draws=3, seed=6, tau=tau)
-
-    def whole(x, sigma, label=None, context=None):
-        at = composite.estimate(x, sigma, label)
-        return (at.mean if on == "views" else at.base) + expert(x, sigma, at.seen, label)
-
-    expected = directly(samples, whole, 3, 6, tau)
+    expected = directly(samples, expert, 3, 6, tau)
     assert expected[0].isnan().all() == (tau > 0)
     for _ in range(2):  # from the cache the second time
         torch.testing.assert_close(held_out.expert(expert), expected, equal_nan=True, rtol=1e-5, atol=1e-6)
@@ -315,7 +253,7 @@ def test_held_out_losses_are_what_they_say(on, tau):
 def test_the_moments_of_the_stack_give_its_held_out_loss(tau):
     """power - 2 w.h + w.G w of `residual_moments` is the loss of the stack with weights w, sample by sample."""
     composite, samples, draws = with_view(gain=0.8), labelled(), 2
-    experts = [some_expert("views", 2), some_expert("base", 3)]
+    experts = [some_expert(composite, "views", 2), some_expert(composite, "prior", 3)]
     held_out = Validator(samples, composite, LEVELS, draws, seed=6, tau=tau)
     w = torch.tensor([[0.3, 0.5], [0.1, 0.9], [0.7, 0.0]])
     got = held_out.residual_moments(experts).loss(w) / draws
@@ -382,13 +320,14 @@ def test_probes_depend_on_seed_level_draw_and_sample_alone():
 def test_two_processes_draw_what_one_draws(monkeypatch):
     """Each takes its rows of the global batch, its noise and its noise levels."""
     x, label = LAW.sample(8, torch.Generator().manual_seed(1)).float(), torch.arange(8) % 3
-    composite, expert = with_view(), some_expert()
+    composite = with_view()
+    expert = some_expert(composite)
     heard = []
 
     class Hearing(LossModule):
-        def forward(self, x0, x, sigma, *rest):
+        def forward(self, objective, x0, x, sigma, *rest, **how):
             heard.append((x.clone(), sigma.clone()))
-            return super().forward(x0, x, sigma, *rest)
+            return super().forward(objective, x0, x, sigma, *rest, **how)
 
     def losses(rows):
         objective = ResidualObjective(composite, LogNormal(), energy=0.1)
@@ -416,15 +355,15 @@ def test_no_view_speaks_below_its_stored_noise():
 
     view = Observed(VIEW, std=0.25)
     assert view.tau == 0.5
-    composite = CompositeDenoiser(BASE, {"a": view}, {"a": LAW.through(view)}, LEVELS)
+    composite = CompositeDenoiser({"a": (view, LAW.marginal(view))}, BASE, LEVELS)
     m = Validator(labelled(), composite, LEVELS).evidence_moments()
     assert (m.gram[0] == 0).all()
     assert (m.gram[1:] > 0).all()
     x = noise(3, *SHAPE)
     at = composite.estimate(x, torch.tensor(LEVELS))
-    assert torch.equal(at.mean[0], at.base[0])
-    assert (at.seen[0] == 0).all()
-    assert (at.mean[1:] != at.base[1:]).any()
+    assert torch.equal(at.mean[0], at.prior[0])
+    assert (at.views[0] == 0).all()
+    assert (at.mean[1:] != at.prior[1:]).any()
 
 
 def test_expand_is_used_on_masks_of_views():
@@ -433,16 +372,16 @@ def test_expand_is_used_on_masks_of_views():
     composite = with_view(view)
     x = noise(3, *SHAPE)
     at = composite.estimate(x, torch.full((3,), 0.7))
-    torch.testing.assert_close(at.mean[:, :, 0], at.base[:, :, 0])
-    assert (at.mean[:, :, 1] - at.base[:, :, 1]).abs().min() > 1e-4
+    torch.testing.assert_close(at.mean[:, :, 0], at.prior[:, :, 0])
+    assert (at.mean[:, :, 1] - at.prior[:, :, 1]).abs().min() > 1e-4
     torch.testing.assert_close(expand(torch.ones(3), x) * x, x)
 
 
 def test_arms_on_the_same_views_ask_them_once():
-    views, own, calls = {"small": VIEW}, LAW.through(VIEW), []
+    own, calls = LAW.marginal(VIEW), []
     own.register_forward_hook(lambda *_: calls.append(1))
-    composite = CompositeDenoiser(BASE, views, {"small": own}, LEVELS)
-    other = CompositeDenoiser(BASE, views, {"small": LAW.through(VIEW)}, LEVELS, [[0.5]] * 3)
+    composite = CompositeDenoiser({"small": (VIEW, own)}, BASE, LEVELS)
+    other = CompositeDenoiser({"small": (VIEW, LAW.marginal(VIEW))}, BASE, LEVELS, [[0.5]] * 3)
     samples = SampleSet(LAW.sample(5, torch.Generator().manual_seed(0)).float())
     held_out = Validator(samples, nothing(), LEVELS, draws=2, seed=1)
     arms = {"views": composite, "stack": StackedDenoiser(composite, [], LEVELS), "exact": LAW, "half": other}

@@ -11,16 +11,15 @@ from bootdiff.cli.costs import describe, estimate
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.errors import BootdiffError
-from bootdiff.method.composite import CompositeDenoiser, StackedDenoiser
-from bootdiff.method.plan import trainings
-from bootdiff.method.problem import build_problem
-from bootdiff.method.stages import Bootstrap
-from bootdiff.recipe.build import owners
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.stack import StackedDenoiser
+from bootdiff.recipe.build import build_problem, owners
 from bootdiff.recipe.schema import load_recipe_text
-from bootdiff.serialization import load, save
+from bootdiff.serialization import load
 from bootdiff.training.run import Run
 from bootdiff.views import Crop, compose
 from experiments.theory.information import gaussian_energy, integrated_energy, total_correlation
+from method_calls import bootstrap, save_arm, trainings
 
 SHAPE = (1, 4, 4)
 HALVES = {"left": Crop((4, 2), (0, 0)), "right": Crop((4, 2), (0, 2))}
@@ -40,10 +39,10 @@ def nested(of):
     """Halves, each of which is the composite of its quarters, which are exact."""
     halves = {}
     for name, half in HALVES.items():
-        part = of.through(half)
-        quarters = {q: part.through(view) for q, view in QUARTERS.items()}
-        halves[name] = CompositeDenoiser(IsotropicGaussian(part.shape, [0.0], 1.0), QUARTERS, quarters, [1.0])
-    return CompositeDenoiser(IsotropicGaussian(SHAPE, [0.0], 1.0), HALVES, halves, [1.0])
+        part = of.marginal(half)
+        quarters = {q: (view, part.marginal(view)) for q, view in QUARTERS.items()}
+        halves[name] = half, CompositeDenoiser(quarters, IsotropicGaussian(part.shape, [0.0], 1.0), [1.0])
+    return CompositeDenoiser(halves, IsotropicGaussian(SHAPE, [0.0], 1.0), [1.0])
 
 
 def test_quarters_of_halves_leave_over_what_quarters_leave_over():
@@ -57,7 +56,7 @@ def test_quarters_of_halves_leave_over_what_quarters_leave_over():
     scale = (float(spread[0]), float(spread[-1]))
     measured = integrated_energy(lambda sigma: gaussian_energy(whole, both, sigma), whole.dim, scale).nats
     assert measured == pytest.approx(known, rel=1e-5)
-    within = sum(total_correlation(whole.through(half), list(QUARTERS.values())).nats for half in HALVES.values())
+    within = sum(total_correlation(whole.marginal(half), list(QUARTERS.values())).nats for half in HALVES.values())
     assert measured == pytest.approx(total_correlation(whole, list(HALVES.values())).nats + within, rel=1e-5)
 
 
@@ -95,10 +94,10 @@ def accelerator():
     return Accelerator(cpu=True)
 
 
-def bootstrap(folder, recipe, accelerator, reuse=()):
+def opened(folder, recipe, accelerator, reuse=()):
     materials = build_problem(recipe)
     run = Run.open(folder, recipe.dump(place=False), materials.fingerprint())
-    return Bootstrap(recipe, materials, run, accelerator, log=lambda text: None, reuse=reuse)
+    return bootstrap(recipe, materials, run, accelerator, reuse=reuse)
 
 
 NAMES = [
@@ -108,11 +107,10 @@ NAMES = [
 
 def test_two_by_two_to_four_by_four_to_eight_by_eight(tmp_path, accelerator):
     recipe = load_recipe_text(RECIPE)
-    boot = bootstrap(tmp_path / "run", recipe, accelerator)
+    boot = opened(tmp_path / "run", recipe, accelerator)
     with boot.run:
         mine = boot.denoiser("bootdiff")
-        folder = boot.run.path / "bootdiff"
-        save(boot.denoiser("bootdiff"), folder)
+        folder = save_arm(boot, "bootdiff")
     assert trainings(recipe, ["bootdiff"]) == NAMES
     assert set(boot.ledger) == set(NAMES)
     half = mine.composite.denoisers["half"]
@@ -122,28 +120,29 @@ def test_two_by_two_to_four_by_four_to_eight_by_eight(tmp_path, accelerator):
     x, sigma = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 1.0, 4.0])
     assert torch.equal(load(folder)(x, sigma), mine(x, sigma))
     # Another run takes over all of it, and trains nothing.
-    again = bootstrap(tmp_path / "again", recipe, accelerator, [tmp_path / "run"])
+    again = opened(tmp_path / "again", recipe, accelerator, [tmp_path / "run"])
     with again.run:
         assert torch.equal(again.denoiser("bootdiff")(x, sigma), mine(x, sigma))
     assert again.ledger == boot.ledger
     # Its plan knows the same trainings, and counts the same steps.
-    planned = estimate(recipe, boot.materials, accelerator, ["bootdiff"], Console(quiet=True))
+    planned = estimate(boot.settings, boot.problem, accelerator, ["bootdiff"], Console(quiet=True))
     assert [row.name for row in planned] == NAMES
     for row in planned:
         spent = boot.ledger[row.name]
         assert row.parameters == spent["parameters"]
         # What has weight 0 in a view's stack is not asked.
         assert 0.7 * row.flops < spent["flops"] <= row.flops, row.name
-    assert set(describe(boot.materials)) >= {"view half", "view half.quarter", "view half.quarter (held out)"}
+    assert set(describe(boot.problem)) >= {"view half", "view half.quarter", "view half.quarter (held out)"}
 
 
 def test_gains_and_news_of_inner_views_are_stages_too(tmp_path, accelerator):
     recipe = load_recipe_text(RECIPE.replace("draws: 1, mode: unit", "draws: 1, prune: 0"))
-    boot = bootstrap(tmp_path / "run", recipe, accelerator)
+    boot = opened(tmp_path / "run", recipe, accelerator)
     with boot.run:
         boot.denoiser("views_only")
     stages = {path.name for path in (tmp_path / "run" / "stages").iterdir() if path.is_dir()}
-    assert {"view-half.news", "view-half.full-stack", "view-half.residual-stack", "news", "full-stack"} <= stages
+    wanted = {"view-half.screening", "view-half.full-stack", "view-half.residual-stack", "screening", "full-stack"}
+    assert wanted <= stages
     assert set(boot.ledger) <= set(trainings(recipe, ["views_only"]))
 
 
@@ -178,19 +177,19 @@ def test_killed_in_a_nested_stage_the_same_command_ends_with_the_same_bits(tmp_p
             raise Killed
 
     recipe = load_recipe_text(RECIPE.replace("evaluate_every: 3", "evaluate_every: 3, checkpoint_seconds: 1.0e-6"))
-    straight = bootstrap(tmp_path / "straight", recipe, accelerator)
+    straight = opened(tmp_path / "straight", recipe, accelerator)
     with straight.run:
         straight.denoiser("bootdiff")
-        save(straight.denoiser("bootdiff"), straight.run.path / "bootdiff")
+        save_arm(straight, "bootdiff")
     monkeypatch.setattr(Run, "append", killing)
-    killed = bootstrap(tmp_path / "killed", recipe, accelerator)
+    killed = opened(tmp_path / "killed", recipe, accelerator)
     with killed.run, pytest.raises(Killed):
         killed.denoiser("bootdiff")
     monkeypatch.setattr(Run, "append", append)
-    killed = bootstrap(tmp_path / "killed", recipe, accelerator)
+    killed = opened(tmp_path / "killed", recipe, accelerator)
     with killed.run:
         killed.denoiser("bootdiff")
-        save(killed.denoiser("bootdiff"), killed.run.path / "bootdiff")
+        save_arm(killed, "bootdiff")
     files = [p.relative_to(tmp_path / "straight") for p in (tmp_path / "straight").rglob("*.safetensors")]
     assert len(files) >= len(NAMES) * 2
     for file in files:
@@ -243,12 +242,12 @@ def test_files_of_an_inner_view_are_scaled_by_both(tmp_path):
     assert small.through.tau == pytest.approx(small.view.tau)
     seen, _, _ = gray.train.batch(range(len(gray.train)))
     ids = gray.train.indices
-    torch.testing.assert_close(gray.through(x[ids]), gray.through.scale * seen, atol=1e-5, rtol=1e-5)
-    assert torch.equal(small.view(gray.through(x)), small.through(x))
+    torch.testing.assert_close(gray.marginal(x[ids]), gray.through.scale * seen, atol=1e-5, rtol=1e-5)
+    assert torch.equal(small.view(gray.marginal(x)), small.marginal(x))
     own, _, _ = small.train.batch(range(len(small.train)))
-    off = small.through.scale * own - small.through(x[small.train.indices])
+    off = small.through.scale * own - small.marginal(x[small.train.indices])
     assert float(off.std()) == pytest.approx(small.through.tau, rel=0.3)
-    assert {"view gray", "view gray.small"} <= set(materials.sources())
+    assert {"view gray", "view gray.small"} <= set(materials.datasets())
 
 
 def test_an_inner_view_whose_files_do_not_fit(tmp_path):
@@ -270,10 +269,10 @@ def test_noise_in_the_files_of_a_nested_view(tmp_path, accelerator, noisy):
         if noisy == "outer"
         else RECIPE.replace("factor: 2}, backbone", "factor: 2}, std: 0.1, backbone")
     )
-    boot = bootstrap(tmp_path / "run", load_recipe_text(text.replace("mode: unit", "prune: 0")), accelerator)
+    boot = opened(tmp_path / "run", load_recipe_text(text.replace("mode: unit", "prune: 0")), accelerator)
     with boot.run:
         mine = boot.denoiser("bootdiff")
-    tau = {path: v.through.tau for path, v in boot.materials.every_view().items()}
+    tau = {path: v.through.tau for path, v in boot.problem.every_view().items()}
     assert tau == pytest.approx(
         {"half": 0.4, "half.quarter": 0.0} if noisy == "outer" else {"half": 0.0, "half.quarter": 0.4}
     )
@@ -311,10 +310,10 @@ def test_a_denoiser_that_serves_twice_is_trained_once(tmp_path, accelerator, tex
     names = trainings(recipe, ["bootdiff"])
     own = ["full-local", "view-small-local", "view-gray.full-local", "view-gray.residual-local", "residual-local"]
     assert sorted(names) == sorted(own)
-    boot = bootstrap(tmp_path / "run", recipe, accelerator)
+    boot = opened(tmp_path / "run", recipe, accelerator)
     with boot.run:
         composite = boot.denoiser("views_only")
-        save(boot.denoiser("views_only"), boot.run.path / "views_only")
+        save_arm(boot, "views_only")
     assert set(boot.ledger) <= set(names)
     assert not (tmp_path / "run" / "stages" / "view-gray.view-small-local").exists()
     y, sigma = torch.randn(2, 1, 2, 2), torch.tensor([0.7, 2.0])
@@ -324,7 +323,7 @@ def test_a_denoiser_that_serves_twice_is_trained_once(tmp_path, accelerator, tex
     again = load(tmp_path / "run" / "views_only")
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(again(x, sigma), composite(x, sigma))
-    planned = estimate(recipe, boot.materials, accelerator, ["bootdiff"], Console(quiet=True))
+    planned = estimate(boot.settings, boot.problem, accelerator, ["bootdiff"], Console(quiet=True))
     assert [row.name for row in planned] == names
 
 

@@ -10,9 +10,11 @@ import torch
 from bootdiff.denoise import Denoiser, IsotropicGaussian, expand
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.method import composite as module
-from bootdiff.method.composite import CompositeDenoiser, ResidualExpert, project_null
-from bootdiff.method.losses import LossModule, ResidualObjective, SampleSet, Validator
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.losses import LossModule, ResidualObjective
 from bootdiff.method.problem import mirrors
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.noise import LogNormal
 from bootdiff.views import (
     ChannelMix,
@@ -52,8 +54,8 @@ def ordered(cov, shape, axes):
 
 def composite(law, views, gains=None):
     base = IsotropicGaussian(law.shape, [0.0] * law.shape[0], 1.0).double()
-    laws = {n: law.through(v.placements(law.shape)[0]) for n, v in views.items()}
-    return CompositeDenoiser(base, views, laws, LEVELS, gains)
+    laws = {n: law.marginal(v.placements(law.shape)[0]) for n, v in views.items()}
+    return CompositeDenoiser({n: (v, laws[n]) for n, v in views.items()}, base, LEVELS, gains)
 
 
 VIDEO, SIGNAL = (1, 6, 2, 2), (2, 8)
@@ -144,7 +146,7 @@ class Asked(Denoiser):
 
 def asked(view, full, batch=2):
     denoiser = Asked(view.shape(full))
-    V = CompositeDenoiser(IsotropicGaussian(full, [0.0] * full[0], 1.0), {"view": view}, {"view": denoiser}, LEVELS)
+    V = CompositeDenoiser({"view": (view, denoiser)}, IsotropicGaussian(full, [0.0] * full[0], 1.0), LEVELS)
     x = torch.randn(batch, *full, generator=torch.Generator().manual_seed(0))
     label = torch.arange(batch)
     return denoiser, V.estimate(x, torch.linspace(0.5, 1, batch), label), x
@@ -178,7 +180,7 @@ def test_denoisers_are_told_masks_and_places():
     frames = (torch.arange(6) + 0.5) / 3 - 1
     seen = frames[:, None, None].expand(2, 1, 6, 4, 4).clone()
     seen[..., :2, :2] = 0
-    torch.testing.assert_close(estimates.seen, seen)
+    torch.testing.assert_close(estimates.views, seen)
 
 
 def test_what_training_and_held_out_losses_tell():
@@ -191,10 +193,8 @@ def test_what_training_and_held_out_losses_tell():
             return torch.zeros_like(x[:, :1])
 
     base = IsotropicGaussian((1, 2, 2), [0.0], 1.0)
-    none, expert = (
-        CompositeDenoiser(base, {}, {}, LEVELS),
-        ResidualExpert(Net(), base, LEVELS, [1.0] * 3, False, "base"),
-    )
+    none = CompositeDenoiser({}, base, LEVELS)
+    expert = ResidualExpert(Net(), none)
     x, mask = torch.ones(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
     position_channels = torch.tensor([-0.5, 0.0, 0.5]).reshape(3, 1, 1, 1).expand(3, 1, 2, 2)
     samples = SampleSet(x, None, mask, position_channels).to("cpu")
@@ -226,9 +226,7 @@ def test_told_its_place_one_denoiser_is_exact_for_laws_that_differ():
     mean = (3 * ((torch.arange(4) + 0.5) / 2 - 1))[None, :, None, None].expand(full).double()
     law = Gaussian(mean, torch.eye(16).double())
     view = Stills(position_conditioned=True)
-    V = CompositeDenoiser(
-        IsotropicGaussian(full, [0.0], 1.0).double(), {"view": view}, {"view": ByPlace((1, 2, 2))}, LEVELS
-    )
+    V = CompositeDenoiser({"view": (view, ByPlace((1, 2, 2)))}, IsotropicGaussian(full, [0.0], 1.0).double(), LEVELS)
     x = torch.randn(3, *full, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sigma = torch.tensor([0.3, 1.0, 4.0], dtype=torch.float64)
     torch.testing.assert_close(V(x, sigma), law(x, sigma))
@@ -236,29 +234,14 @@ def test_told_its_place_one_denoiser_is_exact_for_laws_that_differ():
 
 def test_what_is_kept_from_inference_can_be_differentiated_through():
     full = (1, 4, 2, 2)
-    V = CompositeDenoiser(
-        IsotropicGaussian(full, [0.0], 1.0),
-        {"view": Stills(position_conditioned=True)},
-        {"view": ByPlace((1, 2, 2))},
-        LEVELS,
-    )
+    views = {"view": (Stills(position_conditioned=True), ByPlace((1, 2, 2)))}
+    V = CompositeDenoiser(views, IsotropicGaussian(full, [0.0], 1.0), LEVELS)
     x = torch.ones(1, *full)
     with torch.inference_mode():
         V(x, torch.ones(1))
     x.requires_grad_()
     V(x, torch.ones(1)).sum().backward()
     torch.testing.assert_close(x.grad, torch.full_like(x, 0.5))
-
-
-def test_the_null_space_of_averages_over_windows_that_are_not_aligned():
-    """Blocks of neighbouring windows overlap by halves, so that the projections do not commute."""
-    view = compose(Window(6, stride=3), Downsample(2, axes=(-1,)))
-    rows = torch.cat([p(torch.eye(12).double()[:, None]).flatten(1).T for p in view.placements((1, 12))])
-    r = torch.randn(2, 1, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    exact = r - (r.flatten(1) @ torch.linalg.pinv(rows) @ rows).reshape(r.shape)
-    torch.testing.assert_close(project_null(r, {"view": view}, 2000), exact, rtol=0, atol=1e-4)
-    free = project_null(r, {"view": Window(6, stride=3)})
-    torch.testing.assert_close(free, torch.zeros_like(r))
 
 
 PICTURE = (3, 4, 8)

@@ -8,8 +8,8 @@ import torch
 
 from bootdiff.data import Batches
 from bootdiff.errors import BootdiffError
-from bootdiff.method.problem import build_problem
 from bootdiff.method.training_set import view_training_set
+from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import load_recipe_text
 
 RECIPE = """\

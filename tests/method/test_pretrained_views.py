@@ -7,17 +7,17 @@ import json
 import pytest
 import torch
 
-from bootdiff.cli.session import load_arm, trainings
+from bootdiff.cli.session import load_arm
 from bootdiff.denoise import ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.evaluation.costs import totals
-from bootdiff.method.problem import build_problem
-from bootdiff.method.stages import Bootstrap
 from bootdiff.pretrained import DiffusersDenoiser
+from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.open_model import open_pretrained
 from bootdiff.recipe.schema import load_recipe_text
-from bootdiff.serialization import load, save
+from bootdiff.serialization import load
 from bootdiff.training.run import Run
+from method_calls import bootstrap, save_arm
 
 RECIPE = """\
 simulate: {pool: {path: digits, labels: LABELS}, full: 24, test: 10, limit: 40}
@@ -54,26 +54,25 @@ def recipe(folder, labels="false", change=("", "")):
     return load_recipe_text(RECIPE.replace("LABELS", labels).replace(*change), folder)
 
 
-def bootstrap(folder, recipe, accelerator):
+def opened(folder, recipe, accelerator):
     materials = build_problem(recipe)
     run = Run.open(folder, recipe.dump(place=False), materials.fingerprint())
-    return Bootstrap(recipe, materials, run, accelerator, log=lambda text: None)
+    return bootstrap(recipe, materials, run, accelerator)
 
 
 def test_a_run_with_a_pretrained_view(tmp_path, accelerator):
     network(tmp_path / "model")
-    boot = bootstrap(tmp_path / "run", recipe(tmp_path), accelerator)
+    boot = opened(tmp_path / "run", recipe(tmp_path), accelerator)
     with boot.run:
         mine = boot.denoiser("bootdiff")
         views_only = boot.denoiser("views_only")
-        folder = boot.run.path / "bootdiff"
-        save(boot.denoiser("bootdiff"), folder)
+        folder = save_arm(boot, "bootdiff")
     # Its network in the view's scale: twice the stored thumbnail, at twice the noise.
     frozen = DiffusersDenoiser.from_folder(tmp_path / "model")
     x, sigma = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 1.5, 4.0])
     small = views_only.views["small"](x)
     evidence_of = views_only.views["small"].lift(2 * frozen(small / 2, sigma / 2), (1, 8, 8))
-    base = views_only.base(x, sigma)
+    base = views_only.prior(x, sigma)
     seen = views_only.views["small"].lift(views_only.views["small"](base), (1, 8, 8))
     got = views_only(x, sigma)
     torch.testing.assert_close(got[1:], (base + evidence_of - seen)[1:])
@@ -83,7 +82,7 @@ def test_a_run_with_a_pretrained_view(tmp_path, accelerator):
     (tmp_path / "model").rename(tmp_path / "gone")
     assert torch.equal(load(folder)(x, sigma), mine(x, sigma))
     # It costs no training, but is asked in that of the residual.
-    names = trainings(boot.recipe, ["bootdiff"])
+    names = [stage.name for stage in boot.plan(["bootdiff"]).trainings]
     assert names == ["full-local", "residual-local"]
     assert set(boot.ledger) == {*names, "view-small-pretrained"}
     cost = boot.ledger["view-small-pretrained"]
@@ -91,8 +90,9 @@ def test_a_run_with_a_pretrained_view(tmp_path, accelerator):
     assert cost["forward_flops"] > 0
     beyond = boot.ledger["residual-local"]["flops_per_step"] - boot.ledger["full-local"]["flops_per_step"]
     assert beyond >= 8 * cost["forward_flops"]
-    assert totals(boot.ledger, "views_only", judged=False)["flops"] == 0
-    assert totals(boot.ledger, "views_only", judged=False)["parameters"] == sum(p.numel() for p in frozen.parameters())
+    views = totals(boot.ledger, [name for name in boot.plan(["views_only"]).names("views_only") if "view" in name])
+    assert views["flops"] == 0
+    assert views["parameters"] == sum(p.numel() for p in frozen.parameters())
 
 
 def test_another_model_is_another_run(tmp_path, accelerator):
@@ -108,11 +108,11 @@ def test_runs_arms_and_pipelines_are_models_too(tmp_path, accelerator):
     from bootdiff.pipeline import BootdiffPipeline
 
     text = RECIPE.replace("LABELS", "false").replace("pretrained: model", "").replace("factor: 2}, ", "factor: 2}")
-    first = bootstrap(tmp_path / "first", load_recipe_text(text), accelerator)
+    first = opened(tmp_path / "first", load_recipe_text(text), accelerator)
     with first.run:
         for arm in ("full_only", "bootdiff"):
             first.denoiser(arm)
-            save(first.denoiser(arm), first.run.path / arm)
+            save_arm(first, arm)
     BootdiffPipeline(first.denoiser("full_only")).save_pretrained(tmp_path / "pipeline")
     x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.3, 1.5])
     for folder, arm in (("first", "bootdiff"), ("first/full_only", "full_only"), ("pipeline", "full_only")):
@@ -137,11 +137,11 @@ def test_runs_arms_and_pipelines_are_models_too(tmp_path, accelerator):
 
 def test_classes_pass_through(tmp_path, accelerator):
     network(tmp_path / "model", num_class_embeds=11)
-    boot = bootstrap(tmp_path / "run", recipe(tmp_path, "true"), accelerator)
+    boot = opened(tmp_path / "run", recipe(tmp_path, "true"), accelerator)
     with boot.run:
         mine = boot.denoiser("views_only")
         boot.denoiser("bootdiff")  # trains with and without labels
-        save(boot.denoiser("bootdiff"), boot.run.path / "bootdiff")
+        save_arm(boot, "bootdiff")
     x, sigma = torch.randn(1, 1, 8, 8).expand(2, -1, -1, -1), torch.ones(2)
     assert not torch.allclose(*mine(x, sigma, torch.tensor([1, 2])))
     _, again = load_arm(tmp_path / "run", "bootdiff", "cpu")

@@ -8,14 +8,15 @@ import torch
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.losses import SampleSet, Validator
-from bootdiff.method.problem import build_problem
 from bootdiff.method.stages import Bootstrap
+from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.method.weights import Weights, fit_weights
 from bootdiff.recipe.blocks import Gains
+from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import load_recipe_text
 from bootdiff.training.run import Run
 from bootdiff.views import Crop, Downsample
+from method_calls import bootstrap
 
 SHAPE, LEVELS = (1, 4, 4), (0.1, 0.4, 1.6, 6.4)
 
@@ -25,12 +26,10 @@ def smooth(length):
     return Gaussian(torch.zeros(SHAPE), torch.exp(-torch.cdist(pixels, pixels) / length))
 
 
-def news(law, others, against, count=300, seed=0, levels=LEVELS, **how):
+def screened(law, others, against, count=300, seed=0, levels=LEVELS, **how):
     views = {"left": Crop((4, 2), (0, 0)), "small": Downsample(2)}
-    denoisers = {name: other.through(views[name]) for name, other in others.items()}
-    composite = CompositeDenoiser(
-        IsotropicGaussian(SHAPE, [0.0], 1.0), {n: views[n] for n in others}, denoisers, levels
-    )
+    exact = {name: (views[name], other.marginal(views[name])) for name, other in others.items()}
+    composite = CompositeDenoiser(exact, IsotropicGaussian(SHAPE, [0.0], 1.0), levels)
     samples = SampleSet(law.sample(count, torch.Generator().manual_seed(seed)).float())
     moments = Validator(samples, composite, levels, draws=2, seed=seed).evidence_moments(against)
     return fit_weights(moments, levels, nonnegative=True, **how)
@@ -38,21 +37,21 @@ def news(law, others, against, count=300, seed=0, levels=LEVELS, **how):
 
 def test_exact_views_have_no_news_for_who_knows_the_law():
     law = smooth(2.0)
-    assert (news(law, {"left": law, "small": law}, law).values == 0).all()
+    assert (screened(law, {"left": law, "small": law}, law).values == 0).all()
 
 
 def test_an_exact_view_has_news_for_who_knows_a_wrong_law():
     law = smooth(2.0)
-    found = news(law, {"left": law}, smooth(0.2)).values[:, 0]
+    found = screened(law, {"left": law}, smooth(0.2)).values[:, 0]
     assert (found[1:3] > 0.5).all()
 
 
 def test_a_view_of_another_law_has_none():
     law, other = smooth(2.0), smooth(0.7)
     # Against the white base it does have something to say: the reason why gains alone do not tell.
-    against_nothing = news(law, {"left": other}, None)
+    against_nothing = screened(law, {"left": other}, None)
     assert (against_nothing.values > 0.1).any()
-    assert (news(law, {"left": other}, law).values == 0).all()
+    assert (screened(law, {"left": other}, law).values == 0).all()
 
 
 def test_few_samples_see_faint_news_better_in_one_question_than_level_by_level():
@@ -61,10 +60,10 @@ def test_few_samples_see_faint_news_better_in_one_question_than_level_by_level()
     law, levels = smooth(2.0), (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 
     def found(other, against, **how):
-        kept = [news(law, {"small": other}, against, 20, seed, levels, **how).values.any() for seed in range(30)]
+        kept = [screened(law, {"small": other}, against, 20, seed, levels, **how).values.any() for seed in range(30)]
         return sum(map(float, kept)) / len(kept)
 
-    ours = {"prune": Gains().news, "joint": True}
+    ours = {"prune": Gains().screen, "joint": True}
     assert found(smooth(0.7), law, **ours) <= 0.1
     assert found(law, law, **ours) <= 0.2
     faint = smooth(1.0)
@@ -92,9 +91,9 @@ def test_without_news_bootdiff_is_full_only(tmp_path, accelerator, monkeypatch):
     recipe = load_recipe_text(RECIPE)
     materials = build_problem(recipe)
     none = torch.zeros(len(recipe.levels), 1, dtype=torch.float64)
-    monkeypatch.setattr(Bootstrap, "_news", lambda self, composite: Weights(none, none[:, 0], none, 0.0, 0.0))
+    monkeypatch.setattr(Bootstrap, "_screening", lambda self, composite: Weights(none, none[:, 0], none, 0.0, 0.0))
     with Run.open(tmp_path / "run", recipe.dump(place=False), materials.fingerprint()) as run:
-        b = Bootstrap(recipe, materials, run, accelerator, log=lambda text: None)
+        b = bootstrap(recipe, materials, run, accelerator)
         mine, full = b.denoiser("bootdiff"), b.denoiser("full_only")
         assert not b.denoiser("views_only").views
     x, sigma = torch.randn(5, *materials.shape), torch.tensor([0.05, 0.2, 0.8, 3.0, 20.0])

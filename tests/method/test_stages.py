@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bootdiff.cli.session import trainings
-from bootdiff.method.problem import build_problem
 from bootdiff.method.stages import Bootstrap
 from bootdiff.method.weights import Weights
+from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import load_recipe_text
 from bootdiff.training.files import read_record
 from bootdiff.training.run import Run, load_tensors
+from method_calls import bootstrap, trainings
 
 RECIPE = """\
 simulate: {pool: {path: digits, limit: 60}, full: 12}
@@ -48,13 +48,11 @@ def test_processes_of_different_speed_meet_at_the_same_barriers(tmp_path, slow):
 
         try:
             with Run.open(tmp_path / "run", RECIPE, main=first) as run:
-                boot = Bootstrap(
-                    load_recipe_text(RECIPE), SimpleNamespace(shape=(1, 8, 8)), run, accelerator, log=lambda _: None
-                )
-                got = [boot._weights("gains", ["thumbnails"], solve, []).tolist()]
+                boot = bootstrap(load_recipe_text(RECIPE), SimpleNamespace(shape=(1, 8, 8)), run, accelerator)
+                got = [boot.weights("gains", ["thumbnails"], solve, []).tolist()]
                 stage = boot._stage("full-local", {})
-                got.append(boot._shelf.get_or_compute(stage, "scale.json", lambda: [value]))
-                got.append(boot._weights("full-stack", ["thumbnails"], solve, []).tolist())
+                got.append(boot._store.get_or_compute(stage, "scale.json", lambda: [value]))
+                got.append(boot.weights("full-stack", ["thumbnails"], solve, []).tolist())
                 meet()
                 results[name] = got
         except BaseException as error:
@@ -90,34 +88,32 @@ gains: {draws: 1, mode: unit}
 """
 
 
-def bootstrap(folder, recipe, accelerator, materials=None):
+def opened(folder, recipe, accelerator, materials=None):
     materials = materials or build_problem(recipe)
     run = Run.open(folder, recipe.dump(place=False), materials.fingerprint())
-    return Bootstrap(recipe, materials, run, accelerator, log=lambda text: None)
+    return bootstrap(recipe, materials, run, accelerator)
 
 
-@pytest.mark.parametrize("residual", ["energy: 10.0", "subspace: 10.0", "project: true"])
-def test_the_unregularized_arm_is_that_of_a_recipe_without_penalties(tmp_path, accelerator, monkeypatch, residual):
+def test_the_unregularized_arm_is_that_of_a_recipe_without_penalties(tmp_path, accelerator, monkeypatch):
     """Its experts are trained apart where the recipe penalizes them, else they are bootdiff's."""
-    monkeypatch.setattr(Bootstrap, "_seed", lambda self, name: 0)  # otherwise each stage has its own
+    monkeypatch.setattr(Bootstrap, "seed", lambda self, name: 0)  # otherwise each stage has its own
     arms, stages, final = [], [], {}
     plain = f"{TRAINED}residual: {{start: views}}\n"
-    for name, text in (("plain", plain), ("penalized", f"{TRAINED}residual: {{{residual}}}\n")):
-        boot = bootstrap(tmp_path / name, load_recipe_text(text), accelerator)
+    for name, text in (("plain", plain), ("penalized", f"{TRAINED}residual: {{energy: 10.0}}\n")):
+        boot = opened(tmp_path / name, load_recipe_text(text), accelerator)
         with boot.run:
             arms.append(boot.denoiser("unregularized"))
             boot.denoiser("bootdiff")
         stages.append(set(boot.ledger))
-        assert stages[-1] == set(trainings(boot.recipe, ["unregularized", "bootdiff"]))
+        assert stages[-1] == {s.name for s in boot.plan(["unregularized", "bootdiff"]).trainings}
         final |= {
             f"{name}-{stage}": load_tensors(boot.run.stages / stage / "final.safetensors")[0] for stage in boot.ledger
         }
     assert stages[1] - stages[0] == {"unregularized-local"}
     x, sigma = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 1.0, 4.0])
     assert torch.equal(arms[1](x, sigma), arms[0](x, sigma))
-    if "project" not in residual:  # which has no loss of its own
-        mine, theirs = final["penalized-unregularized-local"], final["penalized-residual-local"]
-        assert any(not torch.equal(mine[key], theirs[key]) for key in mine)
+    mine, theirs = final["penalized-unregularized-local"], final["penalized-residual-local"]
+    assert any(not torch.equal(mine[key], theirs[key]) for key in mine)
 
 
 AT_FULL = """\
@@ -137,7 +133,7 @@ levels: [0.3, 1.5]
 def test_views_start_at_the_full_only_networks_where_told_and_alike(tmp_path, accelerator):
     said = []
     recipe = load_recipe_text(AT_FULL)
-    boot = bootstrap(tmp_path / "run", recipe, accelerator)
+    boot = opened(tmp_path / "run", recipe, accelerator)
     boot.log = said.append
     with boot.run:
         boot.denoiser("views_only")
@@ -153,8 +149,8 @@ def test_views_start_at_the_full_only_networks_where_told_and_alike(tmp_path, ac
         assert (distance(f"view-{view}", f"full-{view.split('-')[1]}") < 1e-6) == alike, view
     (first,) = (key for key, w in final["view-boxes-local"].items() if w.shape != final["full-local"][key].shape)
     assert final["view-boxes-local"][first][:, 1:].abs().max() < 1e-6  # and what it sees of the mask
-    assert sum("starts anew" in line for line in said) == 1
-    assert any(line.startswith("view-small-unet: starts anew") for line in said)
+    assert sum("starts from scratch" in line for line in said) == 1
+    assert any(line.startswith("view-small-unet: starts from scratch") for line in said)
 
 
 RACED = (
@@ -169,10 +165,10 @@ RACED = (
 
 def test_residual_networks_race_from_all_that_are_alike_and_the_best_is_trained_on(tmp_path, accelerator):
     recipe = load_recipe_text(f"{RACED}gains: {{mode: unit}}\n")
-    boot = bootstrap(tmp_path / "run", recipe, accelerator)
+    boot = opened(tmp_path / "run", recipe, accelerator)
     with boot.run:
         boot.denoiser("bootdiff")
-        residual = boot.residual_experts(boot.denoiser("views_only"))
+        residual = boot.experts("residual")
     assert set(boot.ledger) == set(trainings(recipe, ["bootdiff"]))
     folder = {kind: tmp_path / "run" / "stages" / f"residual-{kind}" for kind in ("unet", "local")}
     raced = {kind: read_record(folder[kind] / "start.json")["result"] for kind in folder}
@@ -187,5 +183,5 @@ def test_residual_networks_race_from_all_that_are_alike_and_the_best_is_trained_
         assert read_record(folder[kind] / "done.json")["ledger"]["steps"] == 48 - short * len(losses)
     expert = residual["residual-local"].members[0]
     assert expert.mask_channels == 1
-    first = next(p for p in expert.parameters() if p.ndim == 4)
+    first = next(p for p in expert.net.parameters() if p.ndim == 4)
     assert first.shape[1] == 1 + 1 + 3  # x, a mask of ones, three views' estimates

@@ -7,8 +7,9 @@ import torch
 
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.errors import BootdiffError
-from bootdiff.method.composite import ResidualExpert
+from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.losses import LossModule
+from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.warm_start import start_at
 from bootdiff.nets import build_net
 from bootdiff.training.files import save_tensors
@@ -26,14 +27,20 @@ NETS = [
 ]
 
 
-def expert(kind, shape, more, options, seed, on="base"):
+def expert(kind, shape, more, options, seed, anchor="prior"):
     torch.manual_seed(seed)
     net = build_net(kind, shape[0] + more, shape, None, **options)
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.2)
-    return ResidualExpert(
-        net, IsotropicGaussian(shape, [0.1] * shape[0], 0.5), LEVELS, [1.0] * len(LEVELS), bool(more), on
-    )
+    composite = CompositeDenoiser({}, IsotropicGaussian(shape, [0.1] * shape[0], 0.5), LEVELS)
+    expert = ResidualExpert(net, composite, anchor=anchor)
+    expert.uses_views = bool(more)  # of views whose estimates the tests make up
+    return expert
+
+
+def estimates(expert, x, sigma, views=None):
+    """What the composite says of x, were its views' estimates these."""
+    return expert.composite.estimate(x, sigma)._replace(views=views)
 
 
 @pytest.mark.parametrize(("kind", "shape", "options"), NETS)
@@ -42,8 +49,10 @@ def test_an_expert_starts_with_the_answers_of_one_that_saw_less(tmp_path, kind, 
     save_tensors(tmp_path / "final.safetensors", LossModule(plain).state_dict(), {})
     start_at(wide, tmp_path / "final.safetensors")
     x, sigma, seen = torch.randn(3, *shape), torch.tensor([0.1, 0.5, 2.0]), torch.randn(3, *shape)
-    torch.testing.assert_close(wide(x, sigma, seen), plain(x, sigma, None), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(wide(x, sigma, 5 * seen), wide(x, sigma, seen), atol=1e-5, rtol=1e-5)
+    got = wide(x, sigma, at=estimates(wide, x, sigma, seen))
+    torch.testing.assert_close(got, plain(x, sigma), atol=1e-5, rtol=1e-5)
+    more = wide(x, sigma, at=estimates(wide, x, sigma, 5 * seen))
+    torch.testing.assert_close(more, got, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "shape", "options"), [net for net in NETS if net[0] in ("unet", "local")])
@@ -56,9 +65,9 @@ def test_a_masked_views_network_answers_as_if_it_were_told_that_nothing_is_hidde
     start_at(residual, tmp_path / "final.safetensors")
     x, sigma, seen = torch.randn(3, *shape), torch.tensor([0.1, 0.5, 2.0]), torch.randn(3, *shape)
     mask_channels, hidden = torch.ones(3, 1, *shape[1:]), torch.zeros(3, 1, *shape[1:])
-    got = residual(x, sigma, seen)
-    torch.testing.assert_close(got, view(x, sigma, None, None, mask_channels), atol=1e-5, rtol=1e-5)
-    assert (got - view(x, sigma, None, None, hidden)).abs().max() > 1e-2
+    got = residual(x, sigma, at=estimates(residual, x, sigma, seen))
+    torch.testing.assert_close(got, view(x, sigma, context=mask_channels), atol=1e-5, rtol=1e-5)
+    assert (got - view(x, sigma, context=hidden)).abs().max() > 1e-2
 
 
 def test_the_same_width_is_copied_and_another_network_is_refused(tmp_path):

@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
-from net_calls import C_NOISE, SMALL, awake, build, last, noise
 
 from bootdiff.nets import BACKBONES, NETS, build_net
 from bootdiff.spec import decode, encode
+from net_calls import C_NOISE, SMALL, awake, build, last, noise
 
 # Odd sizes: nothing is a multiple of levels or patches.
 SHAPES = {0: (3,), 1: (2, 13), 2: (2, 9, 7), 3: (2, 3, 9, 7)}

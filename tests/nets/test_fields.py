@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from net_calls import C_NOISE, awake, build, noise
 
 from bootdiff.nets import LocalNet, SignalUNet, UNet, VideoUNet, build_net
+from net_calls import C_NOISE, awake, build, noise
 
 
 def seen(net, shape, at):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bootdiff.errors import BootdiffError
-from bootdiff.nets import BACKBONES, build_net
+from bootdiff.nets import BACKBONES, default_networks
 from bootdiff.recipe.backbones import LinearSpec, LocalSpec, MLPSpec, UNetSpec, default_backbones
 from bootdiff.recipe.schema import load_recipe_text
 
@@ -15,7 +15,7 @@ MINIMAL = "full: {path: a}\nviews: {v: {view: {kind: pick, indices: [0]}, data: 
 
 
 def unet(**options):
-    return UNetSpec(kind="unet", **options)
+    return UNetSpec(kind="unet", **options).network()
 
 
 def test_there_is_a_block_for_every_backbone():
@@ -26,9 +26,10 @@ def test_there_is_a_block_for_every_backbone():
 def test_the_default_networks_of_every_kind_can_be_built(shape):
     for name, spec in default_backbones(len(shape) - 1).items():
         assert isinstance(spec, SPECS[name])
-        options = spec.resolve(shape, shape).options()
-        assert "auto" not in options.values()
-        build_net(name, shape[0], shape, **options)
+        network = spec.network().resolve(shape, shape)
+        assert network == default_networks(len(shape) - 1)[name].resolve(shape, shape)
+        assert "auto" not in network.options.values()
+        network.build(shape[0], shape)
 
 
 @pytest.mark.parametrize(
@@ -37,38 +38,40 @@ def test_the_default_networks_of_every_kind_can_be_built(shape):
     ids=str,
 )
 def test_automatic_patches(shape, patch):
-    assert unet().resolve(shape, shape).patch == patch
-    assert unet(patch=3).resolve(shape, shape).patch == 3
+    assert unet().resolve(shape, shape).options["patch"] == patch
+    assert unet(patch=3).resolve(shape, shape).options["patch"] == 3
 
 
 def test_a_thumbnail_is_folded_less_and_a_clip_as_much():
     full = (1, 12, 32, 32)
-    assert unet(patch=4).resolve((1, 12, 16, 16), full).patch == 2
-    assert unet(patch=4).resolve((1, 4, 32, 32), full).patch == 4  # a clip
-    assert unet(patch=4).resolve((1, 32, 32), full).patch == 4  # a still
-    assert unet(patch=2).resolve((1, 8), (1, 32)).patch == 1
+    assert unet(patch=4).resolve((1, 12, 16, 16), full).options["patch"] == 2
+    assert unet(patch=4).resolve((1, 4, 32, 32), full).options["patch"] == 4  # a clip
+    assert unet(patch=4).resolve((1, 32, 32), full).options["patch"] == 4  # a still
+    assert unet(patch=2).resolve((1, 8), (1, 32)).options["patch"] == 1
 
 
-def test_images_keep_the_sizes_they_had():
-    """Stages of earlier runs are found by them."""
-    shape = (3, 32, 32)
-    assert unet().resolve(shape, shape).model_dump() == {
-        "kind": "unet", "channels": "auto", "layers": 1, "attention": True, "dropout": 0.0, "patch": 1,
+def test_what_a_recipe_writes_stays_as_it_was():
+    """Recipes of earlier runs are compared by it."""
+    assert UNetSpec(kind="unet").model_dump() == {
+        "kind": "unet", "channels": "auto", "layers": 1, "attention": True, "dropout": 0.0, "patch": "auto",
     }  # fmt: skip
-    local = LocalSpec(kind="local").resolve(shape, shape)
-    assert local.model_dump() == {"kind": "local", "width": 64, "depth": 5, "dropout": 0.0}
+    assert list(LocalSpec(kind="local").model_dump().items()) == [
+        ("kind", "local"), ("width", "auto"), ("depth", 5), ("dropout", 0.0),
+    ]  # fmt: skip
+    assert MLPSpec(kind="mlp").model_dump() == {"kind": "mlp", "width": 256, "depth": 3, "dropout": 0.0}
+    assert LinearSpec(kind="linear").model_dump() == {"kind": "linear", "rank": None, "dropout": 0.0}
 
 
 def test_what_is_given_stays():
-    spec = unet(channels=[8, 16], patch=2).resolve((1, 4, 32, 32), (1, 4, 32, 32))
-    assert (spec.channels, spec.patch) == ([8, 16], 2)
-    assert LocalSpec(kind="local", width=7).resolve((1, 30), (1, 30)).width == 7
+    options = unet(channels=[8, 16], patch=2).resolve((1, 4, 32, 32), (1, 4, 32, 32)).options
+    assert (options["channels"], options["patch"]) == ([8, 16], 2)
+    assert LocalSpec(kind="local", width=7).network().resolve((1, 30), (1, 30)).options["width"] == 7
 
 
 def test_what_does_not_suit_is_refused():
-    for spec in (unet(), LocalSpec(kind="local")):
+    for network in (unet(), LocalSpec(kind="local").network()):
         with pytest.raises(BootdiffError, match=r"vectors of 6 values: use mlp or linear"):
-            spec.resolve((6,), (6,))
+            network.resolve((6,), (6,))
     with pytest.raises(BootdiffError, match="multiples of 8"):
         unet(channels=[12, 24]).resolve((1, 64), (1, 64))
 

@@ -155,9 +155,9 @@ def test_a_few_files_without_the_overlay_do_no_harm(photos):
 
 
 def test_too_few_pictures_are_refused(photos):
-    with pytest.raises(ValueError, match="at least 16 pictures"):
+    with pytest.raises(ValueError, match="at least 16 images"):
         find_overlay(photos[:15])
-    with pytest.raises(ValueError, match="at least 16 pictures"):
+    with pytest.raises(ValueError, match="at least 16 images"):
         find_overlay(photos[0])
 
 

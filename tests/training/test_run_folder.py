@@ -309,7 +309,7 @@ def test_a_run_without_a_recipe(tmp_path):
     open_run(tmp_path / "run", None).close()
     open_run(tmp_path / "run", None).close()
     assert sorted(os.listdir(tmp_path / "run")) == ["lock", "provenance.json", "run.json"]
-    with pytest.raises(BootdiffError, match=r"no recipe\.yaml in it, as in a run from Python"):
+    with pytest.raises(BootdiffError, match=r"no recipe\.yaml in it \(a run that was made from Python has none\)"):
         _ = Run.read(tmp_path / "run").recipe_text
     with pytest.raises(BootdiffError, match="started from Python, and is now opened from a recipe"):
         open_run(tmp_path / "run")

@@ -8,9 +8,9 @@ import math
 
 import pytest
 import torch
-from view_cases import CASES, VIDEO
 
 from bootdiff.views import VIEWS, Crop, Downsample, Mask, compose, from_config, to_config
+from view_cases import CASES, VIDEO
 
 every_case = pytest.mark.parametrize(("view", "full"), CASES, ids=[f"{len(f)}-{v}" for v, f in CASES])
 

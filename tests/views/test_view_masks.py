@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from view_cases import GRID, PICTURE
 
 from bootdiff.views import (
     ChannelMix,
@@ -20,6 +19,7 @@ from bootdiff.views import (
     Window,
     compose,
 )
+from view_cases import GRID, PICTURE
 
 
 def test_masks():
@@ -157,10 +157,10 @@ def test_masks_that_do_not_fit(view, full, said):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Mask(start=1), "0 <= start < stop"),
-        (lambda: Mask(start=4, stop=4), "0 <= start < stop"),
-        (lambda: Mask(start=0, stop=2, band=("top", 1)), "give one of"),
-        (lambda: Mask(box=(0, 0, 1)), "height, width"),
+        (lambda: Mask(start=1), "give both: start and stop"),
+        (lambda: Mask(start=4, stop=4), r"stop: must be greater than start \(4\), got 4"),
+        (lambda: Mask(start=0, stop=2, band=("top", 1)), "exactly one of.*band and start and stop"),
+        (lambda: Mask(box=(0, 0, 1)), "box must have at least 4"),
         (lambda: Mask(image=1), "0 and 1"),
         (lambda: RandomMask(hide="circle"), "moving"),
         (lambda: RandomMask(hide="channels", apart=True), "whole channels"),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -25,13 +26,10 @@ from torch import Tensor, nn
 from bootdiff.data import Batches
 from bootdiff.denoise import Denoiser, expand
 from bootdiff.method.stages import Bootstrap
-from bootdiff.method.trainer import settings_of
-from bootdiff.method.training_set import TrainingSet
-from bootdiff.nets import build_net
 from bootdiff.noise import precondition
 from bootdiff.training.loop import fit, global_draw, global_randn, load_weights
 from bootdiff.views import Identity
-from experiments.benchmark.baselines.base import Method, noise_of, one_stage, training_of, with_steps
+from experiments.benchmark.baselines.base import Method, one_stage, training_of, with_steps
 from experiments.benchmark.baselines.mixing import Lifted, MixedObjective, bare, mixture, placed
 
 __all__ = ["AMBIENT_OMNI", "Teller", "ambient_omni", "mixture_above", "threshold", "thresholds"]
@@ -79,21 +77,21 @@ def thresholds(b: Bootstrap, names: Sequence[str], flops: float, slack: float) -
 
 def _accuracy(b: Bootstrap, name: str, flops: float) -> list[float]:
     """Held-out balanced accuracy per level of a classifier of full samples against a view's, trained once."""
-    full, view, training = b.full_training_set(), b.materials.views[name], training_of(b)
+    full, view, training = b.full_training_set(), b.problem.views[name], training_of(b)
     assert view.held_out is not None
-    fill = full.base.config["mean"]
-    kind, net = next(iter(b.recipe.backbones.items()))
+    fill = full.prior.config["mean"]
+    kind, net = next(iter(b.settings.networks.items()))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(b._seed(f"tell-{name}"))
-        own = net.resolve(full.base.shape, full.base.shape)
-        built = build_net(own.kind, full.base.shape[0], (1, *full.base.shape[1:]), None, **own.options())
-    teller = Teller(built, full.base.mean, full.base.sigma_data).to(b.device)
-    bench = TrainingSet(**{**vars(full), "train": mixture(b.materials, 0.5, fill, [name])})
-    noise = noise_of(training)
+        torch.manual_seed(b.seed(f"tell-{name}"))
+        own = net.resolve(full.prior.shape, full.prior.shape)
+        built = own.build(full.prior.shape[0], (1, *full.prior.shape[1:]))
+    teller = Teller(built, full.prior.mean, full.prior.sigma_data).to(b.device)
+    bench = replace(full, train=mixture(b.problem, 0.5, fill, [name]))
+    noise = training.noise
 
     def objective(model: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         x0, seen = batch["x"], batch["mask"]
-        x0 = x0 + (1 - seen) * full.base.mean.to(x0)
+        x0 = x0 + (1 - seen) * full.prior.mean.to(x0)
         sigma = global_draw(lambda n: noise.sample(n, generator), len(x0)).to(x0)
         x = x0 + expand(sigma, x0) * global_randn(x0.shape, generator).to(x0)
         real = (batch["label"] < 0).float()
@@ -102,17 +100,21 @@ def _accuracy(b: Bootstrap, name: str, flops: float) -> list[float]:
     batches = b.batches(f"tell-{name}", bench, training)
     steps = max(1, int(flops / _flops(teller, batches, objective, b)))
     training = with_steps(training, steps)
-    made_with = b._made_with(bench, training) | {"net": [kind, net.model_dump()], "view": view.held_out.fingerprint()}
-    stage = b._stage(f"tell-{name}", made_with, steps=training.steps)
+    made_with = {
+        "data": bench.describe(), "network": [kind, own.describe()], "view": view.held_out.fingerprint(),
+        "training": {k: v for k, v in asdict(training).items() if k != "steps"}, "levels": b.levels,
+        "seed": b.settings.seed,
+    }  # fmt: skip
+    stage = b._stage(f"tell-{name}", made_with, steps=steps)
     result = fit(
-        teller, objective, batches, stage, settings_of(training), seed=b._seed(f"tell-{name}"),
-        accelerator=b.accelerator, progress=b.progress,
+        teller, objective, batches, stage, training, seed=b.seed(f"tell-{name}"), accelerator=b.accelerator,
+        progress=b.progress,
     )  # fmt: skip
     b.ledger[f"tell-{name}"] = result.ledger
     load_weights(teller, stage / "final.safetensors")
-    lifted = Lifted(view.held_out, view.view, full.base.shape, fill)
+    lifted = Lifted(view.held_out, view.view, full.prior.shape, fill)
     sides = [full.samples.x, lifted.batch(range(len(lifted)))[0].to(b.device)]
-    return b._shelf.get_or_compute(stage, "accuracy.json", lambda: _balanced(teller.eval(), sides, b), of=steps)
+    return b._store.get_or_compute(stage, "accuracy.json", lambda: _balanced(teller.eval(), sides, b), of=steps)
 
 
 def _flops(teller: Teller, batches: Batches, objective: Any, b: Bootstrap) -> int:
@@ -131,7 +133,7 @@ def _balanced(teller: Teller, sides: Sequence[Tensor], b: Bootstrap, least: int 
     for k, level in enumerate(b.levels):
         right = []
         for full, x0 in zip((True, False), sides, strict=True):
-            rng = torch.Generator().manual_seed(b._seed("accuracy") + 2 * k + full)
+            rng = torch.Generator().manual_seed(b.seed("accuracy") + 2 * k + full)
             x0 = x0.repeat(math.ceil(least / len(x0)), *(1,) * (x0.ndim - 1))
             hits = []
             for part in x0.split(128):
@@ -144,27 +146,27 @@ def _balanced(teller: Teller, sides: Sequence[Tensor], b: Bootstrap, least: int 
 
 def exact(b: Bootstrap) -> list[str]:
     """The kinds whose files are whole pictures with white noise of known size."""
-    return [n for n, v in b.materials.views.items() if v.view.tau and isinstance(bare(v.view), Identity)]
+    return [n for n, v in b.problem.views.items() if v.view.tau and isinstance(bare(v.view), Identity)]
 
 
 def mixture_above(b: Bootstrap, flops: float, found: Mapping[str, float], share: float = 0.5) -> Denoiser:
     """Full samples at all levels, each kind from its threshold on; a kind with an infinite one is left out."""
-    full, kinds = b.full_training_set(), list(b.materials.views)
+    full, kinds = b.full_training_set(), list(b.problem.views)
     used = [n for n in kinds if n in exact(b) or found.get(n, math.inf) < math.inf]
     parents = ["ambient omni", dict(found), share]
     if not used:
         return one_stage(b, "ambient_omni", full, flops)
-    source = mixture(b.materials, share, full.base.config["mean"], used)
+    source = mixture(b.problem, share, full.prior.config["mean"], used)
     least = (0.0, *(0.0 if n in exact(b) else min(found.get(n, 0.0), 1e3) for n in kinds))
-    taus = (0.0, *(b.materials.views[n].view.tau if n in exact(b) else 0.0 for n in kinds))
-    objective = MixedObjective(b.no_views(full.base), noise_of(training_of(b)), least=least, taus=taus, observed=True)
-    bench = TrainingSet(**{**vars(full), "train": source, "classes": None})
+    taus = (0.0, *(b.problem.views[n].view.tau if n in exact(b) else 0.0 for n in kinds))
+    objective = MixedObjective(b.no_views(full.prior), training_of(b).noise, least=least, taus=taus, observed=True)
+    bench = replace(full, train=source, classes=None)
     return one_stage(b, "ambient_omni", bench, flops, objective=objective, parents=parents)
 
 
 def ambient_omni(b: Bootstrap, flops: float, slack: float = 0.05, telling: float = 0.1, share: float = 0.5) -> Denoiser:
     """`telling` of the FLOPs go into the classifiers."""
-    names = [n for n in b.materials.views if n not in exact(b)]
+    names = [n for n in b.problem.views if n not in exact(b)]
     found = thresholds(b, names, flops * telling, slack) if names else {}
     if found:
         b.log("thresholds: " + ", ".join(f"{n} {sigma:g}" for n, sigma in found.items()))

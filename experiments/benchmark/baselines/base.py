@@ -11,21 +11,22 @@ Every method has the same number of settings to choose from, `TRIALS`; the first
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bootdiff.denoise import Denoiser
-from bootdiff.method.composite import CompositeDenoiser, SnapshotsByNoiseLevel, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.losses import ResidualObjective
 from bootdiff.method.problem import ViewData
+from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.method.stages import Bootstrap
+from bootdiff.method.trainer import Task
 from bootdiff.method.training_set import TrainingSet
-from bootdiff.noise import LogNormal
-from bootdiff.recipe.blocks import Training
 from bootdiff.training.run import StageDir
-from experiments.benchmark.budget import step_flops, steps_within
+from bootdiff.training.settings import TrainingSettings
+from experiments.benchmark.budget import steps_within
 
-__all__ = ["TRIALS", "Method", "experts", "noise_of", "one_stage", "training_of", "with_steps"]
+__all__ = ["TRIALS", "Method", "experts", "one_stage", "training_of", "with_steps"]
 
 TRIALS = 3
 """Settings tried for every method."""
@@ -53,59 +54,55 @@ class Method:
             raise ValueError(f"every method has {TRIALS} settings to try, not {len(self.trials)}")
 
 
-def training_of(b: Bootstrap) -> Training:
+def training_of(b: Bootstrap) -> TrainingSettings:
     """How networks on full shapes are trained, but for the number of steps."""
-    return b.recipe.training_for("full")
+    return b.settings.training["full"]
 
 
-def with_steps(training: Training, steps: int) -> Training:
-    """The same training with another length; warmup is at most a tenth of it."""
-    return training.model_copy(update={"steps": steps, "warmup": min(training.warmup, max(1, steps // 10))})
-
-
-def noise_of(training: Training) -> LogNormal:
-    return LogNormal(training.noise.mean, training.noise.std)
+def with_steps(training: TrainingSettings, steps: int) -> TrainingSettings:
+    """The same training with a different length; warmup is at most a tenth of it."""
+    return replace(training, steps=steps, warmup=min(training.warmup, max(1, steps // 10)))
 
 
 def experts(
     b: Bootstrap,
     name: str,
-    bench: TrainingSet,
+    data: TrainingSet,
     flops: float,
     composite: CompositeDenoiser | None = None,
-    on: str = "base",
     objective: ResidualObjective | None = None,
-    batches: Callable[[str, Training], Any] | None = None,
+    batches: Callable[[str, TrainingSettings], Any] | None = None,
     start: Mapping[str, StageDir] | None = None,
     parents: Sequence[Any] = (),
+    **how: Any,
 ) -> dict[str, SnapshotsByNoiseLevel]:
     """One expert per backbone, `name`-BACKBONE, all for the same number of steps, which together spend the FLOPs.
 
     Args:
-        composite, on: what the experts stand on; None: the white base.
+        composite: what the experts stand on; None: the prior.
         objective: None for the plain denoising loss.
-        batches: (stage, training) -> batches; None: those of `bench.train`.
+        batches: (stage, training) -> batches; None: those of `data.train`.
         start: complete stage whose last weights each backbone starts at.
-        parents: what the result depends on beside bench, backbone and training.
+        parents: what the result depends on beside data, backbone and training.
+        how: further fields of the networks' `Task`.
     """
-    composite = b.no_views(bench.base) if composite is None else composite
-    training = training_of(b)
-    nets = b.recipe.backbones
-    made = None if batches is None else batches("count", training)
-    per_step = [step_flops(b, bench, composite, on, net, training, objective, made) for net in nets.values()]
-    training = with_steps(training, steps_within(flops, per_step)[0])
+    composite = b.no_views(data.prior) if composite is None else composite
+    tasks = {
+        kind: Task(f"{name}-{kind}", data, composite, network, training_of(b), objective=objective, **how)
+        for kind, network in b.settings.networks.items()
+    }
+    made = None if batches is None else batches("count", training_of(b))
+    per_step = [b.step_flops(task, made) for task in tasks.values()]
+    training = with_steps(training_of(b), steps_within(flops, per_step)[0])
     found = {}
-    for kind, net in nets.items():
-        stage = f"{name}-{kind}"
+    for kind, task in tasks.items():
+        own = None if batches is None else batches(task.name, training)
         begin = [] if start is None else [start[kind] / "final.safetensors"]
-        found[stage] = b.expert(
-            stage, bench, composite, on, net, training, parents, penalized=False, objective=objective,
-            batches=None if batches is None else batches(stage, training), start=begin,
-        )  # fmt: skip
+        found[task.name] = b.train(replace(task, training=training), parents, batches=own, start=begin)
     return found
 
 
-def one_stage(b: Bootstrap, name: str, bench: TrainingSet, flops: float, **how: Any) -> StackedDenoiser:
+def one_stage(b: Bootstrap, name: str, data: TrainingSet, flops: float, **how: Any) -> StackedDenoiser:
     """`experts`, stacked."""
-    composite = how.get("composite") or b.no_views(bench.base)
-    return b.stack(name, bench, composite, experts(b, name, bench, flops, **how))
+    composite = how.get("composite") or b.no_views(data.prior)
+    return b.stack(name, data, composite, experts(b, name, data, flops, **how))

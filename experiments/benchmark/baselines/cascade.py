@@ -24,26 +24,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from bootdiff.data import Simulated
 from bootdiff.denoise import Denoiser, IsotropicGaussian, expand
-from bootdiff.method.composite import CompositeDenoiser, Estimates, StackedDenoiser
+from bootdiff.method.composite import Estimates
 from bootdiff.method.losses import ResidualObjective
 from bootdiff.method.problem import ViewData
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import StackedDenoiser
 from bootdiff.method.stages import Bootstrap
-from bootdiff.method.training_set import TrainingSet
 from bootdiff.sampling import sample
 from bootdiff.training.loop import global_draw, global_randn
 from bootdiff.views import Downsample, View
-from experiments.benchmark.baselines.base import Method, experts, noise_of, one_stage, training_of
+from experiments.benchmark.baselines.base import Method, experts, one_stage, training_of
 from experiments.benchmark.baselines.mixing import Mixed, bare, files
 
-__all__ = ["CASCADE", "Cascade", "CascadeObjective", "Thumbnails", "ancestral", "cascade", "thumbnails_of"]
+__all__ = [
+    "CASCADE",
+    "Cascade",
+    "CascadeObjective",
+    "SuperResolution",
+    "Thumbnails",
+    "ancestral",
+    "cascade",
+    "thumbnails_of",
+]
 
 LEAST = 0.05
 """Lowest noise level of the reverse process and of the conditioning augmentation."""
@@ -69,102 +81,126 @@ def ancestral(low: Denoiser, y: Tensor, sigma: Tensor, per_octave: int, rng: tor
     return y
 
 
-class Thumbnails(CompositeDenoiser):
-    """The white base, which shows experts a thumbnail: drawn from the base model given A x, or one that is given.
+class Thumbnails(nn.Module):
+    """The thumbnails that super-resolution networks take as input: drawn from the base model given A x, or given.
 
     Args:
-        base: of the full samples.
         view: A.
         low: the base model, a denoiser of thumbnails in view coordinates.
-        levels: noise levels.
-        augment: s, the noise added to thumbnails before they are shown.
+        prior: of the full samples.
+        augment: s, the noise added to thumbnails before networks take them.
         per_octave: levels of the reverse process per halving of the noise.
         seed: of its noise.
     """
 
     def __init__(
         self,
-        base: IsotropicGaussian,
         view: View,
         low: Denoiser,
-        levels: Sequence[float],
+        prior: IsotropicGaussian,
         augment: float,
         per_octave: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__(base, {}, {}, levels)
-        self.view, self.low, self.augment, self.per_octave, self.seed = view, low, augment, per_octave, seed
+        super().__init__()
+        self.view, self.low, self.prior = view, low, prior
+        self.augment, self.per_octave, self.seed = augment, per_octave, seed
         self.given: Tensor | None = None
+        # Drawing takes many evaluations, and held-out samples are looked at again and again.
+        self._drawn = WeakTensorKeyDictionary()
+
+    def channels(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """`inputs` of the thumbnails of x (B, *shape) at sigma (B,)."""
+        if self.given is not None:
+            return self._noised(x, self.given, torch.Generator().manual_seed(self.seed))
+        known = self._drawn.setdefault(x, {})
+        if self.seed not in known:
+            rng = torch.Generator().manual_seed(self.seed)
+            known[self.seed] = self._noised(x, ancestral(self.low, self.view(x), sigma, self.per_octave, rng), rng)
+        return known[self.seed]
+
+    def _noised(self, x: Tensor, m: Tensor, rng: torch.Generator) -> Tensor:
+        c = m + self.augment * torch.randn(m.shape, generator=rng).to(m)
+        return self.inputs(x, c, torch.full((len(x),), self.augment, device=x.device, dtype=x.dtype))
+
+    def inputs(self, x: Tensor, c: Tensor, s: Tensor) -> Tensor:
+        """Thumbnails c (B, *shape of the view), lifted, and their noise s (B,): (B, C + 1, ...)."""
+        lifted = self.view.lift(c, tuple(x.shape[1:])) - self.prior.mean.to(x)
+        noise = expand(s.log() / 4 * self.prior.sigma_data, x).expand_as(x[:, :1])
+        return torch.cat([lifted, noise], 1)
+
+
+class SuperResolution(ResidualExpert):
+    """An expert on the prior that takes a thumbnail as input, by default the one that `thumbnails` draw."""
+
+    def __init__(self, *args: Any, thumbnails: Thumbnails, **how: Any) -> None:
+        super().__init__(*args, **how)
+        self.thumbnails = thumbnails
 
     @property
-    def seen(self) -> int:
-        return self.shape[0] + 1
+    def config(self) -> dict[str, Any]:
+        return {**super().config, "thumbnails": self.thumbnails}
 
-    def estimate(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Estimates:
-        rng = torch.Generator().manual_seed(self.seed)
-        m = ancestral(self.low, self.view(x), sigma, self.per_octave, rng) if self.given is None else self.given
-        c = m + self.augment * torch.randn(m.shape, generator=rng).to(m)
-        return self.showing(x, sigma, c, torch.full_like(sigma, self.augment))
-
-    def showing(self, x: Tensor, sigma: Tensor, c: Tensor, s: Tensor) -> Estimates:
-        """Estimates that show the thumbnails c (B, *shape of the view) and their noise s (B,)."""
-        base = self.base(x, sigma)
-        lifted = self.view.lift(c, self.shape) - self.base.mean.to(x)
-        told = expand(s.log() / 4 * self.base.sigma_data, x).expand_as(x[:, :1])
-        return Estimates(base, base, torch.cat([lifted, told], 1))
+    def extra_inputs(self, x: Tensor, sigma: Tensor, at: Estimates) -> Tensor:
+        channels = self.thumbnails.channels(x, sigma) if at.views is None else at.views
+        return channels / self.composite.prior.sigma_data
 
 
 @dataclass
 class CascadeObjective(ResidualObjective):
-    """Super-resolution loss: shown A x0 + s n' with ln s uniform from LEAST to `most`."""
+    """Super-resolution loss: given A x0 + s n' with ln s uniform from LEAST to `most`."""
 
+    thumbnails: Thumbnails | None = None
     most: float = 1.0
 
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "thumbnails": None}  # what they depend on is among the stage's parents
+
     def __call__(self, model: torch.nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        x0, own = batch["x"], self.composite
-        assert isinstance(own, Thumbnails)
+        x0, own = batch["x"], self.thumbnails
+        assert own is not None
         sigma = global_draw(lambda n: self.noise.sample(n, generator), len(x0)).to(x0)
         x = x0 + expand(sigma, x0) * global_randn(x0.shape, generator).to(x0)
         u = global_draw(lambda n: torch.rand(n, generator=generator, device=generator.device), len(x0)).to(x0)
         s = LEAST * (self.most / LEAST) ** u
         m = own.view(x0)
         c = m + expand(s, m) * global_randn(m.shape, generator).to(m)
-        return model(self, x0, x, sigma, None, None, at=own.showing(x, sigma, c, s))
+        prior = own.prior(x, sigma)
+        return model(self, x0, x, sigma, at=Estimates(prior, prior, own.inputs(x, c, s)))
 
 
 class Cascade(Denoiser):
     """D above, and samples.
 
     Args:
-        stack: super-resolution experts on `Thumbnails`.
-        draws: thumbnails drawn per question.
+        stack: super-resolution experts.
+        thumbnails: that they take.
+        draws: thumbnails drawn per evaluation.
     """
 
-    def __init__(self, stack: StackedDenoiser, draws: int = 2) -> None:
+    def __init__(self, stack: StackedDenoiser, thumbnails: Thumbnails, draws: int = 2) -> None:
         super().__init__()
-        self.stack, self.shape, self.draws = stack, stack.shape, draws
+        self.stack, self.thumbnails, self.shape, self.draws = stack, thumbnails, stack.shape, draws
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        composite: Any = self.stack.composite
-        first, total = composite.seed, torch.zeros_like(x)
+        first, total = self.thumbnails.seed, torch.zeros_like(x)
         try:
             for k in range(self.draws):
-                composite.seed = first + k
+                self.thumbnails.seed = first + k
                 total = total + self.stack(x, sigma)
         finally:
-            composite.seed = first
+            self.thumbnails.seed = first
         return total / self.draws
 
     def draw(self, n: int, seed: int = 0, batch_size: int = 64, **how: Any) -> Tensor:
         """n samples as the paper draws them, (n, *shape); `how` as for `sample`."""
-        composite: Any = self.stack.composite
-        m, out = sample(composite.low, n, seed=seed, batch_size=batch_size, **how), []
+        m, out = sample(self.thumbnails.low, n, seed=seed, batch_size=batch_size, **how), []
         try:
             for k, part in enumerate(m.split(batch_size)):
-                composite.given = part
+                self.thumbnails.given = part
                 out.append(sample(self.stack, len(part), seed=seed + 1 + k, batch_size=batch_size, **how))
         finally:
-            composite.given = None
+            self.thumbnails.given = None
         return torch.cat(out)
 
 
@@ -179,27 +215,22 @@ def cascade(b: Bootstrap, flops: float, first: float = 0.5, augment: float = 0.2
 
     `augment`: noise of the shown thumbnail, in view coordinates as a share of their standard deviation.
     """
-    name = thumbnails_of(b.materials.views)[0]
-    full, view = b.full_training_set(), b.materials.views[name].view
+    name = thumbnails_of(b.problem.views)[0]
+    full, view = b.full_training_set(), b.problem.views[name].view
     low = b.view_training_set(name)
-    source = Mixed([files(b.materials.views[name]), Simulated(b.materials.full, view)], [-1, -1])
-    low = TrainingSet(**{**vars(low), "train": _Bare(source), "classes": None})
+    source = Mixed([files(b.problem.views[name]), Simulated(b.problem.full, view)], [-1, -1])
+    low = replace(low, train=_Bare(source), classes=None)
     base = one_stage(b, "cascade-base", low, flops * first)
-    s = augment * low.base.sigma_data
-    composite = Thumbnails(full.base, view, base, b.levels, s, seed=b._seed("thumbnails")).to(b.device)
-    objective = CascadeObjective(composite, noise_of(training_of(b)), most=5 * low.base.sigma_data)
-    parents = ["cascade", b._keys["cascade-base-stack"], first, augment]
+    s = augment * low.prior.sigma_data
+    thumbnails = Thumbnails(view, base, full.prior, s, seed=b.seed("thumbnails")).to(b.device)
+    none = b.no_views(full.prior)
+    objective = CascadeObjective(none, training_of(b).noise, thumbnails=thumbnails, most=5 * low.prior.sigma_data)
     found = experts(
-        b,
-        "cascade-super",
-        full,
-        flops * (1 - first),
-        composite=composite,
-        on="views",
-        objective=objective,
-        parents=parents,
-    )
-    return Cascade(b.stack("cascade-super", full, composite, found)).to(b.device).eval()
+        b, "cascade-super", full, flops * (1 - first), composite=none, objective=objective,
+        parents=["cascade", b._keys["cascade-base-stack"], first, augment],
+        expert=partial(SuperResolution, thumbnails=thumbnails), extra_channels=full.prior.shape[0] + 1,
+    )  # fmt: skip
+    return Cascade(b.stack("cascade-super", full, none, found), thumbnails).to(b.device).eval()
 
 
 class _Bare(Mixed):

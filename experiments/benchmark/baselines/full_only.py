@@ -7,11 +7,12 @@ networks.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from bootdiff.denoise import Denoiser
 from bootdiff.method.stages import Bootstrap
-from bootdiff.method.training_set import TrainingSet, classes_in
+from bootdiff.method.training_set import classes_in
 from experiments.benchmark.baselines.base import Method, one_stage
 
 __all__ = ["FULL_ONLY", "ORACLE", "full_only", "oracle"]
@@ -24,9 +25,9 @@ def full_only(b: Bootstrap, flops: float) -> Denoiser:
 
 def oracle(b: Bootstrap, flops: float) -> Denoiser:
     """All data in full; the held-out samples stay held out."""
-    source = b.materials.oracle
+    source = b.problem.oracle
     assert source is not None
-    bench = TrainingSet(**{**vars(b.full_training_set()), "train": source, "classes": classes_in(source)})
+    bench = replace(b.full_training_set(), train=source, classes=classes_in(source))
     return one_stage(b, "oracle", bench, flops)
 
 

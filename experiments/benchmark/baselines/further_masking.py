@@ -14,19 +14,18 @@ have.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bootdiff.denoise import Denoiser, expand
-from bootdiff.method.losses import SampleSet
 from bootdiff.method.problem import ViewData
 from bootdiff.method.stages import Bootstrap
-from bootdiff.method.training_set import TrainingSet
+from bootdiff.method.validation import SampleSet
 from bootdiff.training.loop import global_draw, global_randn
 from bootdiff.views import Crop
-from experiments.benchmark.baselines.base import Method, noise_of, one_stage, training_of
+from experiments.benchmark.baselines.base import Method, one_stage, training_of
 from experiments.benchmark.baselines.mixing import MixedObjective, mixture_bench
 
 __all__ = ["FURTHER_MASKING", "FurtherMasking", "Whole", "further_masking", "masks_of"]
@@ -59,7 +58,7 @@ class FurtherMasking(MixedObjective):
         s = global_draw(lambda n: self.noise.sample(n, generator), len(x0)).to(x0)
         n = global_randn(x0.shape, generator).to(x0)
         mask_channels = seen * self.boxes(x0, generator)
-        mean = self.composite.base.mean.to(x0)
+        mean = self.composite.prior.mean.to(x0)
         x = mean + mask_channels * (x0 + expand(s, x0) * n - mean)
         return model(self, x0, x, s, None, mask_channels, counts=seen)
 
@@ -85,11 +84,11 @@ def masks_of(views: Mapping[str, ViewData]) -> list[str]:
 
 def further_masking(b: Bootstrap, flops: float, hide: float = 0.3, share: float = 0.5) -> Denoiser:
     """Views that hide part of the picture; others are left out."""
-    bench = mixture_bench(b, share, masks_of(b.materials.views))
+    bench = mixture_bench(b, share, masks_of(b.problem.views))
     samples = bench.samples
     ones = torch.ones_like(samples.x[:, :1])
-    bench = TrainingSet(**{**vars(bench), "samples": SampleSet(samples.x, samples.label, ones)})
-    objective = FurtherMasking(b.no_views(bench.base), noise_of(training_of(b)), hide=hide)
+    bench = replace(bench, samples=SampleSet(samples.x, samples.label, ones))
+    objective = FurtherMasking(b.no_views(bench.prior), training_of(b).noise, hide=hide)
     parents = ["further masking", hide, share]
     return (
         Whole(one_stage(b, "further_masking", bench, flops, objective=objective, parents=parents)).to(b.device).eval()

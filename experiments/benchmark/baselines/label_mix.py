@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bootdiff.denoise import Denoiser
 from bootdiff.method.stages import Bootstrap
-from experiments.benchmark.baselines.base import Method, noise_of, one_stage, training_of
+from experiments.benchmark.baselines.base import Method, one_stage, training_of
 from experiments.benchmark.baselines.mixing import MixedObjective, mixture_bench, placed
 
 __all__ = ["LABEL_MIX", "label_mix"]
@@ -19,7 +19,7 @@ __all__ = ["LABEL_MIX", "label_mix"]
 def label_mix(b: Bootstrap, flops: float, share: float = 0.5) -> Denoiser:
     """`share` of the samples drawn are full ones."""
     bench = mixture_bench(b, share, told=True)
-    objective = MixedObjective(b.no_views(bench.base), noise_of(training_of(b)), told=True)
+    objective = MixedObjective(b.no_views(bench.prior), training_of(b).noise, told=True)
     return one_stage(b, "label_mix", bench, flops, objective=objective, parents=["label_mix", share])
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as f
@@ -192,8 +192,8 @@ def mixture(m: Problem, share: float, fill: Sequence[float], names: Sequence[str
 def mixture_bench(b: Bootstrap, share: float, names: Sequence[str] | None = None, told: bool = False) -> TrainingSet:
     """The full samples' bench with a mixture to train on; `told`: networks are told the kind."""
     bench = b.full_training_set()
-    source = mixture(b.materials, share, bench.base.config["mean"], names)
-    return TrainingSet(**{**vars(bench), "train": source, "classes": len(b.materials.views) if told else None})
+    source = mixture(b.problem, share, bench.prior.config["mean"], names)
+    return replace(bench, train=source, classes=len(b.problem.views) if told else None)
 
 
 @dataclass
@@ -229,7 +229,7 @@ class MixedObjective(ResidualObjective):
     def filled(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Samples with the mean where nothing is shown (b, *shape), their kinds (b,), what is shown (b, 1, *space)."""
         x0, seen = batch["x"], batch["mask"]
-        return x0 + (1 - seen) * self.composite.base.mean.to(x0), batch["label"] + 1, seen
+        return x0 + (1 - seen) * self.composite.prior.mean.to(x0), batch["label"] + 1, seen
 
     def truncated(self, s: Tensor, least: Tensor) -> Tensor:
         """Levels s (b,) moved into the law given s >= least (b,), by its quantiles; unmoved where least is 0."""

@@ -12,14 +12,17 @@ instead of a random draw of them, and what no view sees falls to the white base.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from bootdiff.denoise import Denoiser
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.stages import Bootstrap
+from bootdiff.method.trainer import Task
 from experiments.benchmark.baselines.base import Method, training_of, with_steps
-from experiments.benchmark.budget import step_flops, steps_within
+from experiments.benchmark.budget import steps_within
 
 __all__ = ["MSM", "CoverageWeighted", "msm"]
 
@@ -40,36 +43,31 @@ class CoverageWeighted(Denoiser):
         self.register_buffer("coverage", torch.as_tensor(count).clamp(min=1), persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        base = self.composite.base(x, sigma)
+        base = self.composite.prior(x, sigma)
         total = torch.zeros_like(x)
         for name in self.composite.views:
-            total = (
-                total
-                + self.composite.evidence(name, x, sigma, label, base, self.composite.active(name, sigma, label))[0]
-            )
+            active = self.composite.active(name, sigma, label)
+            total = total + self.composite.evidence(name, x, sigma, label, base, active)[0]
         return base + total / self.coverage.to(x)
 
 
 def msm(b: Bootstrap, flops: float) -> Denoiser:
     """The whole budget goes into the views' networks."""
     training = training_of(b)
-    benches = {name: b.view_training_set(name) for name in b.recipe.views}
-    per_step = [
-        step_flops(b, bench, b.no_views(bench.base), "base", net, training)
-        for bench in benches.values()
-        for net in b.recipe.backbones.values()
-    ]
+    tasks: dict[str, list[Task]] = {}
+    for name in b.problem.views:
+        data = b.view_training_set(name)
+        none = b.no_views(data.prior)
+        tasks[name] = [
+            Task(f"msm-{name}-{kind}", data, none, network, training) for kind, network in b.settings.networks.items()
+        ]
+    per_step = [b.step_flops(task) for own in tasks.values() for task in own]
     training = with_steps(training, steps_within(flops, per_step)[0])
-    denoisers = {}
-    for name, bench in benches.items():
-        none = b.no_views(bench.base)
-        found = {
-            f"msm-{name}-{kind}": b.expert(f"msm-{name}-{kind}", bench, none, "base", net, training)
-            for kind, net in b.recipe.backbones.items()
-        }
-        denoisers[name] = b.stack(f"msm-{name}", bench, none, found)
-    views = {name: v.view for name, v in b.materials.views.items()}
-    composite = CompositeDenoiser(b.full_training_set().base, views, denoisers, b.levels).to(b.device)
+    views = {}
+    for name, own in tasks.items():
+        found = {task.name: b.train(replace(task, training=training)) for task in own}
+        views[name] = b.problem.views[name].view, b.stack(f"msm-{name}", own[0].data, own[0].composite, found)
+    composite = CompositeDenoiser(views, b.full_training_set().prior, b.levels).to(b.device)
     return CoverageWeighted(composite).to(b.device).eval()
 
 

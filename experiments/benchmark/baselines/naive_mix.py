@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bootdiff.denoise import Denoiser
 from bootdiff.method.stages import Bootstrap
-from experiments.benchmark.baselines.base import Method, noise_of, one_stage, training_of
+from experiments.benchmark.baselines.base import Method, one_stage, training_of
 from experiments.benchmark.baselines.mixing import MixedObjective, mixture_bench, placed
 
 __all__ = ["NAIVE_MIX", "naive_mix"]
@@ -17,7 +17,7 @@ __all__ = ["NAIVE_MIX", "naive_mix"]
 def naive_mix(b: Bootstrap, flops: float, share: float = 0.5) -> Denoiser:
     """`share` of the samples drawn are full ones."""
     bench = mixture_bench(b, share)
-    objective = MixedObjective(b.no_views(bench.base), noise_of(training_of(b)))
+    objective = MixedObjective(b.no_views(bench.prior), training_of(b).noise)
     return one_stage(b, "naive_mix", bench, flops, objective=objective, parents=["naive_mix", share])
 
 

@@ -13,47 +13,39 @@ batches of either; one patch size, that of the crops.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bootdiff.denoise import Denoiser, expand
-from bootdiff.method.composite import CompositeDenoiser, Estimates, ResidualExpert
+from bootdiff.method.composite import Estimates
 from bootdiff.method.losses import ResidualObjective
 from bootdiff.method.problem import ViewData
+from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.stages import Bootstrap
-from bootdiff.method.training_set import TrainingSet
-from bootdiff.recipe.blocks import Training
 from bootdiff.training.loop import global_draw, global_randn
+from bootdiff.training.settings import TrainingSettings
 from bootdiff.views import Crop
-from experiments.benchmark.baselines.base import Method, noise_of, one_stage, training_of
+from experiments.benchmark.baselines.base import Method, one_stage, training_of
 from experiments.benchmark.baselines.mixing import mixture
 
-__all__ = ["PATCH_DIFFUSION", "Coordinates", "Pairs", "PatchObjective", "crops_of", "patch_diffusion"]
+__all__ = ["PATCH_DIFFUSION", "Pairs", "PatchExpert", "PatchObjective", "coordinates", "crops_of", "patch_diffusion"]
 
 
-class Coordinates(CompositeDenoiser):
-    """The white base, which shows experts where each pixel is: two channels, rows and columns, from -1 to 1."""
+def coordinates(shape: Sequence[int]) -> Tensor:
+    """Where each pixel is, (2, H, W): rows and columns, from -1 to 1."""
+    axes = [torch.linspace(-1, 1, n) for n in shape[-2:]]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
-    @property
-    def seen(self) -> int:
-        return 2
 
-    def grid(self) -> Tensor:
-        """(2, H, W)."""
-        H, W = self.shape[-2:]
-        axes = [torch.linspace(-1, 1, n, device=self.base.mean.device) for n in (H, W)]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+class PatchExpert(ResidualExpert):
+    """An expert on the prior that takes coordinates as input, by default those of the whole image."""
 
-    def estimate(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Estimates:
-        return self.showing(x, sigma, self.grid().expand(len(x), -1, -1, -1))
-
-    def showing(self, x: Tensor, sigma: Tensor, where: Tensor) -> Estimates:
-        """Estimates for patches x (B, C, h, w) at coordinates (B, 2, h, w)."""
-        base = self.base(x, sigma)
-        return Estimates(base, base, where.to(x) * self.base.sigma_data)
+    def extra_inputs(self, x: Tensor, sigma: Tensor, at: Estimates) -> Tensor:
+        where = coordinates(self.shape).expand(len(x), -1, -1, -1) if at.views is None else at.views
+        return where.to(x)
 
 
 class Pairs:
@@ -85,7 +77,7 @@ class PatchObjective(ResidualObjective):
             sigma = global_draw(lambda n: self.noise.sample(n, generator), len(clean)).to(clean)
             sigmas.append(sigma)
             noisy.append(clean + expand(sigma, clean) * global_randn(clean.shape, generator).to(clean))
-        return model(self, x0, noisy[0], sigmas[0], None, None, patches=(y0, noisy[1], sigmas[1], where))
+        return model(self, x0, noisy[0], sigmas[0], patches=(y0, noisy[1], sigmas[1], where))
 
     def cut(self, x: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Patches (b, C, h, w) and their coordinates (b, 2, h, w)."""
@@ -93,7 +85,7 @@ class PatchObjective(ResidualObjective):
         H, W = x.shape[-2:]
         u = global_draw(lambda n: torch.rand(n, 2, generator=generator, device=generator.device), len(x)).to(x)
         places = (u * torch.tensor([H - h + 1, W - w + 1], device=x.device)).long().tolist()
-        grid = self.composite.grid()  # type: ignore[operator]
+        grid = coordinates(x.shape).to(x)
         cut, where = [], []
         for row, kind, place in zip(x, label.tolist(), places, strict=True):
             t, l = place if kind < 0 else self.offsets[kind]
@@ -103,9 +95,9 @@ class PatchObjective(ResidualObjective):
 
     def loss(self, expert: ResidualExpert, *whole: Any, patches: Any = None, **how: Any) -> Tensor:
         y0, y, sigma, where = patches
-        composite: Any = self.composite
         own = super().loss(expert, *whole, **how)
-        other = super().loss(expert, y0, y, sigma, None, None, at=composite.showing(y, sigma, where))
+        prior = self.composite.prior(y, sigma)
+        other = super().loss(expert, y0, y, sigma, at=Estimates(prior, prior, where))
         return torch.cat([own, other])
 
 
@@ -117,23 +109,22 @@ def crops_of(views: Mapping[str, ViewData]) -> list[str]:
 
 def patch_diffusion(b: Bootstrap, flops: float, share: float = 0.3) -> Denoiser:
     """Crops at a known place, and the full samples, which are `share` of what patches are cut from."""
-    full, views = b.full_training_set(), b.materials.views
+    full, views = b.full_training_set(), b.problem.views
     names, kinds = crops_of(views), list(views)
-    composite = Coordinates(full.base, {}, {}, b.levels).to(b.device)
+    none = b.no_views(full.prior)
     crops: Sequence[Any] = [views[n].view for n in names]
     offsets = tuple(crops[names.index(n)].offset if n in names else (0, 0) for n in kinds)
-    objective = PatchObjective(composite, noise_of(training_of(b)), size=crops[0].size, offsets=offsets)
-    mixed = TrainingSet(
-        **{**vars(full), "train": mixture(b.materials, share, full.base.config["mean"], names), "flip": "none"}
-    )
+    objective = PatchObjective(none, training_of(b).noise, size=crops[0].size, offsets=offsets)
+    mixed = replace(full, train=mixture(b.problem, share, full.prior.config["mean"], names), flip="none")
 
-    def batches(name: str, training: Training) -> Pairs:
-        half = training.model_copy(update={"batch": max(1, training.batch // 2)})
+    def batches(name: str, training: TrainingSettings) -> Pairs:
+        half = replace(training, batch=max(1, training.batch // 2))
         return Pairs(b.batches(name, full, half), b.batches(f"{name} patches", mixed, half))
 
-    parents = ["patch diffusion", mixed.train.fingerprint(), share]
-    how = {"composite": composite, "on": "views", "objective": objective, "batches": batches, "parents": parents}
-    return one_stage(b, "patch_diffusion", full, flops, **how)
+    return one_stage(
+        b, "patch_diffusion", full, flops, composite=none, objective=objective, batches=batches,
+        parents=["patch diffusion", mixed.train.fingerprint(), share], expert=PatchExpert, extra_channels=2,
+    )  # fmt: skip
 
 
 PATCH_DIFFUSION = Method(patch_diffusion, ({}, {"nets": "narrow"}, {"share": 0.1}), lambda views: bool(crops_of(views)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bootdiff.denoise import Denoiser
 from bootdiff.method.stages import Bootstrap
-from experiments.benchmark.baselines.base import Method, experts, noise_of, one_stage, training_of
+from experiments.benchmark.baselines.base import Method, experts, one_stage, training_of
 from experiments.benchmark.baselines.mixing import MixedObjective, mixture_bench, placed
 
 __all__ = ["PRETRAIN_FINETUNE", "pretrain_finetune"]
@@ -20,10 +20,10 @@ def pretrain_finetune(b: Bootstrap, flops: float, first: float = 0.5, share: flo
     full, start, parents = b.full_training_set(), None, []
     if first > 0:
         bench = mixture_bench(b, share)
-        objective = MixedObjective(b.no_views(bench.base), noise_of(training_of(b)), observed=True)
+        objective = MixedObjective(b.no_views(bench.prior), training_of(b).noise, observed=True)
         parents = ["pretrain", first, share]
         experts(b, "pretrain", bench, flops * first, objective=objective, parents=parents)
-        start = {kind: b.run.stage(f"pretrain-{kind}") for kind in b.recipe.backbones}
+        start = {kind: b.run.stage(f"pretrain-{kind}") for kind in b.settings.networks}
         parents = [bench.train.fingerprint(), *parents]
     return one_stage(b, "finetune", full, flops * (1 - first), start=start, parents=parents)
 

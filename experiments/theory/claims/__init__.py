@@ -24,4 +24,4 @@ EXPERIMENTS: dict[int, Callable[..., Result]] = {
     8: bounds_hold,
     9: networks_on_a_mixture,
 }
-"""number -> experiment(fast=False, done=None); `done(n, of)` is told how far it is."""
+"""number -> experiment(fast=False, done=None); `done(n, of)` is called with how far it is."""

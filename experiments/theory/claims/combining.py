@@ -150,7 +150,7 @@ def dissimilar_view(fast: bool = False, done: Done = silent) -> Result:
         for n in ns:
             S_hat = wishart(S, n, count, seeded(n))
             W = wiener(S_hat, sigma)
-            # gains fitted on m samples of their own, one for each draw
+            # gains fitted on m separate samples, one for each draw
             S_m = wishart(S, m, count, seeded(n + 1))
             fitted = torch.stack([optimal_gains(J, one, sigma, b) for one in S_m])
             V = composite(J, fitted.T, b)
@@ -241,8 +241,8 @@ def several_views(fast: bool = False, done: Done = silent) -> Result:
             kappa = energy_strength(V, W, S, sigma)
             reached = float(excess(energy_fit(V, S_hat, sigma, kappa), S, sigma, best).mean())
             energies[name].append(rho / base)
-            shown = "  ".join(f"{g:.2f}" for g in gains.tolist())
-            rows.append([f"{sigma:g}", name, shown, rho / base, rho_unit / base, min(is_fixed) / base, reached])
+            listed = "  ".join(f"{g:.2f}" for g in gains.tolist())
+            rows.append([f"{sigma:g}", name, listed, rho / base, rho_unit / base, min(is_fixed) / base, reached])
         done(i + 1, len(levels))
     curves = [Curve(name, list(levels), values) for name, values in energies.items()]
     return Result(

@@ -36,7 +36,7 @@ TILINGS: dict[str, list[View]] = {
 def _composite(law: Distribution, views: list[View]) -> CompositeDenoiser:
     named = {str(i): view for i, view in enumerate(views)}
     base = IsotropicGaussian(law.shape, [0.0] * law.shape[0], 1.0)
-    return CompositeDenoiser(base, named, {n: law.through(v) for n, v in named.items()}, [1.0])
+    return CompositeDenoiser({n: (v, law.marginal(v)) for n, v in named.items()}, base, [1.0])
 
 
 def information_identity(fast: bool = False, done: Done = silent) -> Result:

@@ -98,7 +98,7 @@ def _least(risks: list[Tensor]) -> Tensor:
 def _evidence(law: Distribution, views: Sequence[View], x: Tensor, sigma: float, b: float) -> Tensor:
     """A_i^T (d_i(A_i x) - b A_i x) of exact views, (K, ..., d), of x (..., d)."""
     seen = [_see(view, x, law.shape) for view in views]
-    exact = [_denoise(law.through(view), y, sigma) - b * y for view, y in zip(views, seen, strict=True)]
+    exact = [_denoise(law.marginal(view), y, sigma) - b * y for view, y in zip(views, seen, strict=True)]
     return torch.stack([_lift(view, e, law.shape) for view, e in zip(views, exact, strict=True)])
 
 
@@ -136,7 +136,7 @@ def feature_problems(
         for gain, view in zip(gains.tolist(), views, strict=True):
             if finite:
                 y = _see(view, x, shape)
-                part = _Arm.of(law.through(view), y, sigma, p, length, b, g)
+                part = _Arm.of(law.marginal(view), y, sigma, p, length, b, g)
                 own, error = best_strength(part.moments, N, part.variance)
                 off += gain * math.sqrt(error)
                 T = part.fit(N, draws, sigma, b, own, g)

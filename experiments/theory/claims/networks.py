@@ -28,7 +28,7 @@ def _views(law: Mixture, x: Tensor) -> Tensor:
     """V of two exact halves with unit gains, (R, n, d) -> (R, n, d)."""
     flat = x.reshape(-1, *SHAPE)
     sigma = torch.full((len(flat),), SIGMA)
-    return sum(v.lift(law.through(v)(v(flat), sigma), SHAPE) for v in HALVES).reshape(x.shape)  # type: ignore[union-attr]
+    return sum(v.lift(law.marginal(v)(v(flat), sigma), SHAPE) for v in HALVES).reshape(x.shape)  # type: ignore[union-attr]
 
 
 def _best(law: Mixture, x: Tensor) -> Tensor:

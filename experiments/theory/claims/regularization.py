@@ -23,7 +23,7 @@ STRENGTHS = [0.0, *(10 ** (k / 3) for k in range(-12, 13)), float("inf")]
 
 
 def _coupled(coupling: float) -> Tensor:
-    """Halves with spectra of their own and a coupling in [0, 1): cross-covariance `coupling` S_1^1/2 S_2^1/2."""
+    """Halves with separate spectra and a coupling in [0, 1): cross-covariance `coupling` S_1^1/2 S_2^1/2."""
     lam = torch.arange(1, 9, dtype=torch.float64) ** -1.0
     Q1, Q2 = (torch.linalg.qr(torch.randn(8, 8, generator=seeded(k), dtype=torch.float64))[0] for k in (1, 2))
     root = torch.block_diag(Q1 * lam.sqrt(), Q2 * lam.sqrt())

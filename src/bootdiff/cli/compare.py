@@ -1,11 +1,11 @@
-"""Arms beside each other: train, measure on samples that no arm has seen, draw, and write it all down.
+"""Arms compared: trained, evaluated on samples that no arm was trained on, sampled and reported.
 
 A run gets
-    metrics.json            everything that is printed, and more (`bench.evaluate.write_metrics`)
+    metrics.json            everything that is printed, and more (`evaluation.evaluate.write_metrics`)
     table.md                the table of losses
     losses.png levels.png   loss curves; loss per noise level against full-only training
-    samples.png             samples of the arms beside real ones; samples/<arm>.png (and .gif of videos) one by one
-    samples/<arm>.safetensors   the samples themselves (pictures in 8 bits), so that they need not be drawn again
+    samples.png             samples of the arms beside real ones; samples/<arm>.png (and .gif of videos) of each
+    samples/<arm>.safetensors   the samples themselves (images in 8 bits), so that they are not drawn twice
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from bootdiff.cli.session import (
     open_session,
     read_run,
     saved_arms,
-    trainings,
 )
 from bootdiff.data import Dataset, kind_of, measure
 from bootdiff.denoise import Denoiser, IsotropicGaussian
@@ -41,24 +40,26 @@ from bootdiff.errors import BootdiffError
 from bootdiff.evaluation import costs, evaluate
 from bootdiff.evaluation.features import Features, load_features
 from bootdiff.evaluation.sample_quality import long_range, sample_quality
-from bootdiff.method.losses import SampleSet
-from bootdiff.method.problem import Problem, build_problem, in_memory
+from bootdiff.method.plan import plan
+from bootdiff.method.problem import Problem, in_memory
+from bootdiff.method.validation import SampleSet
+from bootdiff.recipe.build import build_problem, method_settings
 from bootdiff.recipe.schema import Recipe
 from bootdiff.sampling import classes_of, sample
 from bootdiff.training.files import atomic_write_json, atomic_write_text, load_tensors, read_json, save_tensors
 
-__all__ = ["Assessment", "assess", "assess_run", "compare", "compare_seeds", "draw"]
+__all__ = ["Assessment", "assess", "assess_run", "compare", "compare_seeds", "draw", "print_results"]
 
-# The noise and the drawing of reports have seeds of their own: those of no choice made in training.
+# Reports have their own seeds for noise and samples, which no choice in training used.
 _NOISE, _DRAW = 7, 0
 
 
 @dataclass
 class Assessment:
-    """What finished denoisers are measured with. `folder` is the run's; it is written into."""
+    """Finished denoisers and what they are measured with. `folder`, the run's, gets the results."""
 
     recipe: Recipe
-    materials: Problem
+    problem: Problem
     folder: Path
     denoisers: Mapping[str, Denoiser]
     costs: Mapping[str, Any]
@@ -69,47 +70,45 @@ class Assessment:
 
     @property
     def reference(self) -> Dataset:
-        """What the arms are measured on: the test set, or the held-out full samples where there is none."""
-        return self.materials.test if self.materials.test is not None else self.materials.held_out
+        """The samples to measure on: the test set, or the held-out full samples without one."""
+        return self.problem.test if self.problem.test is not None else self.problem.held_out
 
     @property
     def evaluated_on(self) -> str:
-        """How the figures must be read."""
-        return "test" if self.materials.test is not None else "held-out"
+        """Which of the two: a key of `EVALUATED_ON`."""
+        return "test" if self.problem.test is not None else "held-out"
 
 
 def compare(session: Session, arms: Sequence[str] = (), samples: int | None = None) -> dict[str, Any]:
-    """Train the arms (none named: all the data allow), measure them and write metrics.json; returns its content."""
-    arms = arms_of(session.materials, arms)
-    session.screen.expect(trainings(session.recipe, arms))
+    """Train the arms (none given: all possible ones), measure them and write metrics.json; returns its content."""
+    arms = arms_of(session.problem, arms)
+    session.screen.expect([stage.name for stage in session.bootstrap.plan(arms).trainings])
     denoisers = {arm: session.train(arm) for arm in arms}
     costs = session.write_ledger()
     if not session.main:
         return {}
     curves.loss_curves(session.run.metrics(), session.run.path / "losses.png")
     a = Assessment(
-        session.recipe, session.materials, session.run.path, denoisers, costs, session.screen,
+        session.recipe, session.problem, session.run.path, denoisers, costs, session.screen,
         session.accelerator.device, samples,
     )  # fmt: skip
     return assess(a)
 
 
 def assess(a: Assessment) -> dict[str, Any]:
-    """Measure finished denoisers, print the tables, write pictures and metrics.json; returns its content."""
+    """Measure finished denoisers, print the tables, write images and metrics.json; returns its content."""
     base, levels = _base(a), list(a.recipe.levels)
     a.screen.print(f"measuring the denoising loss of {len(a.denoisers)} arm(s) on {len(a.reference)} samples")
     by_sample = evaluate.sample_losses(
-        a.denoisers, _there(a, a.reference), levels, base, a.recipe.evaluate.draws, _NOISE
+        a.denoisers, _on_device(a, a.reference), levels, base, a.recipe.evaluate.draws, _NOISE
     )
     losses = evaluate.tabulate(by_sample, levels)
     gap = evaluate.gap_closed(losses) if {"full_only", "bootdiff", "oracle"} <= set(losses) else None
     nats = None
     if {"views_only", "bootdiff"} <= set(losses) and len(levels) > 1:
         nats = evaluate.information(by_sample, levels, base)
-    residual = a.recipe.residual
-    judged = a.recipe.gains.mode == "fit" or a.recipe.begins_at_full
-    needs = (residual.full_experts, judged, residual.warm_start)
-    cost = {arm: row for arm, row in costs.costs(a.costs, *needs).items() if arm in losses}
+    needed = plan(method_settings(a.recipe, a.problem.shape), a.problem, list(losses))
+    cost = costs.costs(a.costs, needed)
     note = evaluate.EVALUATED_ON[a.evaluated_on]
     a.screen.show(
         *tables.losses(losses, f"{len(a.reference)} samples, {note}", gap), tables.levels(losses),
@@ -119,7 +118,7 @@ def assess(a: Assessment) -> dict[str, Any]:
     atomic_write_text(a.folder / "table.md", evaluate.markdown_table(losses) + "\n")
     if len(losses) > 1:
         curves.level_curves(losses, a.folder / "levels.png")
-    kind = kind_of(a.materials.shape)
+    kind = kind_of(a.problem.shape)
     count = a.recipe.evaluate.count(kind) if a.samples is None else a.samples
     drawn = {arm: draw(a, arm, max(count, a.recipe.sampling.count)) for arm in a.denoisers}
     sheets(a, drawn)
@@ -138,11 +137,11 @@ def assess(a: Assessment) -> dict[str, Any]:
 
 
 def _base(a: Assessment) -> IsotropicGaussian:
-    found = measure(a.materials.full)
-    return IsotropicGaussian(a.materials.shape, found["mean"], found["sigma_data"]).to(a.device)
+    found = measure(a.problem.full)
+    return IsotropicGaussian(a.problem.shape, found["mean"], found["sigma_data"]).to(a.device)
 
 
-def _there(a: Assessment, source: Dataset) -> SampleSet:
+def _on_device(a: Assessment, source: Dataset) -> SampleSet:
     held = in_memory(source)
     return SampleSet(*(None if v is None else v.to(a.device) for v in (held.x, held.label, held.mask)))  # type: ignore[arg-type]
 
@@ -158,7 +157,7 @@ def draw(a: Assessment, arm: str, count: int) -> Tensor:
         tensors, meta = load_tensors(path)
         if meta == how and len(tensors["x"]) >= count:
             return _as_drawn(tensors["x"][:count])
-    # As many of each class as of the others, where the arm knows any.
+    # Equally many of each class, if the arm has classes.
     classes = classes_of(a.denoisers[arm])
     labels = [i % classes for i in range(count)] if classes else None
     with a.screen.work(f"samples of {arm}") as done:
@@ -167,7 +166,7 @@ def draw(a: Assessment, arm: str, count: int) -> Tensor:
             sigma_min=how["sigma_min"], sigma_max=how["sigma_max"], progress=done,
         )  # fmt: skip
     x = x.cpu()
-    if kind_of(a.materials.shape) in ("image", "video"):
+    if kind_of(a.problem.shape) in ("image", "video"):
         x = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(path, {"x": x}, how)
@@ -184,16 +183,16 @@ def _hash(folder: Path) -> str:
 
 
 def sheets(a: Assessment, drawn: Mapping[str, Tensor]) -> None:
-    """samples/<arm>.png, samples/real.png, and samples.png with the main ones beside each other; videos also as GIF."""
-    n, meaning = a.recipe.sampling.count, DataInfo.of(a.materials.full)
+    """samples/<arm>.png, samples/real.png, and samples.png with the main ones side by side; videos also as GIF."""
+    n, info = a.recipe.sampling.count, DataInfo.of(a.problem.full)
     real = torch.stack([a.reference[i].x for i in range(min(n, len(a.reference)))])
-    shown = {arm: x[:n] for arm, x in drawn.items()} | {"real": real}
-    sheet = {name: images.sheet(x, meaning, None if name == "real" else real) for name, x in shown.items()}
-    for name, picture in sheet.items():
+    samples = {arm: x[:n] for arm, x in drawn.items()} | {"real": real}
+    sheet = {name: images.sheet(x, info, None if name == "real" else real) for name, x in samples.items()}
+    for name, image in sheet.items():
         title = "real, not trained on" if name == "real" else f"samples of {name.replace('_', ' ')}"
-        images.save_png(images.panels({title: picture}), a.folder / "samples" / f"{name}.png")
-        if kind_of(a.materials.shape) == "video":
-            images.save_gif(shown[name][:16], a.folder / "samples" / f"{name}.gif", meaning.rate)
+        images.save_png(images.panels({title: image}), a.folder / "samples" / f"{name}.png")
+        if kind_of(a.problem.shape) == "video":
+            images.save_gif(samples[name][:16], a.folder / "samples" / f"{name}.gif", info.rate)
     beside = {name.replace("_", " "): sheet[name] for name in ("full_only", "bootdiff", "real") if name in sheet}
     images.save_png(images.panels(beside, a.recipe.name), a.folder / "samples.png")
 
@@ -204,18 +203,18 @@ def _quality(a: Assessment, drawn: Mapping[str, Tensor]) -> dict[str, Any]:
     for arm, x in drawn.items():
         a.screen.print(f"measuring {len(x)} samples of {arm}")
         results[arm] = sample_quality(
-            x, a.reference, a.materials.full, a.materials.held_out, features, mirrored=a.recipe.flip != "none"
+            x, a.reference, a.problem.full, a.problem.held_out, features, mirrored=a.recipe.flip != "none"
         )
     return results
 
 
 def _features(a: Assessment) -> Features:
     spec = a.features or a.recipe.evaluate.features
-    # All that is there in full but the test set: the figures need one good ruler, the same for all arms.
-    pool = a.materials.oracle if a.materials.oracle is not None else a.materials.full
+    # All full samples except the test set: one good network, the same for all arms.
+    pool = a.problem.oracle if a.problem.oracle is not None else a.problem.full
     if spec not in ("auto", "classifier", "autoencoder"):
         path = spec if a.features else a.recipe.locate(spec)
-        return load_features(path, a.materials.full, device=a.device)
+        return load_features(path, a.problem.full, device=a.device)
     key = hashlib.sha256(json.dumps([spec, pool.fingerprint(), a.recipe.seed]).encode()).hexdigest()[:12]
     path = a.folder / f"features-{key}.safetensors"
     if path.is_file():
@@ -234,11 +233,12 @@ def compare_seeds(
     arms: Sequence[str] = (),
     reuse: Sequence[str | Path] = (),
     samples: int | None = None,
+    *,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
     """`compare` for each seed in folder/seed-S, and one table and one metrics.json of all of them.
 
-    The seed draws everything anew: which images stay full, weights, batches. Standard errors are those over the seeds.
+    The seed redraws everything: which images stay full, weights, batches. Standard errors are over the seeds.
     """
     results = []
     for seed in seeds:
@@ -261,15 +261,15 @@ def compare_seeds(
     shutil.copyfile(folder / f"seed-{seeds[0]}" / "samples.png", folder / "samples.png")
     shared = {key: results[0][key] for key in ("recipe", "evaluated_on", "count", "levels", "versions", "command")}
     shared["recipe"] = {**shared["recipe"], "seed": list(seeds)}
-    said = shared | {"seeds": list(seeds), **both, "runs": {f"seed-{s}": r for s, r in zip(seeds, results)}}
-    atomic_write_json(folder / "metrics.json", said)
-    return said
+    content = shared | {"seeds": list(seeds), **both, "runs": {f"seed-{s}": r for s, r in zip(seeds, results)}}
+    atomic_write_json(folder / "metrics.json", content)
+    return content
 
 
 def assess_run(
     folder: Path, arms: Sequence[str], samples: int | None, features: str | None, screen: Console
 ) -> dict[str, Any]:
-    """`assess` for the trained arms of a run on the disk (or those named).
+    """`assess` for the trained arms of a run on disk (or only those given).
 
     Raises:
         BootdiffError: no run, no trained arm, data that are no longer what the run was trained on.
@@ -280,15 +280,21 @@ def assess_run(
     missing = [arm for arm in arms if arm not in there]
     if missing or not names:
         what = f"no trained arm {missing[0]!r} in it" if missing else "no trained arm in it yet"
-        raise BootdiffError(f"{folder}: {what} (there: {', '.join(there) or 'none'}); train it by `fit --arm` first")
+        raise BootdiffError(f"{folder}: {what} (there: {', '.join(there) or 'none'}); train it with `fit --arm` first")
     accelerator = accelerate(recipe)
-    materials = build_problem(recipe)
-    if materials.fingerprint() != run.fingerprint:
+    problem = build_problem(recipe)
+    if problem.fingerprint() != run.fingerprint:
         raise BootdiffError(
             f"{folder}: the data are not what this run was trained on (files added, removed or changed); restore them"
         )
     denoisers = {arm: load_arm(folder, arm, accelerator.device)[1] for arm in names}
     costs = read_json(run.path / "ledger.json")
     return assess(
-        Assessment(recipe, materials, run.path, denoisers, costs, screen, accelerator.device, samples, features)
+        Assessment(recipe, problem, run.path, denoisers, costs, screen, accelerator.device, samples, features)
     )
+
+
+def print_results(folder: Path, screen: Console) -> None:
+    """Print where a comparison's images and figures are."""
+    sheets = f"{folder / 'samples.png'} and {folder / 'levels.png'}"
+    screen.print(f"Look at {sheets}; the figures are in {folder / 'metrics.json'}", "bold")

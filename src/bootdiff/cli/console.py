@@ -1,4 +1,4 @@
-"""How long it takes, on screen: one bar per training in a terminal, a plain line now and then elsewhere (a log file).
+"""Progress on screen: one bar per training in a terminal, a plain line every 20 s elsewhere (a log file).
 
 Both show the loss since the last metrics row, images per second and the time left of this training.
 """
@@ -35,7 +35,7 @@ def clock(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """A large number for people, three digits and a prefix of the SI.
+    """A large number for people, three digits and an SI prefix.
 
     >>> number(17), number(41_234), number(2.5e12)
     ('17', '41.2k', '2.5T')
@@ -47,15 +47,15 @@ def number(value: float) -> str:
 
 
 class Console:
-    """Where a command speaks. Called with a `Progress` a few times a second; `say` prints a line beside it.
+    """Where a command prints. Called with a `Progress` a few times a second; `print` writes a line above the bar.
 
     Args:
-        console: where to print; one that is no terminal gets plain lines.
+        console: where to print; anything but a terminal gets plain lines.
         quiet: print nothing (all processes but the first).
         every: seconds between plain lines.
     """
 
-    def __init__(self, console: RichConsole | None = None, quiet: bool = False, every: float = 20.0) -> None:
+    def __init__(self, console: RichConsole | None = None, *, quiet: bool = False, every: float = 20.0) -> None:
         self.console = console or RichConsole(highlight=False)
         if not self.console.is_terminal:
             self.console.width = max(self.console.width, 160)
@@ -64,14 +64,14 @@ class Console:
         self._bar: Bar | None = None
         self._task: Any = None
         self._stage = ""
-        self._told, self._shown = 0.0, -1
+        self._printed_at, self._printed_step = 0.0, -1
 
     def expect(self, stages: Sequence[str]) -> None:
-        """The trainings to come, in order, so that each says which of how many it is."""
+        """The trainings to come, in order, to number them on screen."""
         self.order = list(stages)
 
     def print(self, text: str = "", style: str | None = None) -> None:
-        """Print a line as it is (no markup), above the bar."""
+        """Print a line (no markup) above the bar."""
         if not self.quiet:
             self.console.print(escape(text), style=style, soft_wrap=True)
 
@@ -81,17 +81,17 @@ class Console:
             self.console.print(*what)
 
     def __call__(self, p: Progress) -> None:
-        """Show where a training stands."""
+        """Show the progress of a training."""
         if self.quiet:
             return
         loss = "" if p.loss is None else f"loss {p.loss:.4f}  "
-        # The rate of the first steps means nothing.
+        # The rate of the first steps is not representative.
         rest = f"{p.images_per_second:,.0f} images/s  {clock(p.seconds_left)} left" if p.images_per_second else ""
         self._step(p.stage, p.step, p.steps, f"{loss}{rest}")
 
     @contextmanager
     def work(self, what: str, total: int = 0) -> Iterator[Any]:
-        """A bar for other work; yields a function to call with how much is done (and of how much)."""
+        """A bar for other work; yields a function to call with the amount done (and, optionally, the total)."""
         begin = time.monotonic()
 
         def done(n: int, of: int = total) -> None:
@@ -109,8 +109,8 @@ class Console:
         if not self.console.is_terminal:
             now = time.monotonic()
             begins, ends = what != self._stage, step == steps
-            if begins or (step != self._shown and (ends or now - self._told > self.every)):
-                self._stage, self._told, self._shown = what, now, step
+            if begins or (step != self._printed_step and (ends or now - self._printed_at > self.every)):
+                self._stage, self._printed_at, self._printed_step = what, now, step
                 self.console.print(f"{what}{nth}: {step}/{steps}  {text}", markup=False, soft_wrap=True)
             return
         if self._bar is None or what != self._stage:
@@ -131,7 +131,7 @@ class Console:
             self.clear()
 
     def clear(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +21,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.cli.console import Console, clock, number
 from bootdiff.cli.report.tables import plain_table
-from bootdiff.cli.session import trainings
 from bootdiff.data import Batches, measure
 from bootdiff.denoise import Denoiser
-from bootdiff.method.composite import CompositeDenoiser, SnapshotsByNoiseLevel, StackedDenoiser
+from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.distillation import Distillation
-from bootdiff.method.losses import LossModule, ResidualObjective
+from bootdiff.method.losses import LossModule
+from bootdiff.method.plan import Part, Plan, Stage
 from bootdiff.method.problem import Problem
-from bootdiff.method.stages import Bootstrap, TrainingSet
-from bootdiff.noise import LogNormal
-from bootdiff.recipe.schema import Recipe
+from bootdiff.method.settings import MethodSettings
+from bootdiff.method.stack import StackedDenoiser
+from bootdiff.method.stages import Bootstrap
+from bootdiff.method.trainer import Task
 
 __all__ = ["Cost", "cost_table", "data_table", "describe", "estimate", "warnings_of"]
 
@@ -57,7 +58,7 @@ def describe(materials: Problem) -> dict[str, dict[str, Any]]:
     """Each source: count, shape, and range, mean and spread in stored coordinates ([-1, 1]); sigma_data of views in
     view coordinates, as their denoisers see them."""
     rows = {}
-    for name, source in materials.sources().items():
+    for name, source in materials.datasets().items():
         seen = materials.every_view().get(name.split(" (")[0].removeprefix("view "))
         view = None if seen is None else seen.through
         mask = view.mask(materials.shape) if view is not None and view.is_fixed else None
@@ -125,161 +126,101 @@ def warnings_of(materials: Problem, rows: dict[str, dict[str, Any]]) -> list[str
 # --- networks ---
 
 
-def estimate(recipe: Recipe, materials: Problem, accelerator: Any, arms: Sequence[str], screen: Console) -> list[Cost]:
+def estimate(
+    settings: MethodSettings, problem: Problem, accelerator: Any, arms: Sequence[str], screen: Console
+) -> list[Cost]:
     """Every training that the arms need, measured."""
-    boot: Any = Bootstrap(recipe, materials, None, accelerator)  # type: ignore[arg-type]
-    planner = _Planner(recipe, boot, accelerator)
-    names = trainings(recipe, arms)
+    stages: Any = Bootstrap(settings, problem, None, accelerator)  # type: ignore[arg-type]
+    trainings = stages.plan(arms).trainings
     out = []
-    with screen.work("timing a few steps of each network", len(names)) as done:
-        for k, name in enumerate(names):
-            out.append(planner.one(name))
+    with screen.work("timing a few steps of each network", len(trainings)) as done:
+        for k, stage in enumerate(trainings):
+            out.append(_measure(_Untrained(stages.within(stage.around)), stage))
             done(k + 1)
     return out
 
 
-class _Planner:
-    def __init__(self, recipe: Recipe, boot: Bootstrap, accelerator: Any, root: _Planner | None = None) -> None:
-        self.recipe, self.boot, self.accelerator, self.root = recipe, boot, accelerator, root or self
-        self._untrained: CompositeDenoiser | None = None
-        self._inner: dict[str, _Planner] = {}
+class _Untrained:
+    """Denoisers with new weights, which cost what the trained ones do, in the place of those of some stages."""
 
-    def one(self, name: str) -> Cost:
-        *around, last = name.split(".")
-        planner = self
-        for view in around:
-            planner = planner.inner(view.removeprefix("view-"))
-        return planner._one(name, last)
+    def __init__(self, stages: Bootstrap) -> None:
+        self.stages = stages
 
-    def inner(self, view: str) -> _Planner:
-        """That of a view with views of its own."""
-        if view not in self._inner:
-            boot = self.boot.inner(view)
-            self._inner[view] = _Planner(boot.recipe, boot, self.accelerator, self.root)
-        return self._inner[view]
+    def composite(self) -> CompositeDenoiser:
+        """The views' composite."""
+        stages = self.stages
+        views = {name: (v.view, self.view(name)) for name, v in stages.problem.views.items()}
+        return CompositeDenoiser(views, stages.full_training_set().prior, stages.levels).to(stages.device)
 
-    def _one(self, whole: str, name: str) -> Cost:
-        kind, _, rest = name.partition("-")
-        boot, recipe = self.boot, self.recipe
-        if kind == "view":
-            view = next(
-                v
-                for v in recipe.views
-                if rest.startswith(f"{v}-") and rest.removeprefix(f"{v}-") in recipe.backbones_for(v)
-            )
-            bench, training = boot.view_training_set(view), recipe.training_for("views", view)
-            net, composite, on = (
-                recipe.backbones_for(view)[rest.removeprefix(f"{view}-")],
-                boot.no_views(bench.base),
-                "base",
-            )
-        else:
-            bench = boot.full_training_set()
-            if kind == "oracle":
-                oracle: Any = boot.materials.oracle
-                classes = None if oracle.classes is None else len(oracle.classes)
-                bench = TrainingSet(**{**vars(bench), "train": oracle, "classes": classes})
-            beyond = kind in ("residual", "unregularized")
-            nets = recipe.distill_backbones if kind == "distilled" else recipe.backbones
-            training, net = recipe.training_for("residual" if beyond else kind), nets[rest]
-            composite, on = (self.untrained(), "views") if beyond else (boot.no_views(bench.base), "base")
-        noise = LogNormal(training.noise.mean, training.noise.std)
-        objective = ResidualObjective(composite, noise, tau=bench.tau)
-        if kind == "distilled":
-            teacher = self.stack(self.untrained(), recipe.backbones.values(), "views")
-            objective = Distillation(composite, noise, teacher=teacher)
-        mask_channels = boot.mask_channels() if kind == "residual" else 0
-        return self._measure(whole, bench, composite, on, net, training, objective, mask_channels)
+    def view(self, name: str) -> Denoiser:
+        """A view's denoiser."""
+        stages, v = self.stages, self.stages.problem.views[name]
+        if v.owner is not None:
+            around, _, its = v.owner.rpartition(".")
+            return copy.deepcopy(_Untrained(stages.root.within(around)).view(its))
+        if v.pretrained is not None:
+            return v.pretrained
+        if v.views:
+            return _Untrained(stages.inner(name)).bootdiff()
+        networks = stages.settings.views[name].networks
+        tasks = [stages.task(Stage("view", network, name, stages.path)) for network in networks]
+        return self._stack(tasks[0].composite, tasks)
 
-    def untrained(self) -> CompositeDenoiser:
-        """The views' composite with new weights: it costs what the trained one does."""
-        if self._untrained is None:
-            boot = self.boot
-            denoisers = {name: self.stand_in(name) for name in self.recipe.views}
-            views = {name: v.view for name, v in boot.materials.views.items()}
-            self._untrained = CompositeDenoiser(boot.full_training_set().base, views, denoisers, boot.levels).to(
-                boot.device
-            )
-        return self._untrained
+    def bootdiff(self) -> Denoiser:
+        """The finished denoiser."""
+        stages, composite = self.stages, self.composite()
+        parts: list[Part] = ["residual", *(["full"] if stages.settings.residual.full_experts else [])]  # type: ignore[list-item]
+        stage = [Stage(part, network, around=stages.path) for part in parts for network in stages.settings.networks]
+        return self._stack(composite, [stages.task(s, composite) for s in stage])
 
-    def stand_in(self, name: str) -> Denoiser:
-        """A view's denoiser with new weights."""
-        boot, material = self.boot, self.boot.materials.views[name]
-        if material.owner is not None:
-            planner = self.root
-            *around, name = material.owner.split(".")
-            for view in around:
-                planner = planner.inner(view)
-            return copy.deepcopy(planner.stand_in(name))
-        if material.pretrained is not None:
-            return material.pretrained
-        if material.views:
-            planner = self.inner(name)
-            return planner.stack(planner.untrained(), planner.recipe.backbones.values(), "views")
-        bench = boot.view_training_set(name)
-        return self.stack(boot.no_views(bench.base), self.recipe.backbones_for(name).values(), "base", bench)
+    def task(self, stage: Stage) -> Task:
+        """How a stage is trained, on top of untrained denoisers."""
+        if stage.part in ("residual", "unregularized"):
+            return self.stages.task(stage, self.composite())
+        if stage.part == "distilled":
+            data, teacher = self.stages.full_training_set(), self.bootdiff()
+            network, training = self.stages.settings.distilled_networks[stage.network], self.stages.settings.training
+            none = self.stages.no_views(data.prior)
+            objective = Distillation(none, training["distilled"].noise, teacher=teacher)
+            return Task(stage.name, data, none, network, training["distilled"], objective=objective)
+        return self.stages.task(stage)
 
-    def stack(
-        self, composite: CompositeDenoiser, nets: Iterable[Any], on: str, bench: TrainingSet | None = None
-    ) -> StackedDenoiser:
-        """New experts on a composite, and on the white base beside those on views where these are stacked too."""
-        levels, bench = self.boot.levels, bench or self.boot.full_training_set()
-        kinds = (on, "base") if on == "views" and self.recipe.residual.full_experts else (on,)
-        experts = [self._expert("", bench, composite, kind, net) for kind in kinds for net in nets]
-        return StackedDenoiser(
-            composite, [SnapshotsByNoiseLevel([expert], levels, [0] * len(levels)) for expert in experts], levels
-        )
+    def _stack(self, composite: CompositeDenoiser, tasks: Sequence[Task]) -> StackedDenoiser:
+        return StackedDenoiser(composite, [self.stages.build(task) for task in tasks], self.stages.levels)
 
-    def _expert(
-        self, name: str, bench: TrainingSet, composite: CompositeDenoiser, on: str, net: Any, mask_channels: int = 0
-    ) -> Any:
-        boot = self.boot
-        net = net.resolve(bench.base.shape, boot.root.materials.shape)
-        return boot._build(name, bench, composite, on, net, [1.0] * len(boot.levels), mask_channels=mask_channels)
 
-    def _measure(
-        self,
-        name: str,
-        bench: TrainingSet,
-        composite: CompositeDenoiser,
-        on: str,
-        net: Any,
-        training: Any,
-        objective: ResidualObjective,
-        mask_channels: int,
-    ) -> Cost:
-        boot = self.boot
-        trainee = LossModule(self._expert(name, bench, composite, on, net, mask_channels)).train()
-        batches = Batches(
-            bench.train, bench.scale, training.batch, flip=bench.flip, device=boot.device, mask=bench.mask
-        )
-        optimizer = torch.optim.AdamW(trainee.parameters(), lr=1e-6, fused=True)
-        rng = torch.Generator(boot.device).manual_seed(0)
+def _measure(untrained: _Untrained, stage: Stage) -> Cost:
+    stages, task = untrained.stages, untrained.task(stage)
+    data, training, objective = task.data, task.training, task.loss()
+    module = LossModule(stages.build(task)).train()
+    batches = Batches(data.train, data.scale, training.batch, flip=data.flip, device=stages.device, mask=data.mask)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6, fused=True)
+    rng = torch.Generator(stages.device).manual_seed(0)
 
-        def step(t: int) -> None:
-            with self.accelerator.autocast():
-                loss = objective(trainee, batches.at(t), rng).mean()
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+    def step(t: int) -> None:
+        with stages.accelerator.autocast():
+            loss = objective(module, batches.at(t), rng).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
-        with FlopCounterMode(display=False) as counter:
-            step(0)
-        step(1)
-        times = []
-        for t in range(2, 5):
-            start = time.perf_counter()
-            step(t)
-            _wait(boot.device)
-            times.append(time.perf_counter() - start)
-        seconds = sorted(times)[1]
-        parameters = sum(p.numel() for p in trainee.parameters() if p.requires_grad)
-        # A held-out question is a forward pass: about a third of a step.
-        draws = max(1, min(4, 128 // max(len(bench.samples), 1)))
-        asked = math.ceil(training.steps / training.evaluate_every) * len(boot.levels) * draws * len(bench.samples)
-        total = training.steps * seconds + asked * seconds / 3 / training.batch
-        flops = counter.get_total_flops() * training.steps
-        return Cost(name, parameters, training.steps, training.batch, flops, seconds, total)
+    with FlopCounterMode(display=False) as counter:
+        step(0)
+    step(1)
+    times = []
+    for t in range(2, 5):
+        start = time.perf_counter()
+        step(t)
+        _wait(stages.device)
+        times.append(time.perf_counter() - start)
+    seconds = sorted(times)[1]
+    parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    # A held-out evaluation is a forward pass: about a third of a step.
+    draws = max(1, min(4, 128 // max(len(data.samples), 1)))
+    evaluations = math.ceil(training.steps / training.evaluate_every) * len(stages.levels) * draws * len(data.samples)
+    total = training.steps * seconds + evaluations * seconds / 3 / training.batch
+    flops = counter.get_total_flops() * training.steps
+    return Cost(stage.name, parameters, training.steps, training.batch, flops, seconds, total)
 
 
 def _wait(device: torch.device) -> None:
@@ -287,7 +228,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def cost_table(rows: Sequence[Cost], recipe: Recipe, arms: Sequence[str]) -> list[Any]:
+def cost_table(rows: Sequence[Cost], plan: Plan, arms: Sequence[str]) -> list[Any]:
     """The trainings in order, and what `fit` and `arms` will take."""
     out = plain_table("Plan", "training", "parameters", "steps", "batch", "FLOPs", "expected time")
     for row in rows:
@@ -296,7 +237,7 @@ def cost_table(rows: Sequence[Cost], recipe: Recipe, arms: Sequence[str]) -> lis
         )
 
     def total(names: Sequence[str]) -> str:
-        wanted = trainings(recipe, names)
+        wanted = {name for arm in names for name in plan.names(arm)}
         return clock(sum(row.seconds for row in rows if row.name in wanted))
 
     return ["", out, f"Training takes about {total(['bootdiff'])} (fit), {total(arms)} for all arms (arms)."]

@@ -1,4 +1,4 @@
-"""The command `bootdiff masks`: pictures in, a mask and a picture to check it by out."""
+"""`bootdiff masks`: images in; out, a mask and an image to check it by."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ if TYPE_CHECKING:
 
 __all__ = ["masks"]
 
-# At most so many pictures say what stays put, in so many values (256 MB); from so few files on, sharp enough.
-_PICTURES, _VALUES, _SHARP = 1000, 2**26, 64
+# At most this many images, and values (256 MB), are used to find a static overlay; this many files suffice.
+_IMAGES, _VALUES, _SHARP = 1000, 2**26, 64
 
 
 def masks(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Pictures or videos: a folder, or an array.", show_default=False)
+        Path, typer.Argument(metavar="DIR", help="Images or videos: a folder, or an array.", show_default=False)
     ],
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: masks/NAME of DIR.")] = None,
     moving: Annotated[
-        bool, typer.Option("--moving", "--per-frame", help="A mask for each file or frame: text that comes and goes.")
+        bool, typer.Option("--moving", "--per-frame", help="A mask for each file or frame, for text that changes.")
     ] = False,
-    video: Annotated[bool, typer.Option("--video", help="Sub-folders of pictures are the frames of videos.")] = False,
-    grow: Annotated[int, typer.Option(min=0, help="Hide so many pixels more around what was found.")] = 0,
+    video: Annotated[bool, typer.Option("--video", help="Sub-folders of images are the frames of videos.")] = False,
+    grow: Annotated[int, typer.Option(min=0, help="Also hide this many pixels around what was found.")] = 0,
     key: Annotated[str | None, typer.Option(help="Name of the array in an .npz file.")] = None,
 ) -> None:
-    """Find a logo, a watermark or a band of subtitles that lies over many pictures, and draw the mask.
+    """Find a logo, watermark or subtitle band and draw its mask.
 
-    Writes mask.png (white = observed) and check.png, to look at before the mask is used: nothing is masked by this
-    command. Where nothing is found, it says so, writes nothing, and the exit code is 0 as well.
+    Looks for an overlay at the same place in many images. Writes mask.png (white = observed) and check.png, to look
+    at before the mask is used; this command masks nothing itself. Where nothing is found, it writes nothing, prints so
+    and exits with code 0.
 
     bootdiff masks photos/with-logo
     bootdiff masks film/frames --moving --out film/masks
@@ -45,22 +46,22 @@ def masks(
     from bootdiff.tools.find_masks import find_overlay, find_text, usual_strokes
 
     screen = Console()
-    items = _items(folder, key, video)
-    x, factor, whole = _pictures(items, folder, screen)
+    items = _items(folder, key, video=video)
+    x, factor, whole = _read_images(items, folder, screen)
     overlay = find_overlay(x)
     hidden = _grown(_enlarged(overlay.hidden, factor, whole), grow)
     out = out or Path("masks") / folder.resolve().stem
     if overlay.left_out:
         screen.print(
-            f"these pictures are alike in many places (aligned, or of one background): {', '.join(overlay.left_out)} "
+            f"these images are alike in many places (aligned, or with one background): {', '.join(overlay.left_out)} "
             "cannot tell an overlay from that; a half-transparent one may have been missed"
         )
     if hidden.any():
         counted = f"{int(hidden.sum()):,} of {hidden.size:,} pixels ({hidden.mean():.1%})"
-        screen.print(f"an overlay that stays put hides {counted}")
+        screen.print(f"a static overlay hides {counted}")
     if not moving:
         if not hidden.any():
-            screen.print(f"nothing that stays put was found in {len(x)} pictures; no mask is written", "bold")
+            screen.print(f"no static overlay was found in {len(x)} images; no mask is written", "bold")
             return
         _write_static(out, hidden, overlay, x, factor)
         screen.print(f"Look at {out / 'check.png'}. If it is right, the view of these files is", "bold")
@@ -68,25 +69,23 @@ def masks(
         return
     usual = usual_strokes(x[:: max(1, len(x) // 64)]) if factor == 1 else None
     written = _Masks(out, folder, items[0].kind)
-    shown: list[tuple[float, np.ndarray, np.ndarray]] = []
+    most: list[tuple[float, np.ndarray, np.ndarray]] = []
     with screen.work("looking for text", len(items)) as done:
         for k, item in enumerate(items):
-            for picture in item.read():
-                usual = usual or usual_strokes(picture[None])
-                text = find_text(picture, usual)
-                own = _grown(text, grow) | (hidden if hidden.shape == text.shape else False)
-                written.add(item.name, own)
-                shown = sorted([*shown, (float(text.mean()), picture, own)], key=lambda s: -s[0])[:6]
+            for image in item.read():
+                usual = usual or usual_strokes(image[None])
+                text = find_text(image, usual)
+                mask = _grown(text, grow) | (hidden if hidden.shape == text.shape else False)
+                written.add(item.name, mask)
+                most = sorted([*most, (float(text.mean()), image, mask)], key=lambda s: -s[0])[:6]
             done(k + 1)
     written.close()
     if not written.count:
-        screen.print(
-            f"no text and nothing that stays put was found in {written.total} pictures; no mask is written", "bold"
-        )
+        screen.print(f"no text and no static overlay was found in {written.total} images; no mask is written", "bold")
         return
     share = written.pixels[0] / written.pixels[1]
-    screen.print(f"{written.count:,} of {written.total:,} pictures have something hidden, {share:.1%} of all pixels")
-    _write_check(out / "check.png", [(p, m) for _, p, m in shown], {})
+    screen.print(f"{written.count:,} of {written.total:,} images have something hidden, {share:.1%} of all pixels")
+    _write_check(out / "check.png", [(p, m) for _, p, m in most], {})
     screen.print(f"Look at {out / 'check.png'} and at some of the masks beside it. If they are right:", "bold")
     if items[0].kind == "array":
         screen.print(f"  put {out / 'masks.npy'} into the .npz file, and name it in data: {{masks: ...}}")
@@ -96,50 +95,50 @@ def masks(
     screen.print("  view: {kind: random_mask}")
 
 
-# --- pictures ---
+# --- images ---
 
 
 @dataclass(frozen=True)
 class _Item:
-    """A picture, a video or a sample of an array; `read` yields its pictures (C, H, W), float32 in [-1, 1]."""
+    """An image, a video or a sample of an array; `read` yields its images (C, H, W), float32 in [-1, 1]."""
 
     name: str
     kind: str
     read: Callable[[], Iterator[np.ndarray]]
 
 
-def _items(path: Path, key: str | None, video: bool) -> list[_Item]:
-    from bootdiff.data.folders import natural, nothing_found, walk
-    from bootdiff.data.readers.images import SIDECAR, SUFFIXES
-    from bootdiff.data.readers.video_files import PYAV, film_at
+def _items(path: Path, key: str | None, *, video: bool) -> list[_Item]:
+    from bootdiff.data.folders import list_files, natural_order, nothing_found
+    from bootdiff.data.readers.images import IMAGE_SUFFIXES, MASK_SUFFIX
+    from bootdiff.data.readers.video_files import PYAV_SUFFIXES, open_video
 
     if path.is_file():
         return _of_array(path, key)
-    names = [n for n in walk(path, "pictures") if not n.lower().endswith(SIDECAR) and ".mask/" not in n.lower()]
-    pictures = [n for n in names if n.lower().endswith(SUFFIXES)]
-    films = [n for n in names if n.lower().endswith((*PYAV, ".gif"))]
+    names = [n for n in list_files(path, "images") if not n.lower().endswith(MASK_SUFFIX) and ".mask/" not in n.lower()]
+    images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES)]
+    videos = [n for n in names if n.lower().endswith((*PYAV_SUFFIXES, ".gif"))]
 
-    def picture(name: str) -> Iterator[np.ndarray]:
+    def image(name: str) -> Iterator[np.ndarray]:
         yield _floats(_decoded(path / name))
 
-    def film(name: str) -> Iterator[np.ndarray]:
-        for _, frame, _ in film_at(path / name, "drop").frames():
+    def video_frames(name: str) -> Iterator[np.ndarray]:
+        for _, frame, _ in open_video(path / name, "drop").frames():
             yield _floats(frame)
 
     def frames(names: Sequence[str]) -> Iterator[np.ndarray]:
         for name in names:
-            yield from picture(name)
+            yield from image(name)
 
-    if films and not video and not pictures:
-        return [_Item(n, "film", lambda n=n: film(n)) for n in films]  # type: ignore[misc]
-    if not pictures:
-        raise nothing_found(path, names, "pictures", "a picture", (*SUFFIXES, *PYAV))
+    if videos and not video and not images:
+        return [_Item(n, "video", lambda n=n: video_frames(n)) for n in videos]  # type: ignore[misc]
+    if not images:
+        raise nothing_found(path, names, "images", "an image", (*IMAGE_SUFFIXES, *PYAV_SUFFIXES))
     if not video:
-        return [_Item(n, "picture", lambda n=n: picture(n)) for n in pictures]  # type: ignore[misc]
+        return [_Item(n, "image", lambda n=n: image(n)) for n in images]  # type: ignore[misc]
     groups: dict[str, list[str]] = {}
-    for n in sorted(pictures, key=natural):
+    for n in sorted(images, key=natural_order):
         groups.setdefault(n.rpartition("/")[0], []).append(n)
-    return [_Item(f"{folder}/", "film", lambda own=own: frames(own)) for folder, own in groups.items()]  # type: ignore[misc]
+    return [_Item(f"{folder}/", "video", lambda own=own: frames(own)) for folder, own in groups.items()]  # type: ignore[misc]
 
 
 def _of_array(path: Path, key: str | None) -> list[_Item]:
@@ -147,7 +146,7 @@ def _of_array(path: Path, key: str | None) -> list[_Item]:
 
     source = open_dataset(path, key=key)
     if len(source.shape) not in (3, 4):
-        raise BootdiffError(f"{path}: holds neither pictures nor videos; overlays are looked for in these only")
+        raise BootdiffError(f"{path}: holds neither images nor videos; overlays are searched in these only")
 
     def read(i: int) -> Iterator[np.ndarray]:
         x = source[i].x.numpy()
@@ -162,60 +161,59 @@ def _decoded(path: Path) -> np.ndarray:
     try:
         return decode(path.read_bytes(), "drop")[0]
     except Undecodable as error:
-        raise BootdiffError(f"{path}: {error}; mend or remove the file") from None
+        raise BootdiffError(f"{path}: {error}; repair or remove the file") from None
 
 
 def _floats(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, C) of whole numbers -> (C, H, W) float32 in [-1, 1]."""
+    """(H, W, C) integers -> (C, H, W) float32 in [-1, 1]."""
     from bootdiff.data.readers.images import to_tensor
 
     return to_tensor(pixels).numpy()
 
 
-def _pictures(items: Sequence[_Item], folder: Path, screen: Any) -> tuple[np.ndarray, int, tuple[int, int]]:
-    """Pictures (N, C, H, W) evenly spaced over all, made smaller by a factor where memory asks; the factor; and the
-    size before."""
+def _read_images(items: Sequence[_Item], folder: Path, screen: Any) -> tuple[np.ndarray, int, tuple[int, int]]:
+    """Images (N, C, H, W) evenly spaced over all, reduced by a factor to bound memory; the factor; the full size."""
     import numpy as np
 
     from bootdiff.data.dataset import spaced_indices
     from bootdiff.tools.find_masks import LEAST_FILES
 
-    chosen = [items[i] for i in spaced_indices(len(items), _PICTURES)]
-    each = max(1, _PICTURES // len(chosen))
+    chosen = [items[i] for i in spaced_indices(len(items), _IMAGES)]
+    each = max(1, _IMAGES // len(chosen))
     kept: list[np.ndarray] = []
-    factor, room = 1, _PICTURES
-    with screen.work("reading pictures", len(chosen)) as done:
+    factor, room = 1, _IMAGES
+    with screen.work("reading images", len(chosen)) as done:
         for k, item in enumerate(chosen):
-            for picture in _thinned(item.read(), each):
+            for image in _thinned(item.read(), each):
                 if not kept:
-                    # As many as are sharp enough must fit.
+                    # At least those that suffice must fit.
                     wanted = min(_SHARP, len(chosen) * each)
-                    factor = max(1, int(np.ceil((wanted * picture.size / _VALUES) ** 0.5)))
-                    room = max(wanted, _VALUES * factor**2 // picture.size)
+                    factor = max(1, int(np.ceil((wanted * image.size / _VALUES) ** 0.5)))
+                    room = max(wanted, _VALUES * factor**2 // image.size)
                 if len(kept) < room:
-                    kept.append(_shrunk(picture, factor))
-                    whole = picture.shape[-2:]
+                    kept.append(_shrunk(image, factor))
+                    whole = image.shape[-2:]
             done(k + 1)
     shape = Counter(p.shape for p in kept).most_common(1)[0][0]
     x = np.stack([p for p in kept if p.shape == shape])
     if len(x) < len(kept):
-        screen.print(f"{len(kept) - len(x)} of {len(kept)} pictures have another size than most: left out", "yellow")
+        screen.print(f"{len(kept) - len(x)} of {len(kept)} images have a different size than most: left out", "yellow")
     if len(x) < LEAST_FILES:
         raise BootdiffError(
-            f"{folder}: {len(x)} picture(s) of one size; what stays put shows in {LEAST_FILES} or more different ones, "
-            "and surely in a hundred: bring more"
+            f"{folder}: {len(x)} image(s) of one size; a static overlay can be found in {LEAST_FILES} or more, "
+            "and reliably in a hundred: add more"
         )
     size = whole if factor > 1 else x.shape[-2:]
     return x, factor, (int(size[0]), int(size[1]))
 
 
-def _thinned(pictures: Iterator[np.ndarray], most: int) -> list[np.ndarray]:
-    """At most twice `most` of them, evenly spaced, however many there are."""
+def _thinned(images: Iterator[np.ndarray], most: int) -> list[np.ndarray]:
+    """At most twice `most` of them, evenly spaced."""
     kept: list[np.ndarray] = []
     every = 1
-    for k, picture in enumerate(pictures):
+    for k, image in enumerate(images):
         if k % every == 0:
-            kept.append(picture)
+            kept.append(image)
         if len(kept) > 2 * most:
             kept, every = kept[::2], 2 * every
     return kept
@@ -266,8 +264,10 @@ def _write_mask(path: Path, hidden: np.ndarray) -> None:
 
 
 class _Masks:
-    """Masks of single pictures, written beside each other as the files are, from the first that hides anything on:
-    name.mask.png for a picture, name.mask/ with one per frame for a video, one array for an array."""
+    """One mask per image, in the layout of the files; nothing is written unless some mask hides something.
+
+    name.mask.png for an image, name.mask/ with one per frame for a video, one array for an array.
+    """
 
     def __init__(self, out: Path, folder: Path, kind: str) -> None:
         self.out, self.folder, self.kind = out, folder, kind
@@ -295,7 +295,7 @@ class _Masks:
         self._write(name, number, hidden)
 
     def close(self) -> None:
-        """Write what can be written at the end only."""
+        """Write what can only be written at the end."""
         import numpy as np
 
         if self._kept:
@@ -306,7 +306,7 @@ class _Masks:
     def _write(self, name: str, number: int, hidden: np.ndarray) -> None:
         if self.kind == "array":
             self._kept.setdefault(name, []).append((~hidden).astype("uint8"))
-        elif self.kind == "picture":
+        elif self.kind == "image":
             _write_mask(self.out / f"{name[: name.rindex('.')]}.mask.png", hidden)
         else:
             stem = name.rstrip("/") if name.endswith("/") else name[: name.rindex(".")]
@@ -320,8 +320,8 @@ def _write_check(path: Path, rows: Sequence[tuple[np.ndarray, np.ndarray]], maps
     from bootdiff.cli.report.images import grid, panels, save_png, to_pil
 
     def drawn(x: np.ndarray, hidden: np.ndarray | None = None) -> Any:
-        seen = None if hidden is None else torch.from_numpy(~hidden).float()[None]
-        return to_pil(torch.from_numpy(np.ascontiguousarray(x)), seen)
+        mask = None if hidden is None else torch.from_numpy(~hidden).float()[None]
+        return to_pil(torch.from_numpy(np.ascontiguousarray(x)), mask)
 
     side = 288
     sheets = {name: grid([drawn(x)], 1, side) for name, x in maps.items()}

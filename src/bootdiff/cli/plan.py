@@ -1,4 +1,4 @@
-"""The command `bootdiff plan`: what each view is worth, before anything is trained.
+"""`bootdiff plan`: what each view is worth, before anything is trained.
 
 The folder gets plan.json (the forecast with every number, the costs, the recommendations) and plan.png and plan.svg.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bootdiff.cli.options import RecipeFile, run_folder
 from bootdiff.errors import BootdiffError
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ _FOLDS = 5
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Where to write. Default: runs/NAME/plan.")] = None,
+    recipe: RecipeFile,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: runs/NAME/plan.")] = None,
     costs: Annotated[bool, typer.Option(help="Also time a few steps of each network.")] = True,
 ) -> None:
-    """What is each view worth? Before training, from the data at hand.
+    """Estimate what each view is worth, before training.
 
-    Fits a Gaussian law to the full samples, alone and with the views' files, and judges it on held-out full samples:
-    which noise levels each view helps at, how many full samples it is worth, whether to train it, and what it costs.
+    Fits a Gaussian to the full samples, alone and with the views' files, and evaluates it on held-out full samples: at
+    which noise levels each view helps, how many full samples it is worth, whether to train it, and what it costs.
     Takes a minute or two; trains nothing.
 
     bootdiff plan mine.yaml
@@ -48,32 +49,32 @@ def plan(
     from bootdiff.cli.console import Console
     from bootdiff.cli.costs import estimate
     from bootdiff.cli.session import accelerate
-    from bootdiff.method.problem import build_problem
+    from bootdiff.recipe.build import build_problem, method_settings
     from bootdiff.recipe.schema import load_recipe
-    from bootdiff.training.run import atomic_write_json
+    from bootdiff.training.files import atomic_write_json
 
-    loaded, folder = load_recipe(recipe), out or Path("runs") / recipe.stem / "plan"
+    loaded, folder = load_recipe(recipe), out or run_folder(recipe) / "plan"
     screen = Console()
     accelerator = accelerate(loaded)
-    materials = build_problem(loaded)
-    loaded = loaded.with_defaults_for(materials.shape)
+    problem = build_problem(loaded)
     with screen.work("forecast", 100) as done:
-        found = forecast_of(loaded, materials, lambda share: done(round(100 * share)))
-    rows = estimate(loaded, materials, accelerator, ["full_only", "bootdiff"], screen) if costs else []
+        found = forecast_of(loaded, problem, lambda share: done(round(100 * share)))
+    settings = method_settings(loaded, problem.shape)
+    rows = estimate(settings, problem, accelerator, ["full_only", "bootdiff"], screen) if costs else []
     prices = plan_report.costs_of_views(rows, list(found.views))
     screen.show(*plan_report.tables(found, prices))
-    said = {name: plan_report.words(view, found) for name, view in found.views.items()}
-    for name, text in said.items():
+    advice = {name: plan_report.advice(view, found) for name, view in found.views.items()}
+    for name, text in advice.items():
         screen.print(text, "green" if found.views[name].keep else "yellow")
-    unknown = [name for name in materials.views if name not in found.views]
+    unknown = [name for name in problem.views if name not in found.views]
     for name in unknown:
-        screen.print(f"`{name}` comes with a model and without files: nothing can be said of it before it is tried")
+        screen.print(f"`{name}` comes with a model and without files: it cannot be assessed before it is tried")
     screen.print(plan_report.summary(found), "bold")
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("png", "svg"):
         plan_report.draw(found, folder / f"plan.{kind}")
     report = {
-        "recipe": loaded.name, "seed": loaded.seed, "forecast": asdict(found), "words": said,
+        "recipe": loaded.name, "seed": loaded.seed, "forecast": asdict(found), "words": advice,
         "summary": plan_report.summary(found), "costs": prices, "trainings": [vars(row) for row in rows],
         "without_files": unknown,
     }  # fmt: skip
@@ -81,8 +82,8 @@ def plan(
     screen.print(f"The numbers are in {folder / 'plan.json'}, the figure is {folder / 'plan.png'}")
 
 
-def forecast_of(recipe: Recipe, materials: Problem, progress: Callable[[float], None] = lambda share: None) -> Forecast:
-    """The forecast for a recipe's full samples (those held out, too) and the views at its top that have files.
+def forecast_of(recipe: Recipe, problem: Problem, progress: Callable[[float], None] = lambda share: None) -> Forecast:
+    """The forecast for a recipe's full samples (also those held out) and its top-level views that have files.
 
     Raises:
         BootdiffError: no view has files; data from which nothing can be forecast.
@@ -92,47 +93,47 @@ def forecast_of(recipe: Recipe, materials: Problem, progress: Callable[[float], 
     from bootdiff.data.dataset import spaced_indices
     from bootdiff.forecast.forecast import forecast
 
-    views = {name: v for name, v in materials.views.items() if v.train is not None}
+    views = {name: v for name, v in problem.views.items() if v.train is not None}
     if not views:
         raise BootdiffError(
-            "plan: no view of the recipe has files of its own, only models; what a view is worth is read off its files"
+            "plan: the views of the recipe have no files, only models; what a view is worth is estimated from its files"
         )
     samples, spans = [], []
-    for source in (materials.full, materials.held_out):
+    for source in (problem.full, problem.held_out):
         chosen = spaced_indices(len(source), _FULL)
         samples.append(source.batch(chosen)[0])
         spans += [source.span(i) for i in chosen]
     known = [span for span in spans if span is not None]
-    # the time grows with the cube of the size, and with the placements that have to be imposed one after the other
-    placed = sum(len(v.through.placements(materials.shape)) for v in views.values())
-    size = next((size for most, size in ((2, 512), (4, 384), (10, 256)) if placed <= most), 192)
+    # the time grows with the cube of the size, and with the placements, which are matched one after the other
+    placements = sum(len(v.through.placements(problem.shape)) for v in views.values())
+    size = next((size for most, size in ((2, 512), (4, 384), (10, 256)) if placements <= most), 192)
     folds = _FOLDS if len(known) < len(spans) else _by_recording(known)
     try:
         return forecast(
-            torch.cat(samples), lambda coordinates: _seen(coordinates, views), recipe.levels, size=size, folds=folds,
-            seed=recipe.seed, progress=progress,
+            torch.cat(samples), lambda coordinates: _view_moments(coordinates, views), recipe.levels, size=size,
+            folds=folds, seed=recipe.seed, progress=progress,
         )  # fmt: skip
     except ValueError as error:
         raise BootdiffError(f"plan: {error}") from None
 
 
-def _seen(coordinates: Coordinates, views: dict[str, ViewData]) -> dict[str, ViewMoments]:
+def _view_moments(coordinates: Coordinates, views: dict[str, ViewData]) -> dict[str, ViewMoments]:
     from bootdiff.data.dataset import spaced_indices
     from bootdiff.forecast.view_moments import ViewMoments
 
     out = {}
-    for name, material in views.items():
-        assert material.train is not None
-        size = max(1, len(material.train[0].x.flatten()))
-        x, _, mask = material.train.batch(spaced_indices(len(material.train), min(_FILES, max(2, _VALUES // size))))
-        view = material.through
+    for name, data in views.items():
+        assert data.train is not None
+        size = max(1, len(data.train[0].x.flatten()))
+        x, _, mask = data.train.batch(spaced_indices(len(data.train), min(_FILES, max(2, _VALUES // size))))
+        view = data.through
         x = x.mul_(view.scale)
         out[name] = ViewMoments.of(coordinates, view, x if mask is None else x * mask, mask)
     return out
 
 
 def _by_recording(spans: Sequence[Span]) -> list[list[int]]:
-    """Folds of windows: stretches of the recordings, without windows that reach over a cut.
+    """Folds of windows: parts of the recordings, without windows that cross a boundary.
 
     Raises:
         BootdiffError: too few windows that do not overlap.
@@ -149,5 +150,5 @@ def _by_recording(spans: Sequence[Span]) -> list[list[int]]:
             parts.append(part)
             last = max((spans[i] for i in part), key=lambda s: (s.recording, s.stop))
     if len(parts) < 2:
-        raise BootdiffError("plan: the full samples are windows that all overlap; bring more recordings")
+        raise BootdiffError("plan: the full samples are windows that all overlap; add recordings")
     return parts

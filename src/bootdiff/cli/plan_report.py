@@ -1,4 +1,4 @@
-"""What a forecast says, for people: a sentence for each view, tables and a figure."""
+"""A forecast for people: a sentence for each view, tables and a figure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bootdiff.forecast.forecast import Forecast, ViewForecast
 if TYPE_CHECKING:
     from bootdiff.cli.costs import Cost
 
-__all__ = ["costs_of_views", "draw", "span", "summary", "tables", "words"]
+__all__ = ["advice", "costs_of_views", "draw", "span", "summary", "tables"]
 
 
-def words(view: ViewForecast, found: Forecast) -> str:
+def advice(view: ViewForecast, found: Forecast) -> str:
     """The recommendation for one view.
 
     >>> span([0.1, 0.2, 0.4, 0.8], [True, True, False, True])
@@ -28,13 +28,13 @@ def words(view: ViewForecast, found: Forecast) -> str:
     if view.verdict == "dissimilar":
         assert view.fit is not None
         return (
-            f"`{view.name}` is not what full samples look like through this view (what its files say of them has "
-            f"{view.fit[0]:.3g} times the loss that it has on the files): leave it out, or correct the view's settings"
+            f"`{view.name}` does not match the full samples (a model of its files has {view.fit[0]:.3g} times the loss "
+            "on their view): leave it out, or correct the view's settings"
         )
     if view.verdict == "redundant":
         return f"`{view.name}` adds nothing to {others}: leave it out"
     if view.verdict == "nothing":
-        return f"`{view.name}` adds nothing that can be seen in {found.count} full samples: leave it out"
+        return f"`{view.name}` adds nothing measurable with {found.count} full samples: leave it out"
     share, least = _carries(view.share, found)
     beside = f" beside {others}" if others else ""
     return (
@@ -71,7 +71,7 @@ def span(levels: Sequence[float], on: Sequence[bool]) -> str:
 
 
 def summary(found: Forecast) -> str:
-    """What the kept views do together."""
+    """The kept views together."""
     if not found.kept:
         return "No view is worth its training: train on the full samples alone."
     gain = found.together
@@ -85,13 +85,13 @@ def summary(found: Forecast) -> str:
 
 
 def tables(found: Forecast, costs: Mapping[str, Mapping[str, float]]) -> list[Any]:
-    """What each view is worth and costs, and everything per noise level."""
+    """What each view is worth and costs, and all results per noise level."""
     dim = math.prod(found.shape)
 
     def bits(nats: float | None) -> str:
         return "-" if nats is None else f"{nats / math.log(2) / dim:.3f}"
 
-    worth = plain_table(
+    overview = plain_table(
         f"What each view is worth, forecast from {found.count} full samples and the views' files",
         "view", "files", "verdict", "helps at sigma", "full samples (90 %)", "left over", "shared", "fit",
         "FLOPs", "x full_only", "time",
@@ -99,7 +99,7 @@ def tables(found: Forecast, costs: Mapping[str, Mapping[str, float]]) -> list[An
     for name, view in found.views.items():
         cost = costs.get(name)
         low, high = view.alone.interval
-        worth.add_row(
+        overview.add_row(
             name, f"{view.count:,}", "keep" if view.keep else f"leave out: {view.verdict}",
             span(found.levels, view.added.helps if view.keep else view.alone.helps),
             f"{view.alone.mean_samples:,.0f} ({low:,.0f}-{high:,.0f})", bits(view.left_over), bits(view.shared),
@@ -121,11 +121,11 @@ def tables(found: Forecast, costs: Mapping[str, Mapping[str, float]]) -> list[An
     for view in found.views.values():
         if view.verdict == "dissimilar":
             levels.add_row(f"loss, with {view.name}", *(f"{x:.4f}" for x in view.alone.loss), style="dim")
-    note = "left over, shared: bits per dimension. 1 = the loss of knowing the mean and spread only."
+    note = "left over, shared: bits per dimension. 1 = the loss with only mean and variance known."
     between = found.total_correlation
     if len(found.kept) > 1 and between is not None:
-        note += f" The kept views share {between:,.3g} nats ({bits(between)}) among them."
-    return ["", worth, levels, note]
+        note += f" The kept views share {between:,.3g} nats ({bits(between)})."
+    return ["", overview, levels, note]
 
 
 def costs_of_views(rows: Sequence[Cost], names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -134,16 +134,16 @@ def costs_of_views(rows: Sequence[Cost], names: Sequence[str]) -> dict[str, dict
     out = {}
     for name in names:
         longer = [n for n in names if n.startswith(f"{name}-")]
-        mine = [
+        own = [
             row for row in rows
             if row.name.startswith((f"view-{name}-", f"view-{name}."))
             and not any(row.name.startswith(f"view-{n}-") for n in longer)
         ]  # fmt: skip
-        if mine:
-            flops = sum(row.flops for row in mine)
+        if own:
+            flops = sum(row.flops for row in own)
             out[name] = {
-                "parameters": float(sum(row.parameters for row in mine)), "flops": float(flops),
-                "seconds": sum(row.seconds for row in mine), "ratio": flops / full if full else 0.0,
+                "parameters": float(sum(row.parameters for row in own)), "flops": float(flops),
+                "seconds": sum(row.seconds for row in own), "ratio": flops / full if full else 0.0,
             }  # fmt: skip
     return out
 

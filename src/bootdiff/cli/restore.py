@@ -1,4 +1,4 @@
-"""The command `bootdiff restore`: options, and the data and the view they stand for."""
+"""`bootdiff restore`: its options, and the data and the view that they select."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bootdiff.cli.options import OneArm, RunFolder, Steps
 from bootdiff.errors import BootdiffError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ __all__ = ["restore"]
 
 
 def restore(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.", show_default=False)],
+    run: RunFolder,
     partial: Annotated[
         Path | None,
         typer.Argument(metavar="[IN]", help="Partial files: a folder, an array or one file.", show_default=False),
@@ -28,42 +29,48 @@ def restore(
         Path | None,
         typer.Argument(metavar="[OUT]", help="Folder to write. Default: RUN/restored/VIEW.", show_default=False),
     ] = None,
-    view: Annotated[str | None, typer.Option(help="What the files show: a view of the recipe, by its name.")] = None,
+    view: Annotated[str | None, typer.Option(help="The view of the files: one of the recipe, by name.")] = None,
     view_config: Annotated[
-        str | None, typer.Option(help="Another view, as in a recipe: {kind: downsample, factor: 4}, or a YAML file.")
+        str | None, typer.Option(help="Or a view as in a recipe: {kind: downsample, factor: 4}, or a YAML file.")
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="A mask for all files, white (or 1 in an .npy) where they may be trusted.")
+        Path | None, typer.Option(help="Or a mask for all files, white (1 in an .npy) where observed.")
     ] = None,
-    place: Annotated[
-        int | None, typer.Option(min=0, help="Which of the places of a view that may lie anywhere, from 0.")
+    placement: Annotated[
+        int | None, typer.Option(min=0, help="Which placement, from 0, if the view has several.")
     ] = None,
     std: Annotated[
-        float | None, typer.Option(min=0, help="Noise of the files in [-1, 1]. Default: the view's.")
+        float | None,
+        typer.Option(min=0, help="Standard deviation of the files' noise, in [-1, 1] units. Default: the view's."),
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Answers per file. Default: 4; 19 with the truth.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Answers per file. Default: 4, or 19 if the truth is known.")
+    ] = None,
     method: Annotated[str, typer.Option(help="mmps, pigdm or ddnm.")] = "mmps",
     iterations: Annotated[int, typer.Option(min=1, help="mmps: steps of conjugate gradients per noise level.")] = 3,
     travel: Annotated[
-        tuple[int, int], typer.Option(metavar="LENGTH REPEATS", help="ddnm: go through each stretch so often.")
+        tuple[int, int],
+        typer.Option(metavar="LENGTH REPEATS", help="ddnm: pass each stretch of LENGTH steps REPEATS times."),
     ] = (1, 1),
-    steps: Annotated[int | None, typer.Option(min=2, help="Noise levels visited. Default: the recipe's.")] = None,
+    steps: Steps = None,
     seed: Annotated[int, typer.Option(min=0, help="Answer k of file i depends on seed, i and k alone.")] = 0,
-    arm: Annotated[str | None, typer.Option(help="Which arm's model. Default: bootdiff, or the only one.")] = None,
-    label: Annotated[str | None, typer.Option(help="Class of all files, where classes were trained.")] = None,
+    arm: OneArm = None,
+    label: Annotated[
+        str | None, typer.Option(help="Class of all files, by name or number, if classes were trained.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Name of the array in an .npz file.")] = None,
-    truth: Annotated[Path | None, typer.Option(help="The full samples of IN, to measure the answers by.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="The full samples of IN, to evaluate the answers.")] = None,
     held_out: Annotated[
-        int | None, typer.Option(min=1, help="In place of IN: cut the view out of so many samples not trained on.")
+        int | None, typer.Option(min=1, help="Instead of IN: take the view of this many samples not used in training.")
     ] = None,
 ) -> None:
-    """Complete partial files: enlarge thumbnails, fill masks and gaps, extend clips.
+    """Complete partial files: enlarge, fill masks and gaps, extend.
 
-    Several answers per file, their mean and their spread. Each agrees with what is given: exactly, or to the noise of
-    the files. With --truth or --held-out it measures how good they are.
+    Writes several answers per file, their mean and their spread. Each answer agrees with the file: exactly, or up to
+    its noise. With --truth or --held-out, their quality is measured as well.
 
     bootdiff restore runs/mine small/ large/ --view thumbnails
-    bootdiff restore runs/mine photo.png mended/ --mask scratch.png --samples 8
+    bootdiff restore runs/mine photo.png restored/ --mask scratch.png --samples 8
     bootdiff restore runs/mine --view thumbnails --held-out 20
     """
     from bootdiff.cli import restoring
@@ -81,28 +88,30 @@ def restore(
     if method not in METHODS:
         raise BootdiffError(f"--method {method}: no such method; known: {', '.join(METHODS)}")
     if min(travel) < 1:
-        raise BootdiffError(f"--travel {travel[0]} {travel[1]}: give the length of a stretch and how often, as 5 4")
+        raise BootdiffError(
+            f"--travel {travel[0]} {travel[1]}: give the length of a stretch and the number of passes, such as 5 4"
+        )
     if held_out is not None and out is None:
         partial, out = None, partial  # there is no IN
     if (partial is None) == (held_out is None) or (held_out is not None and truth is not None):
-        raise BootdiffError("give either IN, the partial files (with --truth, if it is known), or --held-out N")
+        raise BootdiffError("give either IN, the partial files (with --truth, if known), or --held-out N")
     name, denoiser = load_arm(run, arm, accelerate(recipe).device)
     full = tuple(denoiser.shape)
-    chosen, called = _view(recipe, full, view, view_config, mask, place, std)
-    meaning = DataInfo.of_run(run)
+    chosen, called = _view(recipe, full, view, view_config, mask, placement, std)
+    info = DataInfo.of_run(run)
     label_number = None if label is None else class_number(label, classes_of(run), count_classes(denoiser) or 0)
-    materials = which = None
+    problem = which = None
     if held_out is not None or truth is not None:
-        from bootdiff.method.problem import build_problem
+        from bootdiff.recipe.build import build_problem
 
-        materials = build_problem(recipe)
+        problem = build_problem(recipe)
     if held_out is not None:
-        assert materials is not None
-        files, which = restoring.cut_out(materials, chosen, held_out, seed)
+        assert problem is not None
+        files, which = restoring.cut_out(problem, chosen, held_out, seed)
     else:
         assert partial is not None
-        known = None if truth is None else _open(truth, recipe, None, full, None, meaning, key)
-        files = restoring.partial_of(_open(partial, recipe, view, full, chosen, meaning, key), chosen, full, known)
+        known = None if truth is None else _open(truth, recipe, None, full, None, info, key)
+        files = restoring.partial_of(_open(partial, recipe, view, full, chosen, info, key), chosen, full, known)
     given = files.observe(chosen, full, str(partial or "--held-out"))
     count = samples or (4 if files.truth is None else 19)
     options: dict[str, Any] = {
@@ -117,11 +126,11 @@ def restore(
         ).cpu()  # fmt: skip
     folder = out or run / "restored" / called
     title = f"{called}: restored by {name.replace('_', ' ')}"
-    written = restoring.write_answers(folder, answers, files, given, meaning, title)
+    written = restoring.write_answers(folder, answers, files, given, info, title)
     how = {"arm": name, "label": label, "in": str(partial or which), **options}
     training = None
-    if materials is not None:
-        training = materials.full.batch(range(min(len(materials.full), 2000)))[0]
+    if problem is not None:
+        training = problem.full.batch(range(min(len(problem.full), 2000)))[0]
     restoring.report(folder, answers, files, given, chosen, written, how, training, screen)
     screen.print(f"{len(given)} file(s), {count} answer(s) each: {folder}; look at {folder / 'overview.png'}", "bold")
 
@@ -132,19 +141,21 @@ def _view(
     name: str | None,
     config: str | None,
     mask: Path | None,
-    place: int | None,
+    placement: int | None,
     std: float | None,
 ) -> tuple[View, str]:
-    """The view that the options name, and what to call it.
+    """The view that the options select, and its name.
 
     Raises:
-        BootdiffError: none or several are named, one that the recipe does not have, or that does not fit.
+        BootdiffError: none or several are given, one that the recipe does not have, or that does not fit.
     """
     from bootdiff.recipe.nesting import walk
     from bootdiff.views import Observed, compose, from_config, unmasked
 
     if sum(v is not None for v in (name, config, mask)) != 1:
-        raise BootdiffError("say what the files show, by one of --view NAME, --view-config {kind: ...}, --mask FILE")
+        raise BootdiffError(
+            "select the view of the files by one of --view NAME, --view-config {kind: ...}, --mask FILE"
+        )
     noise, called = std or 0.0, name or ("mask" if mask is not None else "view")
     try:
         if name is not None:
@@ -159,15 +170,16 @@ def _view(
             if mask is None:
                 called = "-".join(str(b["kind"]) for b in blocks)
         chosen.shape(full)
-        places = unmasked(chosen).placements(full)
-        if place is not None and place >= len(places):
-            raise BootdiffError(f"--place {place}: the view has {len(places)} place(s), numbered from 0")
-        if place is None and len(places) > 1:
+        placements = unmasked(chosen).placements(full)
+        count = len(placements)
+        if placement is not None and placement >= count:
+            raise BootdiffError(f"--placement {placement}: the view has {count} placement(s), numbered from 0")
+        if placement is None and count > 1:
             raise BootdiffError(
-                f"--view: such files may lie at any of {len(places)} places of a full sample; say at which these do: "
-                f"--place 0 ({places[0]}) to {len(places) - 1} ({places[-1]}), or another offset by --view-config"
+                f"--view: this view has {count} placements; select that of the files: --placement 0 ({placements[0]}) "
+                f"to {count - 1} ({placements[-1]}), or any offset by --view-config"
             )
-        chosen = chosen if place is None else places[place]
+        chosen = chosen if placement is None else placements[placement]
     except ValueError as error:
         option = "--view" if name is not None else "--mask" if mask is not None else "--view-config"
         raise BootdiffError(f"{option}: {error}") from None
@@ -175,7 +187,7 @@ def _view(
 
 
 def _chain(recipe: Recipe, path: str) -> list[dict[str, Any]]:
-    """Configs of a view, those of the views around it first."""
+    """Configs of a view, after those of the views that contain it."""
     configs, level, steps = [], recipe, path.split(".")
     for i, step in enumerate(steps):
         configs += level.view_configs(step)
@@ -203,13 +215,13 @@ def _parsed(text: str) -> list[dict[str, Any]]:
         blocks = TypeAdapter(Views).validate_python(yaml.safe_load(source))
     except yaml.YAMLError:
         raise BootdiffError(
-            f"--view-config {text}: is no YAML; write it as in a recipe, '{{kind: downsample, factor: 4}}'"
+            f"--view-config {text}: is not valid YAML; write it as in a recipe, '{{kind: downsample, factor: 4}}'"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(str(v) for v in first["loc"])
         raise BootdiffError(f"--view-config {text}: {at + ': ' if at else ''}{first['msg']}") from None
-    configs = [block.model_dump(exclude_none=True) for block in blocks]
+    configs = [block.config() for block in blocks]
     for config in configs:
         if "image" in config:
             config["image"] = read_mask(Path(config["image"]), "--view-config")
@@ -229,7 +241,7 @@ _FILES = {
     "signal": ("kind", "range", "missing", "columns", "length", "stride"),
     "vector": ("kind", "range", "missing", "columns"),
 }
-"""Keys of a data block that say how files of a kind are read."""
+"""Keys of a data block for reading files of a kind."""
 
 
 def _open(
@@ -238,14 +250,14 @@ def _open(
     name: str | None,
     full: tuple[int, ...],
     view: View | None,
-    meaning: DataInfo,
+    info: DataInfo,
     key: str | None,
 ) -> Dataset:
-    """Files, read as the recipe reads those of this view; or, without a view of the recipe, as it reads full samples.
+    """Files, read as the recipe reads those of this view; without a view of the recipe, as it reads full samples.
 
     Args:
-        name: a view of the recipe; None for another one.
-        view: what the files show; None for full samples.
+        name: a view of the recipe, or None.
+        view: of the files; None for full samples.
 
     Raises:
         BootdiffError: missing or unusable files.
@@ -257,11 +269,11 @@ def _open(
     own = None if name is None else dict(walk(recipe.views))[name].data
     shape = full if view is None else view.shape(full)
     kind = kind_of(shape)
-    picture = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and path.is_file()
+    single_image = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and path.is_file()
     array = path.suffix.lower() in (".npy", ".npz")
     known = _ARRAY if array else _FILES[kind]
-    said = (own or pool).options
-    options: dict[str, Any] = {k: said[k] for k in known if said[k] is not None}
+    configured = (own or pool).options
+    options: dict[str, Any] = {k: configured[k] for k in known if configured[k] is not None}
     options.pop("key", None)
     if own is None:
         # The block is of full samples, whose size and number of channels need not be those of these files.
@@ -276,18 +288,18 @@ def _open(
         options["kind"] = kind
     if key is not None:
         options["key"] = key
-    if meaning.units is not None and kind_of(full) in ("signal", "vector"):
-        options["units"] = meaning.units if view is None else _units(meaning.units, view, full)
+    if info.units is not None and kind_of(full) in ("signal", "vector"):
+        options["units"] = info.units if view is None else _units(info.units, view, full)
         options.pop("range", None)
-    return _one_picture(path, options) if picture else open_dataset(path, **options)
+    return _one_image(path, options) if single_image else open_dataset(path, **options)
 
 
 def _units(units: Any, view: View, full: tuple[int, ...]) -> Any:
     return units.through(view, full, "--view") if units.standardized else units
 
 
-def _one_picture(path: Path, options: dict[str, Any]) -> Dataset:
-    """A source of one picture, and its mask beside it where there should be one."""
+def _one_image(path: Path, options: dict[str, Any]) -> Dataset:
+    """A dataset of one image, with the mask beside it if the view needs one."""
     from bootdiff.data import Arrays
     from bootdiff.data.readers.decode import Undecodable, decode, decode_mask
 

@@ -1,20 +1,48 @@
-"""`bootdiff sample`: samples of a trained model, as pictures or as numbers."""
+"""`bootdiff sample`: samples of a trained model, as images or as numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from bootdiff.cli.console import Console
-from bootdiff.cli.report.metadata import DataInfo
-from bootdiff.cli.report.writers import check_out, default_suffix, write_samples
-from bootdiff.cli.session import accelerate, classes_of, load_arm, read_run
+import typer
+
+from bootdiff.cli.options import Guidance, GuidanceInterval, OneArm, RunFolder, Steps
 from bootdiff.errors import BootdiffError
-from bootdiff.recipe.blocks import Sampling
-from bootdiff.sampling import SOLVERS, sample
-from bootdiff.sampling import classes_of as count_classes
 
-__all__ = ["check_guidance", "class_number", "draw_from_run"]
+if TYPE_CHECKING:
+    from bootdiff.cli.console import Console
+
+__all__ = ["check_guidance", "class_number", "draw_from_run", "sample"]
+
+
+def sample(
+    run: RunFolder,
+    arm: OneArm = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Sample i depends on seed and i alone.")] = 0,
+    steps: Steps = None,
+    scheduler: Annotated[str | None, typer.Option(help="dpm, heun or euler. Default: the recipe's.")] = None,
+    label: Annotated[str | None, typer.Option(help="Class, by name or number, if classes were trained.")] = None,
+    guidance: Guidance = 1.0,
+    guidance_interval: GuidanceInterval = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .png gets a grid, a .npy the array, a folder one file each. Default: in RUN/samples."),
+    ] = None,
+) -> None:
+    """Draw samples from a trained model.
+
+    bootdiff sample runs/mine
+    bootdiff sample runs/mine -n 100 --seed 7 --out new-images/
+    bootdiff sample runs/mine --label 3 --guidance 2 --scheduler heun --out threes.png
+    """
+    from bootdiff.cli.console import Console
+
+    screen = Console()
+    where = draw_from_run(run, arm, count, seed, steps, scheduler, label, out, screen, guidance, guidance_interval)
+    screen.print(f"{count} sample(s): {where}", "bold")
 
 
 def draw_from_run(
@@ -35,6 +63,14 @@ def draw_from_run(
     Raises:
         BootdiffError: no trained model there, an unknown arm, scheduler or class, guidance without a class.
     """
+    from bootdiff.cli.report.metadata import DataInfo
+    from bootdiff.cli.report.writers import check_out, default_suffix, write_samples
+    from bootdiff.cli.session import accelerate, classes_of, load_arm, read_run
+    from bootdiff.recipe.blocks import Sampling
+    from bootdiff.sampling import SOLVERS
+    from bootdiff.sampling import classes_of as count_classes
+    from bootdiff.sampling import sample as draw
+
     sampling, device = Sampling(), None
     if (folder / "recipe.yaml").is_file():
         _, recipe = read_run(folder)
@@ -48,7 +84,7 @@ def draw_from_run(
     out = out or folder / "samples" / f"{name}-seed{seed}{default_suffix(denoiser.shape)}"
     check_out(out, denoiser.shape)  # before the work, not after it
     with screen.work(f"sampling {name}") as done:
-        x = sample(
+        x = draw(
             denoiser, count, seed=seed, scheduler=scheduler, steps=steps or sampling.steps, label=number,
             sigma_min=sampling.sigma_min, sigma_max=sampling.sigma_max, progress=done, guidance=guidance,
             guidance_interval=guidance_interval,
@@ -59,15 +95,17 @@ def draw_from_run(
 
 
 def check_guidance(weight: float, interval: Sequence[float] | None, label: int | None) -> None:
-    """Raises BootdiffError where --guidance or --guidance-interval cannot be meant."""
+    """Raises BootdiffError where --guidance or --guidance-interval makes no sense."""
     if weight != 1 and label is None:
-        raise BootdiffError(f"--guidance {weight:g}: guidance leads to a class; say which by --label, or leave it out")
+        raise BootdiffError(
+            f"--guidance {weight:g}: guidance is toward a class; name it by --label, or leave guidance out"
+        )
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise BootdiffError(
-            f"--guidance-interval {interval[0]:g} {interval[1]:g}: give lowest and highest noise level, as 0.2 5"
+            f"--guidance-interval {interval[0]:g} {interval[1]:g}: give lowest and highest noise level, such as 0.2 5"
         )
     if interval is not None and weight == 1:
-        raise BootdiffError("--guidance-interval: there is no guidance to limit; give --guidance, as 2, too")
+        raise BootdiffError("--guidance-interval: there is no guidance to limit; also give --guidance, such as 2")
 
 
 def class_number(label: str, names: list[str] | None, count: int) -> int:

@@ -25,9 +25,10 @@ from bootdiff.cli.console import Console
 from bootdiff.cli.report.metadata import DataInfo
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
-from bootdiff.method.plan import trainings
-from bootdiff.method.problem import Problem, build_problem
-from bootdiff.method.stages import ARMS, Bootstrap
+from bootdiff.method.plan import ARMS
+from bootdiff.method.problem import Problem
+from bootdiff.method.stages import Bootstrap
+from bootdiff.recipe.build import build_problem, method_settings
 from bootdiff.recipe.schema import Recipe, load_recipe_text
 from bootdiff.serialization import load, save
 from bootdiff.training.run import Run, atomic_write_json, read_json
@@ -43,7 +44,6 @@ __all__ = [
     "read_run",
     "report_unusable",
     "saved_arms",
-    "trainings",
 ]
 
 
@@ -52,7 +52,7 @@ class Session:
     """What `open_session` opened."""
 
     recipe: Recipe
-    materials: Problem
+    problem: Problem
     run: Run
     accelerator: Any
     screen: Console
@@ -66,10 +66,14 @@ class Session:
     def train(self, arm: str) -> Denoiser:
         """An arm's finished denoiser; trains what is missing, saves the arm and the ledger."""
         denoiser = self.bootstrap.denoiser(arm)
-        if self.main:
-            save(denoiser, self.run.path / arm)
+        self.save(arm, denoiser)
         self.write_ledger()
         return denoiser
+
+    def save(self, arm: str, denoiser: Denoiser) -> None:
+        """Write an arm's finished denoiser into the run."""
+        if self.main:
+            save(denoiser, self.run.path / arm)
 
     def write_ledger(self) -> dict[str, Any]:
         """The cost of every stage so far, also of those an earlier command trained, into ledger.json."""
@@ -80,7 +84,7 @@ class Session:
         return ledger
 
 
-def arms_of(materials: Problem, arms: Sequence[str] = ()) -> list[str]:
+def arms_of(problem: Problem, arms: Sequence[str] = ()) -> list[str]:
     """The arms that were asked for, in the order of `ARMS`; none: all that the data allow, but `distilled`.
 
     Raises:
@@ -89,12 +93,12 @@ def arms_of(materials: Problem, arms: Sequence[str] = ()) -> list[str]:
     unknown = [arm for arm in arms if arm not in ARMS]
     if unknown:
         raise BootdiffError(f"--arm {unknown[0]}: no such arm; known: {', '.join(ARMS)}")
-    if "oracle" in arms and materials.oracle is None:
+    if "oracle" in arms and problem.oracle is None:
         raise BootdiffError(
             "--arm oracle: the oracle is trained on all of the data in full, and the recipe has none: give the block "
             "`oracle` (or cut the views out of a pool by `simulate`), or leave this arm out"
         )
-    every = [arm for arm in ARMS if arm != "distilled" and (arm != "oracle" or materials.oracle is not None)]
+    every = [arm for arm in ARMS if arm != "distilled" and (arm != "oracle" or problem.oracle is not None)]
     return [arm for arm in ARMS if arm in (arms or every)]
 
 
@@ -144,23 +148,24 @@ def open_session(
     out = Path(out)
     accelerator = accelerate(recipe, out if tensorboard else None)
     screen.quiet = screen.quiet or not accelerator.is_main_process
-    materials = build_problem(recipe)
-    recipe = recipe.with_defaults_for(materials.shape)
+    problem = build_problem(recipe)
+    recipe = recipe.with_defaults_for(problem.shape)
     run = Run.open(
-        out, recipe.dump(place=False), materials.fingerprint(), seed=recipe.seed, main=accelerator.is_main_process
+        out, recipe.dump(place=False), problem.fingerprint(), seed=recipe.seed, main=accelerator.is_main_process
     )
     with run:
         if accelerator.is_main_process:
-            _describe(run, materials, screen)
+            _describe(run, problem, screen)
             for remark in run.remarks:
                 screen.print(remark, "yellow")
         accelerator.wait_for_everyone()  # the others find the run as the first has left it
         if tensorboard:
             accelerator.init_trackers("tensorboard")
         others = [Path(other) for other in reuse if Path(other).resolve() != run.path.resolve()]
-        bootstrap = Bootstrap(recipe, materials, run, accelerator, screen, screen.print, others)
+        settings = method_settings(recipe, problem.shape)
+        bootstrap = Bootstrap(settings, problem, run, accelerator, screen, screen.print, others)
         try:
-            yield Session(recipe, materials, run, accelerator, screen, bootstrap)
+            yield Session(recipe, problem, run, accelerator, screen, bootstrap)
         except Interrupted:
             accelerator.wait_for_everyone()  # for the first process to write the checkpoint
             raise
@@ -170,9 +175,9 @@ def open_session(
                 accelerator.end_training()
 
 
-def report_unusable(folder: Path, materials: Problem, screen: Console) -> None:
+def report_unusable(folder: Path, problem: Problem, screen: Console) -> None:
     """Count the files that were left out on screen and list them in folder/problems.json."""
-    problems = materials.problems()
+    problems = problem.unusable()
     if problems:
         path = folder / "problems.json"
         atomic_write_json(path, problems)
@@ -180,16 +185,16 @@ def report_unusable(folder: Path, materials: Problem, screen: Console) -> None:
         screen.print(f"{count} file(s) cannot be used and are left out; {path} lists them", "yellow")
 
 
-def _describe(run: Run, materials: Problem, screen: Console) -> None:
-    report_unusable(run.path, materials, screen)
-    counts = {name: len(source) for name, source in materials.sources().items()}
+def _describe(run: Run, problem: Problem, screen: Console) -> None:
+    report_unusable(run.path, problem, screen)
+    counts = {name: len(source) for name, source in problem.datasets().items()}
     atomic_write_json(
         run.path / "data.json",
         {
-            "shape": list(materials.shape),
-            "classes": materials.classes,
+            "shape": list(problem.shape),
+            "classes": problem.classes,
             "counts": counts,
-            "meaning": DataInfo.of(materials.full).record(),
+            "meaning": DataInfo.of(problem.full).record(),
         },
     )
     parts = [

@@ -1,15 +1,15 @@
-"""Stateless batches of a source in view coordinates.
+"""Stateless batches of a data set in view coordinates.
 
 A view's denoiser works in **view coordinates** ``scale * stored`` (a k-by-k block-averaged thumbnail m is A x0 / k, so
 scale = k), where A maps white noise to white noise of the same standard deviation.
 
 With n samples and batch size B, position j of step t is position ``q = t B + j`` of one infinite sequence that is a
-fresh permutation of the source in every epoch,
+fresh permutation of the data set in every epoch,
 
     index(q) = pi_{q // n}[q mod n],      pi_e = permutation drawn from (seed, e),      flip(t, j) drawn from (seed, t),
 
 so batch = f(seed, step, rank, world): nothing has to be saved to resume, and neither the number of workers nor of
-processes changes what is trained on. A source smaller than the batch simply repeats, one permutation after the other.
+processes changes what is trained on. A data set smaller than the batch simply repeats, one permutation after the other.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from bootdiff.data.dataset import Dataset, generator
-from bootdiff.data.kinds import axes_of, kind_of, times
+from bootdiff.data.kinds import axes_of, format_shape, kind_of
 from bootdiff.errors import BootdiffError
 
 __all__ = ["Batches", "rank_slice"]
 
-# First words of the random streams: no two uses of one seed share a stream (`base` has the others).
+# First words of the random streams: no two uses of one seed share a stream (`dataset` has the others).
 _ORDER, _FLIP = 0, 1
 
 
@@ -38,23 +38,24 @@ def rank_slice(batch_size: int, rank: int, world: int) -> slice:
 
 
 class Batches:
-    """Stateless batches of a source in view coordinates (module docstring); masked-out coordinates are set to 0.
+    """Stateless batches of a data set in view coordinates (module docstring); masked-out coordinates are set to 0.
 
     scale: view coordinates per stored unit (``view.scale``). shape: the view's shape, checked if given. flip: None,
     "none" or "horizontal": mirrors each sample (and its mask) along its last axis with probability 1/2; only for
     pictures and videos, and for views that a mirror image leaves alone (not for, say, the left half). workers: loader
     processes of ``stream``. rank, world: which slice of each global batch is handed out. mask: one (1 or C, *space)
-    mask for all samples of a source without masks of its own (files of a fixed mask view, say all with the same logo).
+    mask for all samples of a data set that has none itself (files of a fixed mask view, say all with the same logo).
 
-    Raises ValueError for wrong arguments and BootdiffError for an empty source or one whose shape is not the view's.
+    Raises ValueError for wrong arguments and BootdiffError for an empty data set or one whose shape is not the view's.
     """
 
     def __init__(
         self,
-        source: Dataset,
+        dataset: Dataset,
         scale: float = 1.0,
         batch_size: int = 32,
         seed: int = 0,
+        *,
         flip: str | bool | None = None,
         workers: int = 0,
         rank: int = 0,
@@ -73,22 +74,24 @@ class Batches:
             raise ValueError(f"Batches: a batch of {batch_size} cannot be shared by {world} processes; enlarge it")
         if flip not in (None, False, "none", "horizontal"):
             raise ValueError(f'Batches: flip must be "none" or "horizontal", got {flip!r}')
-        if len(source) == 0:
-            raise BootdiffError(f"{source.where}: no samples are left to train on. Add files or hold out fewer.")
-        if shape is not None and tuple(shape) != tuple(source.shape):
+        if len(dataset) == 0:
+            raise BootdiffError(f"{dataset.where}: no samples are left to train on. Add files or hold out fewer.")
+        if shape is not None and tuple(shape) != tuple(dataset.shape):
             raise BootdiffError(
-                f"{source.where}: samples are {times(source.shape)} ({axes_of(source.shape)}), but this view of the "
-                f"full samples needs {times(shape)}. Resize the files, or change the view or its settings."
+                f"{dataset.where}: samples are {format_shape(dataset.shape)} ({axes_of(dataset.shape)}), but this view "
+                f"of the full samples needs {format_shape(shape)}. Resize the files, or change the view's settings."
             )
-        if flip == "horizontal" and kind_of(source.shape) not in ("image", "video"):
+        if flip == "horizontal" and kind_of(dataset.shape) not in ("image", "video"):
             raise ValueError(
-                f"Batches: only pictures and videos are mirrored, not a {kind_of(source.shape)}: flip=None"
+                f"Batches: only pictures and videos are mirrored, not a {kind_of(dataset.shape)}: flip=None"
             )
-        if mask is not None and tuple(mask.shape) not in (tuple(source.shape), (1, *source.shape[1:])):
-            raise ValueError(f"Batches: mask must be {times((1, *source.shape[1:]))}, got {times(mask.shape)}")
+        if mask is not None and tuple(mask.shape) not in (tuple(dataset.shape), (1, *dataset.shape[1:])):
+            raise ValueError(
+                f"Batches: mask must be {format_shape((1, *dataset.shape[1:]))}, got {format_shape(mask.shape)}"
+            )
         # A mask of the files' own says more than the view's.
-        self.mask = None if mask is None or source.masked else mask.to("cpu", torch.float32)
-        self.source, self.scale, self.batch_size, self.seed = source, float(scale), int(batch_size), int(seed)
+        self.mask = None if mask is None or dataset.masked else mask.to("cpu", torch.float32)
+        self.dataset, self.scale, self.batch_size, self.seed = dataset, float(scale), int(batch_size), int(seed)
         self.flip = flip == "horizontal"
         self.workers, self.rank, self.world, self.device = int(workers), rank, world, torch.device(device)
         self._orders: dict[int, np.ndarray] = {}
@@ -99,31 +102,31 @@ class Batches:
         return rank_slice(self.batch_size, self.rank, self.world)
 
     def epoch(self, step: int) -> float:
-        """Passes over the source that are complete when ``step`` begins."""
-        return step * self.batch_size / len(self.source)
+        """Passes over the data set that are complete when ``step`` begins."""
+        return step * self.batch_size / len(self.dataset)
 
     def indices(self, step: int) -> list[int]:
-        """Source indices of the whole global batch ``step``."""
+        """Indices of the samples of the whole global batch ``step``."""
         if step < 0:
             raise ValueError(f"Batches: step must be 0 or more, got {step}")
-        n = len(self.source)
+        n = len(self.dataset)
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)
         return [int(self._order(q // n)[q % n]) for q in positions]
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
-            # Two epochs meet in one batch; no more are kept (a tiny source makes more, each as tiny).
+            # Two epochs meet in one batch; no more are kept (a tiny data set makes more, each as tiny).
             while len(self._orders) >= 2:
                 del self._orders[next(iter(self._orders))]
-            permutation = torch.randperm(len(self.source), generator=generator(self.seed, _ORDER, epoch))
+            permutation = torch.randperm(len(self.dataset), generator=generator(self.seed, _ORDER, epoch))
             self._orders[epoch] = permutation.numpy()
         return self._orders[epoch]
 
     def at(self, step: int) -> dict[str, Tensor]:
         """This rank's slice of global batch ``step``, on the device.
 
-        x (b, C, *space) in view coordinates, index (b,) int64, and where the source has them label (b,) int64, -1 = not
-        known, mask (b, 1 or C, *space), and place (b, axes, *space).
+        x (b, C, *space) in view coordinates, index (b,) int64, and where the data set has them label (b,) int64, -1 =
+        not known, mask (b, 1 or C, *space), and position_channels (b, axes, *space).
         """
         return _to(self._cpu(step), self.device)
 
@@ -138,7 +141,7 @@ class Batches:
         return batch
 
     def _batch(self, indices: list[int]) -> dict[str, Tensor]:
-        x, labels, masks = self.source.batch(indices)
+        x, labels, masks = self.dataset.batch(indices)
         batch = {"x": x * self.scale, "index": torch.tensor(indices, dtype=torch.int64)}
         if labels is not None:
             batch["label"] = labels
@@ -148,8 +151,8 @@ class Batches:
             # What lies under a subtitle or a logo must not reach the denoiser: A x is 0 there.
             batch["mask"] = masks
             batch["x"] = batch["x"] * masks
-        if self.source.position_conditioned:
-            batch["position_channels"] = self.source.positions(indices)  # type: ignore[assignment]
+        if self.dataset.position_conditioned:
+            batch["position_channels"] = self.dataset.positions(indices)  # type: ignore[assignment]
         return batch
 
     def stream(self, start: int = 0) -> Iterator[dict[str, Tensor]]:
@@ -173,12 +176,12 @@ class Batches:
             yield _to(item, self.device)
 
     def all(self, batch_size: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """The whole source once, in order, without flips and without regard to rank (the last batch may be smaller)."""
+        """All samples once, in order, without flips and without regard to rank (the last batch may be smaller)."""
         size = self.batch_size if batch_size is None else batch_size
         if size < 1:
             raise ValueError(f"Batches.all: batch_size must be 1 or more, got {size}")
-        for start in range(0, len(self.source), size):
-            yield _to(self._batch(list(range(start, min(start + size, len(self.source))))), self.device)
+        for start in range(0, len(self.dataset), size):
+            yield _to(self._batch(list(range(start, min(start + size, len(self.dataset))))), self.device)
 
 
 class _Steps(torch.utils.data.Dataset):

@@ -1,6 +1,6 @@
-"""What every source of samples is, and how samples are divided.
+"""What every data set is, the door for data that Python already holds (`as_dataset`), and how samples are divided.
 
-A *source* holds n samples in **stored coordinates**: float32, channels first, the range of the stored values mapped to
+A *data set* holds n samples in **stored coordinates**: float32, channels first, the range of stored values mapped to
 [-1, 1] or standardized (`units`). The number of axes tells the kind: vector (C,), signal (C, L), image (C, H, W), video
 (C, T, H, W); *space* is every axis after the first.
 
@@ -10,7 +10,6 @@ different use takes recordings whole, and cuts at most one of them, in time, per
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -29,8 +28,8 @@ __all__ = [
     "Dataset",
     "Sample",
     "Span",
-    "Subset",
     "UnusableFile",
+    "as_dataset",
     "generator",
     "spaced_indices",
     "split",
@@ -120,8 +119,8 @@ class Dataset(ABC):
         return None
 
     def positions(self, indices: Sequence[int]) -> Tensor | None:
-        """Where in the full sample each lies, as its denoiser is told: (b, axes, *space), see ``View.place``; None
-        where the source is not ``position_conditioned``."""
+        """Where in the full sample each lies, as its denoiser is told: (b, axes, *space), see
+        ``View.position_channels``; None where the data set is not ``position_conditioned``."""
         return None
 
     def restore(self, x: Tensor) -> Tensor:
@@ -130,8 +129,8 @@ class Dataset(ABC):
             raise ValueError(f"restore: need samples of shape {self.shape}, one or a batch, got {tuple(x.shape)}")
         return self.units.restore(x, len(self.shape) - 1)
 
-    def _like(self, other: Dataset) -> None:
-        """Take over what another source says of its samples, all but their shape."""
+    def describe_as(self, other: Dataset) -> None:
+        """Take over all attributes of another data set but the shape of its samples."""
         self.classes, self.masked, self.unlabelled = other.classes, other.masked, other.unlabelled
         self.position_conditioned = other.position_conditioned
         self.units, self.rate, self.columns = other.units, other.rate, other.columns
@@ -140,24 +139,24 @@ class Dataset(ABC):
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Samples stacked: x (b, C, *space), labels (b,) int64 or None, masks (b, 1 or C, *space) or None.
 
-        A label is -1 where a sample of an ``unlabelled`` source has none.
+        A label is -1 where a sample of an ``unlabelled`` data set has none.
 
-        Raises BootdiffError, naming the sample, where a labelled source lacks a label or a masked one a mask.
+        Raises BootdiffError, naming the sample, where a labelled data set lacks a label or a masked one a mask.
         """
         samples = [self[i] for i in indices]
         x = torch.stack([sample.x for sample in samples])
         labels = masks = None
         if self.labelled:
             known = [
-                -1 if s.label is None and self.unlabelled else self._need(s.label, i, "label")
+                -1 if s.label is None and self.unlabelled else self._required(s.label, i, "label")
                 for s, i in zip(samples, indices)
             ]
             labels = torch.tensor(known, dtype=torch.int64)
         if self.masked:
-            masks = torch.stack([self._need(s.mask, i, "mask") for s, i in zip(samples, indices)])
+            masks = torch.stack([self._required(s.mask, i, "mask") for s, i in zip(samples, indices)])
         return x, labels, masks
 
-    def _need(self, value: Any, index: int, what: str) -> Any:
+    def _required(self, value: Any, index: int, what: str) -> Any:
         if value is None:
             raise BootdiffError(
                 f"{self.where}: {self.name(index)} has no {what}, others have. Give it one or remove the file."
@@ -171,39 +170,42 @@ class Dataset(ABC):
         return int(index) % n
 
 
-class Subset(Dataset):
-    """The samples ``indices`` of a source, in that order. Raises ValueError for an index outside the source."""
+def as_dataset(value: Any, **options: Any) -> Dataset:
+    """The data set that a value from Python stands for.
 
-    def __init__(self, source: Dataset, indices: Sequence[int]) -> None:
-        self.indices = [int(i) for i in indices]
-        outside = next((i for i in self.indices if not 0 <= i < len(source)), None)
-        if outside is not None:
-            raise ValueError(f"Subset: index {outside} lies outside the {len(source)} samples of {source.where}")
-        self.source, self.shape = source, source.shape
-        self._like(source)
+    Args:
+        value: a `Dataset`, returned as it is; or
 
-    def __len__(self) -> int:
-        return len(self.indices)
+            * a tensor or NumPy array (n, C, *space), channels first: floats of any precision in [-1, 1], taken as they
+              are, or uint8 (uint16, bool), whose range becomes [-1, 1]; `readers.tensors`;
+            * anything with `__len__` and `__getitem__`, as a `torch.utils.data.Dataset` or a list, whose samples are
+              tensors, arrays, PIL pictures, dicts or tuples, or `Sample`; `readers.torch_dataset`.
+        options: keyword arguments of `tensor_dataset` or `TorchDataset` there: labels, classes, unlabelled, masks,
+            where, and others.
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[self.indices[self._check_index(index)]]
+    Raises:
+        BootdiffError: a value, or one of its samples, that cannot be used; it says which, why, and what to do.
+        TypeError: an option that this kind of value does not know.
+    """
+    # The readers stand on this module.
+    from bootdiff.data.readers.tensors import tensor_dataset
+    from bootdiff.data.readers.torch_dataset import TorchDataset, unusable
 
-    def name(self, index: int) -> str:
-        return self.source.name(self.indices[self._check_index(index)])
-
-    def span(self, index: int) -> Span | None:
-        return self.source.span(self.indices[self._check_index(index)])
-
-    def positions(self, indices: Sequence[int]) -> Tensor | None:
-        return self.source.positions([self.indices[self._check_index(i)] for i in indices])
-
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self.source.batch([self.indices[self._check_index(i)] for i in indices])
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(self.source.fingerprint().encode())
-        digest.update(np.asarray(self.indices, dtype="<i8").tobytes())
-        return digest.hexdigest()
+    where = str(options.get("where", "data"))
+    if isinstance(value, Dataset):
+        if options:
+            raise TypeError(f"{where}: is a Dataset already, which takes no options; got {', '.join(options)}")
+        return value
+    if isinstance(value, Tensor | np.ndarray):
+        return tensor_dataset(value, **options)
+    reason = unusable(value)
+    if reason is not None:
+        raise BootdiffError(f"{where}: {reason}")
+    if isinstance(value, torch.utils.data.TensorDataset) and len(value.tensors) <= 2 and "labels" not in options:
+        # All in memory already: checked as a whole, and its classes are known.
+        x, *labels = value.tensors
+        return tensor_dataset(x, labels=labels[0] if labels else None, **options)
+    return TorchDataset(value, **options)
 
 
 def generator(seed: int, *path: int) -> torch.Generator:
@@ -243,21 +245,21 @@ def split(n: int, sizes: Sequence[int | float | None], seed: int = 0) -> list[li
     return [sorted(order[stop - count : stop]) for stop, count in zip(stops, filled)]
 
 
-def split_by_recording(source: Dataset, sizes: Sequence[int | float | None], seed: int = 0) -> list[list[int]]:
-    """`split` of a source's samples; where they are windows of recordings, recordings are kept together.
+def split_by_recording(dataset: Dataset, sizes: Sequence[int | float | None], seed: int = 0) -> list[list[int]]:
+    """`split` of a data set's samples; where they are windows of recordings, recordings are kept together.
 
     Recordings are put in random order, their windows in order of time, and the parts are cut out of that sequence one
     after the other. Where a cut falls into a recording, those of its windows after the cut that share a frame with one
     before it go to no part.
     """
-    spans = [source.span(i) for i in range(len(source))]
+    spans = [dataset.span(i) for i in range(len(dataset))]
     if any(span is None for span in spans) or not spans:
-        return split(len(source), sizes, seed)
-    counts = [len(part) for part in split(len(source), sizes, seed)]
+        return split(len(dataset), sizes, seed)
+    counts = [len(part) for part in split(len(dataset), sizes, seed)]
     known = sorted({span.recording for span in spans if span is not None})
     shuffled = torch.randperm(len(known), generator=generator(seed, _SPLIT)).tolist()
     rank = {known[k]: place for place, k in enumerate(shuffled)}
-    order = sorted(range(len(source)), key=lambda i: (rank[spans[i].recording], spans[i].start))  # type: ignore[union-attr]
+    order = sorted(range(len(dataset)), key=lambda i: (rank[spans[i].recording], spans[i].start))  # type: ignore[union-attr]
     parts: list[list[int]] = []
     at = 0
     for count in counts:

@@ -1,6 +1,7 @@
 """What lies in a folder, which class each file is of, and how files that cannot be used are reported.
 
-Hidden files and folders are passed over, links are followed (once). A file's class is the first sub-folder on its path.
+Hidden files and folders are passed over, links are followed (once). A sub-folder that cannot be read is a problem: what
+lies in it would be missing without a word. A file's class is the first sub-folder on its path.
 """
 
 from __future__ import annotations
@@ -14,17 +15,31 @@ from pathlib import Path
 from bootdiff.data.dataset import UnusableFile
 from bootdiff.errors import BootdiffError
 
-__all__ = ["classes_by_folder", "natural", "nothing_found", "refuse", "walk"]
+__all__ = ["classes_by_folder", "list_files", "natural_order", "nothing_found", "unusable_files"]
 
 
-def walk(folder: Path, what: str) -> list[str]:
-    """Sorted paths, with forward slashes, of all files below a folder of `what`; BootdiffError where there is none."""
+def list_files(folder: Path, what: str, report: Callable[[str, str], None] | None = None) -> list[str]:
+    """Sorted paths, with forward slashes, of all files below a folder of `what`.
+
+    report: is told (sub-folder, reason) where a sub-folder cannot be read; None: that is an error.
+
+    Raises BootdiffError where there is no such folder, or it cannot be read.
+    """
     if not folder.exists():
         raise BootdiffError(f"{folder}: no such folder; check the path (a recipe's paths start at its folder)")
     if not folder.is_dir():
         raise BootdiffError(f"{folder}: is a file, not a folder of {what}; give the folder")
+
+    def unreadable(error: OSError) -> None:
+        inside = Path(error.filename).relative_to(folder).as_posix()
+        if report is None or inside == ".":
+            raise BootdiffError(
+                f"{error.filename}: cannot be read ({error.strerror}); correct its permissions"
+            ) from None
+        report(inside, f"is a folder that cannot be read ({error.strerror}), whatever lies in it")
+
     names, visited = [], set()
-    for parent, below, files in os.walk(folder, followlinks=True):
+    for parent, below, files in os.walk(folder, followlinks=True, onerror=unreadable):
         # Links may lead in circles.
         here = os.path.realpath(parent)
         if here in visited:
@@ -37,8 +52,17 @@ def walk(folder: Path, what: str) -> list[str]:
     return sorted(names)
 
 
-def nothing_found(folder: Path, names: Iterable[str], what: str, one: str, need: Sequence[str]) -> BootdiffError:
-    """The error for a folder none of whose files (`names`) is one of `what`."""
+def nothing_found(
+    folder: Path,
+    names: Iterable[str],
+    what: str,
+    one: str,
+    need: Sequence[str],
+    problems: Sequence[UnusableFile] = (),
+) -> BootdiffError:
+    """The error for a folder none of whose files (`names`) is one of `what`; problems: what could not be listed."""
+    if problems:
+        return unusable_files(str(folder), problems, len(problems), 0, "sub-folders")
     others = Counter(Path(name).suffix.lower() or "no suffix" for name in names)
     if not others:
         return BootdiffError(f"{folder}: the folder holds no {what}, it is empty; put {', '.join(need)} files there")
@@ -47,7 +71,7 @@ def nothing_found(folder: Path, names: Iterable[str], what: str, one: str, need:
     return BootdiffError(f"{folder}: none of its {others.total()} files is {one} (found {kinds}). {hint}")
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
+def natural_order(name: str) -> list[tuple[int, int, str]]:
     """Sorting key that puts frame2 before frame10."""
     parts = re.split(r"(\d+)", name)
     return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
@@ -80,7 +104,9 @@ def classes_by_folder(
     return labels, known
 
 
-def refuse(where: str, problems: Sequence[UnusableFile], total: int, usable: int, what: str = "files") -> BootdiffError:
+def unusable_files(
+    where: str, problems: Sequence[UnusableFile], total: int, usable: int, what: str = "files"
+) -> BootdiffError:
     """One error that lists the first ten problems and says how to go on."""
     lines = [f"  {problem.file}: {problem.reason}" for problem in problems[:10]]
     if len(problems) > 10:

@@ -18,7 +18,7 @@ import numpy as np
 
 from bootdiff.errors import BootdiffError
 
-__all__ = ["KINDS", "axes_of", "kind_of", "layout", "times"]
+__all__ = ["KINDS", "axes_of", "format_shape", "kind_of", "layout"]
 
 KINDS = ("vector", "signal", "image", "video")
 
@@ -47,7 +47,7 @@ def axes_of(shape: Sequence[int]) -> str:
     return " x ".join(("channels", *_SPACES[kind_of(shape)]))
 
 
-def times(shape: Sequence[int]) -> str:
+def format_shape(shape: Sequence[int]) -> str:
     """A shape for people, as "3 x 32 x 32"."""
     return " x ".join(map(str, shape))
 
@@ -66,7 +66,7 @@ def layout(
         raise BootdiffError(f"{where}: holds values of type {array.dtype}, need integers or floats. Save one array.")
     if kind is None:
         shape = np.moveaxis(array, 1, -1).shape if channels_first and array.ndim in (4, 5) else array.shape
-        kind = _settled(shape, where, channels)
+        kind = _infer_kind(shape, where, channels)
     axes = len(_SPACES[kind])
     if array.ndim == axes + 1 and kind != "vector":
         array = array[..., None]
@@ -88,7 +88,7 @@ def layout(
     return array, kind
 
 
-def _settled(shape: tuple[int, ...], where: str, channels: int | None) -> str:
+def _infer_kind(shape: tuple[int, ...], where: str, channels: int | None) -> str:
     """The kind of an array that is not declared; BootdiffError where that would be a guess."""
     axes = len(shape)
     if axes == 5:

@@ -1,16 +1,21 @@
-"""Labels as people store them -> class numbers 0, 1, ... with names; -1 where there is none."""
+"""Labels as people store them -> class numbers 0, 1, ... with names; and one list of classes for several data sets.
+
+A data set numbers its classes 0, 1, ... by its own files, -1 where a sample has none; networks that work together must
+mean the same by a number. By name, each data set's numbers are mapped into one list: the first one's classes, then what
+others add. Bare numbers ("0", "1", ...), which arrays without names have, mean the same everywhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from bootdiff.data.readers.numpy_files import some
+from bootdiff.data.dataset import Dataset
 from bootdiff.errors import BootdiffError
 
-__all__ = ["number_labels"]
+__all__ = ["common_classes", "number_labels", "shortened"]
 
 
 def number_labels(
@@ -65,8 +70,44 @@ def number_labels(
         hint = "" if unlabelled == "keep" else ", or allow samples without a label with unlabelled: keep"
         raise BootdiffError(
             f"{where}: {len(refused)} of {count} samples have no valid label, first {row(first)} ({labels[first]}); "
-            f"classes are {some(known)}. Label all samples or none{hint}."
+            f"classes are {shortened(known)}. Label all samples or none{hint}."
         )
     if not known:
         raise BootdiffError(f"{where}: no sample has a label. Label some, or leave labels out.")
     return values, known
+
+
+def common_classes(datasets: Mapping[str, Dataset]) -> list[str] | None:
+    """The classes of several data sets by name together, in order of appearance; None where none has labels.
+
+    Data sets without labels do not count.
+
+    Raises BootdiffError, naming both lists, where classes share no name with those of the data sets before, or are bare
+    numbers where the others' have names.
+    """
+    common: list[str] | None = None
+    first = ""
+    for name, dataset in datasets.items():
+        if dataset.classes is None:
+            continue
+        if common is None:
+            common, first = list(dataset.classes), name
+            continue
+        if not set(common) & set(dataset.classes) or _are_numbers(common) != _are_numbers(dataset.classes):
+            raise BootdiffError(
+                f"the classes of {name} ({shortened(dataset.classes)}; {dataset.where}) and those of {first} "
+                f"({shortened(common)}; {datasets[first].where}) are not the same ones. Name them alike, or leave the "
+                "labels of one of them out (labels: false)."
+            )
+        common += [c for c in dataset.classes if c not in common]
+    return sorted(common, key=int) if common is not None and _are_numbers(common) else common
+
+
+def _are_numbers(classes: Sequence[str]) -> bool:
+    return all(c.isdecimal() for c in classes)
+
+
+def shortened(names: Sequence[str], most: int = 12) -> str:
+    """A list for messages, cut where it is long."""
+    more = f", ... ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

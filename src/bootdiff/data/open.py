@@ -1,118 +1,87 @@
-"""One door to all data: picks the reader by what lies at the path and by the kind that is asked for."""
+"""One door to all files: picks the reader by what lies at the path and by the kind that is asked for."""
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bootdiff.data.dataset import Dataset, Subset, spaced_indices
-from bootdiff.data.folders import walk
+from bootdiff.data.dataset import Dataset, spaced_indices
+from bootdiff.data.folders import list_files
 from bootdiff.data.kinds import KINDS
-from bootdiff.data.readers.arrays import Arrays, Digits
-from bootdiff.data.readers.decode import Undecodable
-from bootdiff.data.readers.hf import HFDataset
-from bootdiff.data.readers.images import SIDECAR, SUFFIXES, Images
-from bootdiff.data.readers.recordings import Windowed
-from bootdiff.data.readers.signals import Signals
-from bootdiff.data.readers.tables import TABLES, read_table
-from bootdiff.data.readers.videos import FILMS, Videos
-from bootdiff.data.units import Units
+from bootdiff.data.options import DataOptions, defaults_of
+from bootdiff.data.readers.digits import DigitsReader
+from bootdiff.data.readers.hf import MARKERS, HFReader
+from bootdiff.data.readers.images import MASK_SUFFIX, ImageReader
+from bootdiff.data.readers.numpy_files import ArrayReader
+from bootdiff.data.readers.reader import Reader
+from bootdiff.data.readers.signals import SignalReader
+from bootdiff.data.readers.tables import TableReader
+from bootdiff.data.readers.videos import VideoReader
+from bootdiff.data.transforms import Subset
 from bootdiff.errors import BootdiffError
 
 __all__ = ["open_dataset"]
 
+# Readers of folders and of the files in them, one for each kind; and of files that hold many samples.
+_FOLDERS: tuple[Reader, ...] = (ImageReader(), VideoReader(), SignalReader())
+_FILES: tuple[Reader, ...] = (ArrayReader(), TableReader())
+
 _NO_READER = {
     (".pt", ".pth", ".pkl", ".pickle", ".ckpt"): "may run foreign code when opened and is never read; save an .npz",
     (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"): "is packed; unpack it and give the folder",
-    SUFFIXES: "is one picture; give the folder that holds the pictures",
-}
-
-# What each reader understands beside kind, labels, on_error and limit.
-_KNOWN = {
-    "scikit-learn's digits": {"key", "channels"},
-    "a Hugging Face data set": {"key", "column", "alpha", "channels"},
-    "a folder of pictures": {"size", "classes", "alpha", "masks", "channels", "unlabelled"},
-    "a folder of videos": {
-        *("size", "classes", "alpha", "masks", "channels", "unlabelled"),
-        *("frames", "stride", "fps"),
-    },
-    "a folder of signals": {
-        *("range", "standardize", "units", "missing", "columns", "classes", "unlabelled"),
-        *("length", "stride"),
-    },
-    "an array": {
-        *("key", "range", "standardize", "units", "missing", "classes", "masks", "channels", "unlabelled"),
-        *("frames", "length", "stride"),
-    },
-    "a table of vectors": {"range", "standardize", "units", "missing", "columns", "classes", "unlabelled"},
+    ImageReader.suffixes: "is one picture; give the folder that holds the pictures",
 }
 
 
-def open_dataset(
-    path: str | Path,
-    *,
-    kind: str | None = None,
-    key: str | None = None,
-    labels: bool | str = False,
-    unlabelled: str = "refuse",
-    on_error: str = "refuse",
-    channels: int | None = None,
-    alpha: str = "refuse",
-    masks: bool | str = False,
-    missing: str = "refuse",
-    column: str | None = None,
-    columns: Sequence[str] | None = None,
-    limit: int | None = None,
-    frames: int | None = None,
-    length: int | None = None,
-    stride: int | None = None,
-    fps: float | None = None,
-    range: Sequence[float] | None = None,
-    standardize: bool = False,
-    units: Units | None = None,
-    size: Sequence[int] | None = None,
-    classes: Sequence[str] | None = None,
-) -> Dataset:
-    """The data at ``path``, of a ``kind`` that the files leave no doubt about or that is named: a folder of pictures,
-    videos or signals, a video or signal file, a .npy or .npz file, a table (CSV, TSV, Parquet), a saved Hugging Face
-    data set, or "digits".
+def open_dataset(path: str | Path, **options: Any) -> Dataset:
+    """The data at a path.
 
-    The options are those of Images, Videos, Signals, Arrays, HFDataset and Digits (key: the array in an .npz, the part
-    of a Hugging Face data set, or "train" or "test" of the digits); one that the kind of data does not know is an
-    error. frames, length, stride: windows of videos and signals, in arrays, too (`Windowed`). limit: at most so many
-    samples, evenly spaced.
+    Args:
+        path: a folder of pictures, videos or signals, a video or signal file, a .npy or .npz file, a table (CSV, TSV,
+            Parquet), a saved Hugging Face data set, or "digits" (scikit-learn's).
+        options: those of `DataOptions`: kind (needed where the files leave it open), labels, on_error, limit for all
+            data, and others for some. None, or the default, is the same as leaving one out.
 
-    Raises BootdiffError, saying what is wrong at which path, and ValueError for wrong arguments.
+    Raises:
+        BootdiffError: what is wrong at which path; an option that means nothing there.
+        TypeError: an option that no reader has.
+        ValueError: an option that is out of bounds, or contradicts another.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"open_source: limit must be 1 or more, got {limit}")
+    defaults = defaults_of(DataOptions)
+    for name in options:
+        if name not in defaults:
+            close = difflib.get_close_matches(name, defaults, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"open_dataset: unknown option {name!r}; known options: {', '.join(defaults)}{hint}")
+    given = {name: value for name, value in options.items() if value is not None and value != defaults[name]}
+    kind = given.pop("kind", None)
     if kind not in (None, *KINDS):
-        raise ValueError(f"open_source: kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    given: dict[str, Any] = {
-        "key": key,
-        "column": column,
-        "columns": columns,
-        "range": range,
-        "size": size,
-        "classes": classes,
-        "frames": frames,
-        "length": length,
-        "stride": stride,
-        "fps": fps,
-        "units": units,
-        "channels": channels,
-        "alpha": None if alpha == "refuse" else alpha,
-        "masks": masks or None,
-        "missing": None if missing == "refuse" else missing,
-        "unlabelled": None if unlabelled == "refuse" else unlabelled,
-        "standardize": standardize or None,
-    }
-    chosen = {name: value for name, value in given.items() if value is not None}
-    if str(path) == "digits":
-        _only(path, chosen, "scikit-learn's digits", kind, ("image",))
-        return _limited(Digits(key, labels=bool(labels), channels=channels), limit)
+        raise ValueError(f"open_dataset: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    path = path if str(path) == "digits" else Path(path)
+    reader = _reader(path, kind)
+    if kind is not None and kind not in reader.kinds:
+        raise BootdiffError(
+            f"{path}: is {reader.what}, which has no samples of kind {kind}; give other data or a different kind"
+        )
+    known = defaults_of(reader.options)
+    if unused := sorted(given.keys() - known):
+        names = ", ".join(sorted(known.keys() - {"kind", "units", "size"}))
+        raise BootdiffError(
+            f"{path}: is {reader.what}, to which {', '.join(unused)} means nothing; remove it (known: {names})"
+        )
+    checked = reader.options(kind=kind, **given)
+    dataset = reader.open(Path(path), checked)
+    if checked.limit is None or checked.limit >= len(dataset):
+        return dataset
+    return Subset(dataset, spaced_indices(len(dataset), checked.limit))
+
+
+def _reader(path: str | Path, kind: str | None) -> Reader:
+    """Who reads what lies at a path."""
+    if path == "digits":
+        return DigitsReader()
     path = Path(path)
     if not path.exists():
         parent = next((p for p in path.parents if p.exists()), Path())
@@ -120,113 +89,49 @@ def open_dataset(
             f"{path}: no such file or folder ({parent.resolve()} exists). Check the path; a recipe's paths start "
             "at its folder."
         )
-    if path.is_dir() and any((path / n).is_file() for n in ("dataset_info.json", "dataset_dict.json", "state.json")):
-        _only(path, chosen, "a Hugging Face data set", kind, ("image",))
-        return HFDataset(path, column, key, labels, on_error=on_error, channels=channels, alpha=alpha, limit=limit)
+    if path.is_dir():
+        if any((path / name).is_file() for name in MARKERS):
+            return HFReader()
+        kind = _kind_of_folder(path) if kind is None else kind
+        # There are no folders of vectors: one of pictures will say so.
+        return next((reader for reader in _FOLDERS if kind in reader.kinds), _FOLDERS[0])
     suffix = path.suffix.lower()
-    if suffix in (".npy", ".npz"):
-        return _limited(_array(path, chosen, kind, labels, on_error), limit)
-    if suffix in TABLES and kind != "signal":
-        return _limited(_table(path, chosen, kind, labels, on_error), limit)
-    if not path.is_dir():
-        kind = _kind_of_file(path, kind)
-    elif kind is None:
-        kind = _kind_of_folder(path)
-    if isinstance(labels, str):
-        raise BootdiffError(f"{path}: has no array of labels, sub-folders are the classes; write labels: true")
-    if isinstance(masks, str):
-        raise BootdiffError(f"{path}: has no array of masks, they lie beside the files; write masks: true")
-    if kind == "video":
-        _only(path, chosen, "a folder of videos", kind, ("video",))
-        return _limited(Videos(path, labels, on_error=on_error, **chosen), limit)
-    if kind == "signal":
-        _only(path, chosen, "a folder of signals", kind, ("signal",))
-        return _limited(Signals(path, labels, on_error=on_error, **chosen), limit)
-    _only(path, chosen, "a folder of pictures", kind, ("image",))
-    return Images(path, labels, on_error=on_error, limit=limit, **chosen)
+    # A table is one of vectors, or one signal where that is asked for.
+    for reader in _FILES if kind != "signal" or suffix not in TableReader.suffixes else ():
+        if suffix in reader.suffixes:
+            return reader
+    return _reader_of_recording(path, suffix, kind)
 
 
-def _array(path: Path, chosen: dict[str, Any], kind: str | None, labels: bool | str, on_error: str) -> Dataset:
-    _only(path, chosen, "an array", kind, KINDS)
-    options = {k: v for k, v in chosen.items() if k not in ("key", "masks", "frames", "length", "stride")}
-    source = Arrays(
-        path, chosen.get("key"), labels, chosen.get("masks"), kind=kind, on_error=on_error, **_measured(options)
-    )
-    for name, needed in (("frames", "video"), ("length", "signal")):
-        if name in chosen:
-            if source.kind != needed:
+def _reader_of_recording(path: Path, suffix: str, kind: str | None) -> Reader:
+    """Who reads one video or signal; BootdiffError where no reader takes the file."""
+    for reader in _FOLDERS[1:]:
+        # An animated WebP is a video only where that is said.
+        if suffix in (reader.suffixes if kind in reader.kinds else reader.folder_suffixes):
+            if kind not in (None, *reader.kinds):
                 raise BootdiffError(
-                    f"{path}: holds samples of kind {source.kind}, to which {name} means nothing; remove it"
+                    f"{path}: is a {reader.kinds[0]}, not of kind {kind}; give other data or a different kind"
                 )
-            return Windowed(source, chosen[name], chosen.get("stride"))
-    return source
-
-
-def _table(path: Path, chosen: dict[str, Any], kind: str | None, labels: bool | str, on_error: str) -> Dataset:
-    _only(path, chosen, "a table of vectors", kind, ("vector",))
-    options = _measured({k: v for k, v in chosen.items() if k != "columns"})
-    try:
-        table = read_table(path, chosen.get("columns"), "label" if labels is True else labels or None)
-    except Undecodable as error:
-        raise BootdiffError(f"{path}: {error}.") from None
-    return Arrays(
-        table.values, kind="vector", labels=table.labels, columns=table.columns, where=str(path), row="row {0}",
-        on_error=on_error, **options,
-    )  # fmt: skip
-
-
-def _measured(options: dict[str, Any]) -> dict[str, Any]:
-    """Without `standardize` where units measured elsewhere are given."""
-    return {k: v for k, v in options.items() if k != "standardize" or "units" not in options}
-
-
-def _kind_of_file(path: Path, kind: str | None) -> str:
-    """The kind of one file; BootdiffError where no reader takes it."""
-    suffix = path.suffix.lower()
-    found = None
-    if suffix in FILMS or (suffix == ".webp" and kind == "video"):
-        found = "video"
-    elif suffix == ".wav" or suffix in TABLES:
-        found = "signal"
-    if found is not None:
-        if kind not in (None, found):
-            raise BootdiffError(f"{path}: is a {found}, not of kind {kind}; give other data or another kind")
-        return found
-    reason = next((why for kinds, why in _NO_READER.items() if suffix in kinds), None)
+            return reader
+    reason = next((why for suffixes, why in _NO_READER.items() if suffix in suffixes), None)
     if reason is None:
         reason = f"has the unknown suffix {suffix!r}" if suffix else "is a file without a suffix"
-        reason += "; data are read from folders of pictures (" + ", ".join(SUFFIXES) + "), videos or signals, from "
-        reason += ", ".join((*FILMS, ".wav", ".npy", ".npz", *TABLES)) + " files"
+        reason += f"; data are read from folders of pictures ({', '.join(ImageReader.suffixes)}), videos or signals, "
+        single = [s for reader in (*_FOLDERS[1:], *_FILES) for s in (*reader.folder_suffixes, *reader.suffixes)]
+        reason += f"from {', '.join(s for s in dict.fromkeys(single) if s != '.webp')} files"
     raise BootdiffError(f"{path}: {reason}.")
 
 
 def _kind_of_folder(path: Path) -> str:
     """The kind of the files in a folder; BootdiffError where there are several."""
     found: Counter[str] = Counter()
-    for name in walk(path, "samples"):
+    # What cannot be read is reported by the reader, which lists the folder again.
+    for name in list_files(path, "samples", lambda name, reason: None):
         low = name.lower()
-        if low.endswith(SUFFIXES) and not low.endswith(SIDECAR):
-            found["image"] += 1
-        elif low.endswith(FILMS):
-            found["video"] += 1
-        elif low.endswith(".wav"):
-            found["signal"] += 1
+        for reader in _FOLDERS:
+            if low.endswith(reader.folder_suffixes) and not low.endswith(MASK_SUFFIX):
+                found[reader.kinds[0]] += 1
     if len(found) > 1:
-        said = ", ".join(f"{n} files for kind: {kind}" for kind, n in found.most_common())
-        raise BootdiffError(f"{path}: holds files of several kinds ({said}); say which kind is meant")
+        counts = ", ".join(f"{n} files for kind: {kind}" for kind, n in found.most_common())
+        raise BootdiffError(f"{path}: holds files of several kinds ({counts}); say which kind is meant")
     return next(iter(found), "image")
-
-
-def _only(path: str | Path, chosen: dict[str, Any], what: str, kind: str | None, kinds: Sequence[str]) -> None:
-    if kind is not None and kind not in kinds:
-        raise BootdiffError(f"{path}: is {what}, which has no samples of kind {kind}; give other data or another kind")
-    unused = sorted(chosen.keys() - _KNOWN[what])
-    if unused:
-        known = ", ".join(sorted((_KNOWN[what] - {"units", "size"}) | {"labels", "on_error", "limit"}))
-        raise BootdiffError(
-            f"{path}: is {what}, to which {', '.join(unused)} means nothing; remove it (known: {known})"
-        )
-
-
-def _limited(source: Dataset, limit: int | None) -> Dataset:
-    return source if limit is None or limit >= len(source) else Subset(source, spaced_indices(len(source), limit))

@@ -24,15 +24,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from bootdiff.data.dataset import SIMULATE, Dataset, Sample, Span, generator
+from bootdiff.data.dataset import SIMULATE, Dataset, Sample, generator
+from bootdiff.data.transforms import Mapped
 from bootdiff.errors import BootdiffError
 from bootdiff.views import Identity, View, to_config
 
 __all__ = ["CORRUPTIONS", "Simulated", "blur", "jpeg", "noise", "quantize"]
 
 
-class Simulated(Dataset):
-    """The files that a view of each sample of ``source`` would be.
+class Simulated(Mapped):
+    """The files that a view of each sample of ``dataset`` would be.
 
     ``shape`` is the view's; ``Sample.x`` is in stored coordinates (times ``view.scale`` it is A x0); ``Sample.mask`` is
     the mask drawn for that file where the view hides something. corruption: {"kind": one of CORRUPTIONS, its settings},
@@ -41,42 +42,43 @@ class Simulated(Dataset):
     Raises BootdiffError where the view does not fit the samples, ValueError for wrong arguments.
     """
 
+    batch = Dataset.batch
+
     def __init__(
         self,
-        source: Dataset,
+        dataset: Dataset,
         view: View,
         seed: int = 0,
         corruption: Mapping[str, Any] | None = None,
         memory: int = 128 << 20,
     ) -> None:
-        if source.masked:
-            raise BootdiffError(f"{source.where}: has masks; views are cut out of full samples only. Use masks: false.")
+        super().__init__(dataset)
+        if dataset.masked:
+            raise BootdiffError(
+                f"{dataset.where}: has masks; views are cut out of full samples only. Use masks: false."
+            )
         if corruption is not None and not isinstance(view, Identity):
             raise ValueError(f"Simulated: a corruption needs the identity view, got {view}")
         try:
-            self.shape = tuple(view.shape(source.shape))
+            self.shape = tuple(view.shape(dataset.shape))
         except ValueError as error:
-            raise BootdiffError(f"{source.where}: {error}") from None
-        self.source, self.view, self.seed = source, view, int(seed)
+            raise BootdiffError(f"{dataset.where}: {error}") from None
+        self.view, self.seed = view, int(seed)
         self.corruption = None if corruption is None else _checked(corruption, self.shape)
-        self._like(source)
         self.masked, self.position_conditioned = view.masked, view.position_conditioned
-        if source.units.standardized:
-            self.units = source.units.through(view, source.shape, source.where)
+        if dataset.units.standardized:
+            self.units = dataset.units.through(view, dataset.shape, dataset.where)
         self._memory = memory
         self._kept: dict[int, Sample] = {}
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __getitem__(self, index: int) -> Sample:
         index = self._check_index(index)
         if index in self._kept:
             return self._kept[index]
-        full = self.source[index]
+        full = self.dataset[index]
         rng = generator(self.seed, SIMULATE, index)
-        view = self.view.draw(self.source.shape, rng)
-        x, mask = view(full.x[None])[0] / view.scale, view.mask(self.source.shape)
+        view = self.view.draw(self.dataset.shape, rng)
+        x, mask = view(full.x[None])[0] / view.scale, view.mask(self.dataset.shape)
         if view.tau > 0:
             n = torch.randn(self.shape, generator=rng) * (view.tau / view.scale)
             x = x + (n if mask is None else n * mask)
@@ -93,21 +95,15 @@ class Simulated(Dataset):
     def positions(self, indices: Sequence[int]) -> Tensor | None:
         if not self.position_conditioned:
             return None
-        full, drawn = self.source.shape, (generator(self.seed, SIMULATE, self._check_index(i)) for i in indices)
+        full, drawn = self.dataset.shape, (generator(self.seed, SIMULATE, self._check_index(i)) for i in indices)
         return torch.stack([p for rng in drawn if (p := self.view.draw(full, rng).position_channels(full)) is not None])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": {}}
 
-    def name(self, index: int) -> str:
-        return self.source.name(index)
-
-    def span(self, index: int) -> Span | None:
-        return self.source.span(index)
-
     def fingerprint(self) -> str:
-        said = json.dumps([to_config(self.view), self.seed, self.corruption], sort_keys=True)
-        return hashlib.sha256((self.source.fingerprint() + said).encode()).hexdigest()
+        settings = json.dumps([to_config(self.view), self.seed, self.corruption], sort_keys=True)
+        return hashlib.sha256((self.dataset.fingerprint() + settings).encode()).hexdigest()
 
 
 def blur(x: Tensor, rng: torch.Generator, sigma: float = 1.0) -> Tensor:

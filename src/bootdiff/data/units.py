@@ -8,7 +8,7 @@ v in original units (pixel levels, millivolts, the columns of a table), x in sto
 [lo, hi] has offset (lo + hi) / 2 and scale (hi - lo) / 2 in all channels, so x lies in [-1, 1]; *standardizing* takes
 each channel's mean and standard deviation.
 
-A view A of standardized samples has units of its own. Its stored files are m = A v / a (a the view's scale), so
+A view A of standardized samples has its own units. Its stored files are m = A v / a (a the view's scale), so
 
     m = A (offset + scale o x) / a = offset' + scale' o (A x / a)
 
@@ -78,12 +78,12 @@ class Units:
         full = tuple(full)
         rng = torch.Generator().manual_seed(0)
         one = view.draw(full, rng)
-        shape, seen = tuple(one.shape(full)), one.mask(full)
+        shape, mask = tuple(one.shape(full)), one.mask(full)
         offset, scale = (v.float().expand(full[0], *v.shape[1:]) for v in self._along(torch.zeros(full), len(full) - 1))
         x = torch.randn(1, *full, generator=rng)
         field = one((offset + torch.zeros(full))[None])[0] / one.scale
         a, b = (one(v)[0] / one.scale for v in (scale * x, x))
-        weight = torch.ones(shape) if seen is None else seen.expand(shape)
+        weight = torch.ones(shape) if mask is None else mask.expand(shape)
         offsets, scales = [], []
         for c, (o, p, q, w) in enumerate(zip(field, a, b, weight, strict=True)):
             o, p, q = (t[w > 0] for t in (o, p, q))
@@ -98,7 +98,7 @@ class Units:
             if float((p - s * q).abs().max()) > 1e-3 * size or float(o.max() - o.min()) > 1e-3 * (size + abs(s)):
                 raise BootdiffError(
                     f"{where}: this view mixes channels that were standardized by different deviations, so its files "
-                    "have no units of their own. Give all channels one range instead of standardize."
+                    "have no units. Give all channels one range instead of standardize."
                 )
             offsets.append(float(o.mean()))
             scales.append(s)

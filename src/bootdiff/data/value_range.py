@@ -61,15 +61,15 @@ def check_values(
     where: str,
     row: Callable[[int], str],
     on_error: str,
-    holes: bool,
     chunk: int,
     *,
+    missing: bool = False,
     by_range: bool = True,
 ) -> Checked:
     """The range in force and the unusable samples of an (N, *space, C) array.
 
-    bounds: the declared range; None: that of floats, [0, 1] or [-1, 1], is found. holes: NaN means missing, not
-    damaged. by_range: False where units are used and any finite value will do.
+    bounds: the declared range; None: that of floats, [0, 1] or [-1, 1], is found. missing: NaN means "not observed",
+    not damaged. by_range: False where units are used and any finite value will do.
     """
     lows, highs = np.empty(len(array)), np.empty(len(array))
     whole = np.ones(len(array), bool)
@@ -77,23 +77,25 @@ def check_values(
     axes = tuple(range(1, array.ndim))
     for start, part in _chunks(array, chunk):
         at = slice(start, start + len(part))
-        if holes and part.dtype.kind == "f":
-            hole = np.isnan(part)
-            shared &= bool((hole == hole[..., :1]).all())
-            whole[at] = ~hole.all(axes)
-            lows[at], highs[at] = np.where(hole, np.inf, part).min(axes), np.where(hole, -np.inf, part).max(axes)
+        if missing and part.dtype.kind == "f":
+            gap = np.isnan(part)
+            shared &= bool((gap == gap[..., :1]).all())
+            whole[at] = ~gap.all(axes)
+            lows[at], highs[at] = np.where(gap, np.inf, part).min(axes), np.where(gap, -np.inf, part).max(axes)
         else:
             # NaN and infinities survive min and max, so these two passes find them as well.
             lows[at], highs[at] = part.min(axes), part.max(axes)
     bad = {int(i): "holds no observed value at all" for i in np.flatnonzero(~whole)}
     finite = np.isfinite(lows) & np.isfinite(highs)
-    said = "holds infinite values" if holes else "holds NaN or infinite values"
-    bad |= {int(i): said for i in np.flatnonzero(~finite & whole)}
+    reason = "holds infinite values" if missing else "holds NaN or infinite values"
+    bad |= {int(i): reason for i in np.flatnonzero(~finite & whole)}
     hint = (
-        "" if holes or not np.isnan(lows).any() else " Where NaN means not observed, say missing: mask (partial data)."
+        ""
+        if missing or not np.isnan(lows).any()
+        else " Where NaN means not observed, say missing: mask (partial data)."
     )
     if by_range:
-        bounds = bounds or _found(lows[finite], highs[finite], where, array)
+        bounds = bounds or _infer_range(lows[finite], highs[finite], where, array)
         low, high = bounds
         slack = 1e-4 * (high - low)
         for i in np.flatnonzero(finite & ((lows < low - slack) | (highs > high + slack))):
@@ -108,7 +110,7 @@ def check_values(
     return Checked(bounds if by_range else None, bad, shared)
 
 
-def _found(lows: np.ndarray, highs: np.ndarray, where: str, array: np.ndarray) -> tuple[float, float]:
+def _infer_range(lows: np.ndarray, highs: np.ndarray, where: str, array: np.ndarray) -> tuple[float, float]:
     if not len(lows):
         raise BootdiffError(f"{where}: every sample holds NaN or infinite values")
     least, most = lows.min(), highs.max()
@@ -136,9 +138,9 @@ def measured_units(array: np.ndarray, rows: np.ndarray, where: str, columns: Seq
             yield part[used[start : start + len(part)]].astype(np.float64)
 
     for v in parts():
-        seen = ~np.isnan(v)
-        total += np.where(seen, v, 0).sum(axes)
-        count += seen.sum(axes)
+        observed = ~np.isnan(v)
+        total += np.where(observed, v, 0).sum(axes)
+        count += observed.sum(axes)
     mean = total / np.maximum(count, 1)
     for v in parts():
         square += np.where(np.isnan(v), 0, (v - mean) ** 2).sum(axes)

@@ -1,1 +1,1 @@
-"""Distributions whose denoiser is known exactly: the rulers beside the learned ones."""
+"""Distributions whose denoiser is known exactly, to measure the learned ones by."""

@@ -1,4 +1,4 @@
-"""What the exact laws share: a law p of x0 is a denoiser, and knows p(x; sigma), the law of x = x0 + sigma n.
+"""What the exact distributions share: p of x0 is a denoiser, and has p(x; sigma), the density of x = x0 + sigma n.
 
 Tweedie ties the two together: E[x0 | x] = x + sigma^2 grad log p(x; sigma) (Robbins 1956; Efron 2011).
 """
@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from bootdiff.denoise import Denoiser
+from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.views import View
 
 __all__ = ["Distribution"]
 
 
 class Distribution(Denoiser):
-    """A law of x0 with its exact denoiser. `label` and `context` are taken and ignored: the law is of x0 alone."""
+    """A distribution of x0 with its exact denoiser. `label` and `context` are accepted and ignored."""
 
-    mu: Tensor  # any buffer that tells dtype and device
+    mu: Tensor  # any buffer, for dtype and device
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -34,21 +34,22 @@ class Distribution(Denoiser):
         """E[x0 | x], (B, *shape), exact.
 
         Raises:
-            ValueError: x or sigma of another shape, sigma negative or NaN.
+            ValueError: x or sigma of a different shape, sigma negative or NaN.
         """
         return self._posterior(*self._inputs(x, sigma)).reshape(x.shape).to(x.dtype)
 
     def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """log p(x; sigma) of the noisy law, in nats, (B,), differentiable in x.
+        """log p(x; sigma) of the noisy distribution, in nats, (B,), differentiable in x.
 
         Raises:
-            ValueError: as `forward`; and sigma = 0 where the law has no density (a singular covariance, points).
+            ValueError: as `forward`; and sigma = 0 where the distribution has no density (a singular covariance,
+            points).
         """
         y, s = self._inputs(x, sigma)
         if self._singular and bool((s == 0).any()):
             raise ValueError(
-                f"{type(self).__name__}.log_prob: the law has no density at sigma = 0, it fills less than the "
-                f"{self.dim} dimensions; ask at sigma > 0"
+                f"{type(self).__name__}.log_prob: there is no density at sigma = 0, the support has fewer than "
+                f"{self.dim} dimensions; evaluate it at sigma > 0"
             )
         return self._log_prob(y, s).to(x.dtype)
 
@@ -57,15 +58,26 @@ class Distribution(Denoiser):
         """n independent samples x0, (n, *shape)."""
 
     @abstractmethod
-    def through(self, view: View) -> Distribution:
-        """The law of A x0 in view coordinates, of the same family, with `shape` = view.shape(self.shape).
+    def marginal(self, view: View) -> Distribution:
+        """The distribution of A x0 in view coordinates, of the same family, with `shape` = view.shape(self.shape).
 
-        The noise that an `Observed` view's files carry is not part of it: the view's denoiser answers with the clean
-        A x0 (which is E[A x0 | A x0 + sigma n] at every sigma). What a masked view hides is known to be 0.
+        The noise of an `Observed` view's files is not part of it: the view's denoiser predicts the clean A x0, as
+        E[A x0 | A x0 + sigma n], at every sigma. What a masked view hides is 0.
 
         Raises:
             ValueError: a view of several placements (take one of `view.placements(shape)`), or one that does not fit.
         """
+
+    @abstractmethod
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each coordinate of x0, each (*shape) float64."""
+
+    def isotropic(self) -> IsotropicGaussian:
+        """The isotropic Gaussian with its mean per channel and its mean variance about them: a composite's prior."""
+        mean, variance = (m.reshape(self.shape[0], -1).double() for m in self.moments())
+        center = mean.mean(1)
+        spread = (variance + (mean - center[:, None]) ** 2).mean().sqrt()
+        return IsotropicGaussian(self.shape, center.tolist(), float(spread))
 
     @property
     @abstractmethod
@@ -98,7 +110,7 @@ class Distribution(Denoiser):
         views = view.placements(self.shape)
         if len(views) != 1:
             raise ValueError(
-                f"{view} has {len(views)} placements on samples of shape {self.shape}, each with a law of its own; "
+                f"{view} has {len(views)} placements on samples of shape {self.shape}, each with its own marginal; "
                 "pass one of view.placements(shape)"
             )
         return views[0]

@@ -1,4 +1,4 @@
-"""Laws whose denoiser is known exactly: Gaussians, Gaussian mixtures, finitely many points.
+"""Distributions whose denoiser is known exactly: Gaussians, Gaussian mixtures, finitely many points.
 
 With x = x0 + sigma n, n ~ N(0, I), and S = U diag(lam) U^T:
 
@@ -10,10 +10,10 @@ With x = x0 + sigma n, n ~ N(0, I), and S = U diag(lam) U^T:
 The last one minimizes the denoising loss over n training points: it is what complete memorization looks like
 (Karras et al. 2022, arXiv 2206.00364, appendix B.3, equation 57). Bishop 2006, section 2.3.3, has the first two.
 
-Each family is closed under linear maps, so the law of a view A x0 is again an exact denoiser: `through(view)`. All
-agree with Tweedie, D = x + sigma^2 grad log p(x; sigma), and take sigma = 0, sigma = inf and singular covariances as
-the limits they are. Samples are flattened inside; `shape` may be any tuple. A law computes in the dtype and on the
-device of its buffers (`.float()`, `.double()`, `.to(device)`) and answers in the dtype of x.
+Each family is closed under linear maps, so the marginal of a view A x0 is again an exact denoiser: `marginal(view)`.
+All agree with Tweedie, D = x + sigma^2 grad log p(x; sigma), and sigma = 0, sigma = inf and singular covariances are
+exact limits. Samples are flattened inside; `shape` may be any tuple. A distribution computes in the dtype and
+on the device of its buffers (`.float()`, `.double()`, `.to(device)`) and returns the dtype of x.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Gaussian(Distribution):
     """N(m, S), the covariance may be singular.
 
     Args:
-        mean: m, of the shape of one sample. Its dtype is the law's (float64 where it is not a floating tensor).
+        mean: m, of the shape of one sample. Its dtype is the distribution's (float64 where it is not a floating
+        tensor).
         cov: S, (d, d) with d the number of coordinates, or (*shape, *shape).
 
     Raises:
@@ -115,7 +116,8 @@ class Gaussian(Distribution):
         return (self.basis * (self.lam - self.floor)) @ self.basis.T + self.floor * eye
 
     def dense(self) -> Tensor:
-        """S, (d, d), in float64 and of the law's own rank, whatever its dtype: `cov` of a float32 law rounds zeros."""
+        """S, (d, d), in float64 and of the distribution's own rank, whatever its dtype: `cov` of a float32 distribution
+        rounds zeros."""
         basis, lam, floor = (v.double().cpu() for v in (self.basis, self.lam, self.floor))
         return (basis * (lam - floor)) @ basis.T + floor * torch.eye(self.dim, dtype=torch.float64)
 
@@ -148,28 +150,31 @@ class Gaussian(Distribution):
         x = self.mu + root * white + ((self.lam.sqrt() - root) * (white @ self.basis)) @ self.basis.T
         return x.reshape(n, *self.shape)
 
-    def through(self, view: View) -> Gaussian:
+    def moments(self) -> tuple[Tensor, Tensor]:
+        return self.mean.double(), self.dense().diagonal().reshape(self.shape)
+
+    def marginal(self, view: View) -> Gaussian:
         view = self._single(view)
         mean = view(self.mean[None])[0]
         columns = (self.basis * (self.lam - self.floor).clamp_min(0).sqrt()).T
-        seen = view(columns.reshape(-1, *self.shape)) if len(columns) else columns.new_zeros(0, *mean.shape)
-        factor = seen.flatten(1).T
+        mapped = view(columns.reshape(-1, *self.shape)) if len(columns) else columns.new_zeros(0, *mean.shape)
+        factor = mapped.flatten(1).T
         # A A^T = I or, behind a mask, the projection onto what is observed: floor * A A^T is then no multiple of I
         if float(self.floor) > 0 and view.rank(self.shape) < mean.numel():
-            shown = view(view.lift(torch.ones_like(mean)[None], self.shape))[0].flatten()
-            return Gaussian.low_rank(mean, factor, self.floor * shown)
+            observed = view(view.lift(torch.ones_like(mean)[None], self.shape))[0].flatten()
+            return Gaussian.low_rank(mean, factor, self.floor * observed)
         return Gaussian.low_rank(mean, factor, self.floor)
 
     def kl(self, other: Gaussian, sigma: float = 0.0) -> float:
-        """KL(self || other) in nats, of the laws of x0 + sigma n.
+        """KL(self || other) in nats, of the distributions of x0 + sigma n.
 
-        Finite where the supports agree, of singular laws too (then within the support); inf where they do not.
+        Finite where the supports agree, of singular distributions too (then within the support); inf where they do not.
 
         Raises:
-            ValueError: laws of different shapes, sigma negative.
+            ValueError: distributions of different shapes, sigma negative.
         """
         if self.shape != other.shape:
-            raise ValueError(f"kl: the laws have shapes {self.shape} and {other.shape}; they must agree")
+            raise ValueError(f"kl: the shapes {self.shape} and {other.shape} must be equal")
         if not 0 <= sigma < math.inf:
             raise ValueError(f"kl: sigma must be >= 0 and finite, got {sigma}")
         d, dtype = self.dim, torch.promote_types(self.mu.dtype, other.mu.dtype)
@@ -195,11 +200,11 @@ class Mixture(Distribution):
 
     Args:
         weights: w, (K,), >= 0; normalized to sum 1, components of weight 0 are dropped.
-        means: m, (K, *shape). Its dtype is the law's.
+        means: m, (K, *shape). Its dtype is the distribution's.
         covs: S, (K, d, d); or (d, d), one for all; or (K,), a variance each, S_k = v_k I.
 
     Raises:
-        ValueError: sizes that do not fit, values that are not finite, weights or covariances that are none.
+        ValueError: sizes that do not fit, values that are not finite, invalid weights or covariances.
     """
 
     weights: Tensor  # (K,)
@@ -300,24 +305,31 @@ class Mixture(Distribution):
             x[mine] += (white[mine] * self.lam[k].sqrt()) @ self.basis[k].T
         return x.reshape(n, *self.shape)
 
-    def through(self, view: View) -> Mixture:
+    def moments(self) -> tuple[Tensor, Tensor]:
+        w, mu = self.weights.double()[:, None], self.mu.double()
+        mean = (w * mu).sum(0)
+        own = torch.stack([cov.double().diagonal() for cov in self.covs])
+        variance = (w * (own + (mu - mean) ** 2)).sum(0)
+        return mean.reshape(self.shape), variance.reshape(self.shape)
+
+    def marginal(self, view: View) -> Mixture:
         view = self._single(view)
         K, d = self.mu.shape
-        # rows of `seen[k]` are A u_j sqrt(lam_j): their outer products sum to A S_k A^T
+        # rows of `mapped[k]` are A u_j sqrt(lam_j): their outer products sum to A S_k A^T
         columns = (self.basis * self.lam.sqrt()[:, None]).mT.reshape(K * d, *self.shape)
-        seen = view(columns).reshape(K, d, -1)
-        return Mixture(self.weights, view(self.means), seen.mT @ seen)
+        mapped = view(columns).reshape(K, d, -1)
+        return Mixture(self.weights, view(self.means), mapped.mT @ mapped)
 
 
 class Discrete(Distribution):
-    """n points, with equal weights unless given: the law of a training set, and the denoiser that memorizes it.
+    """n points, by default of equal weight: the empirical distribution, whose denoiser memorizes the training set.
 
     Args:
-        points: (n, *shape). Its dtype is the law's.
+        points: (n, *shape). Its dtype is the distribution's.
         weights: (n,), >= 0, or None; normalized to sum 1.
 
     Raises:
-        ValueError: no points, values that are not finite, weights that are none.
+        ValueError: no points, values that are not finite, invalid weights.
 
     >>> Discrete([[0.0, 0.0], [4.0, 0.0]])(torch.tensor([[1.0, 7.0]]), torch.tensor([0.1]))
     tensor([[0., 0.]])
@@ -373,5 +385,10 @@ class Discrete(Distribution):
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         return self.points[choose(self.weights, n, generator).to(self.mu.device)]
 
-    def through(self, view: View) -> Discrete:
+    def moments(self) -> tuple[Tensor, Tensor]:
+        w, mu = self.weights.double()[:, None], self.mu.double()
+        mean = (w * mu).sum(0)
+        return mean.reshape(self.shape), (w * (mu - mean) ** 2).sum(0).reshape(self.shape)
+
+    def marginal(self, view: View) -> Discrete:
         return Discrete(self._single(view)(self.points), self.weights)

@@ -1,1 +1,1 @@
-"""Measuring samples: feature networks (`features`), figures on their features (`metrics`)."""
+"""Measuring finished models: losses, samples, restorations and costs."""

@@ -33,7 +33,7 @@ class Encoder(nn.Module):
         convolution = _CONVOLUTIONS[len(size)]
         layers: list[nn.Module] = []
         self.sizes = [size]
-        # large pictures are halved at once: most of the cost is at full resolution
+        # large images are halved at once: most of the cost is at full resolution
         halvings, last = max(0, math.ceil(math.log2(max(size) / 4))), channels
         for i in range(halvings + (halvings < 2)):
             halve = i + 1 > (halvings < 2)

@@ -1,29 +1,29 @@
-"""The table at the end: held-out losses of all arms with their errors, gap closed, information, samples, one file.
+"""The final table: held-out losses of all arms with their errors, gap closed, information, samples, in one file.
 
-Every arm a is asked at the same noisy samples (the noise depends on seed, level, draw and sample alone).  With
-l_a(s, j) its normalized loss (1 for the white base, `denoise.denoising_error`) at level s on sample j, averaged over
-draws,
+Every arm a is evaluated at the same noisy samples (the noise depends on seed, level, draw and sample alone).  With
+l_a(s, j) its normalized loss (1 for the isotropic Gaussian base, `denoise.denoising_error`) at level s on sample j,
+averaged over draws,
 
     loss(a)  =  mean_j mean_s l_a(s, j),        standard errors over the n samples;
 
-differences of two arms are *paired*: the error is that of mean_s (l_a - l_b), as a rule far below those of the losses.
+differences of two arms are *paired*: the error is that of mean_s (l_a - l_b), usually far below those of the losses.
 
 *Gap closed*: share of the way from full-only F to the oracle O that an arm B goes, g = (F - B) / (F - O), with the
 error of the ratio by the delta method from the paired differences (Casella and Berger 2002, section 5.5.4):
 
     var g = (var(F - B) - 2 g cov(F - B, F - O) + g^2 var(F - O)) / (F - O)^2.
 
-*Information*: for V exact for some law q, and D* exact for the data's law p, with gamma = 1 / sigma^2 (Guo, Shamai,
-Verdu 2005, arXiv cs/0412108; mismatched: Verdu 2010, IEEE Trans. Inf. Theory 56(8)),
+*Information*: for V exact for some distribution q, and D* exact for the data's distribution p, with gamma = 1 / sigma^2
+(Guo, Shamai, Verdu 2005, arXiv cs/0412108; mismatched: Verdu 2010, IEEE Trans. Inf. Theory 56(8)),
 
     KL(p || q) = 1/2 int_0^inf E |D* - V|^2 d gamma = dim int (L_V - L_D*) c_skip d ln sigma,
 
 because E |D* - V|^2 = E |V - x0|^2 - E |D* - x0|^2 and the loss is normalized by c_out^2 = sigma^2 c_skip.  A learned
 D has L_D >= L_D*, and a finite range of levels leaves out a part that is not negative, so what is measured is a lower
 bound in expectation, up to the error of the trapezoid rule between the levels. The interval is of the integral over
-the levels' range, which for exact denoisers is KL(p_low || q_low) - KL(p_high || q_high) of the laws of x0 + sigma n
-at its two ends; it holds the sampling error (Student's t over samples) and that of the rule, estimated by halving
-the levels: |T_h - T_2h| / 3 (Richardson 1911; Davis and Rabinowitz 1984, section 6.3).
+the levels' range, which for exact denoisers is KL(p_low || q_low) - KL(p_high || q_high) of the distributions of x0 +
+sigma n at its two ends; it holds the sampling error (Student's t over samples) and that of the rule, estimated by
+halving the levels: |T_h - T_2h| / 3 (Richardson 1911; Davis and Rabinowitz 1984, section 6.3).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from torch import Tensor
 from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.errors import BootdiffError
 from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.losses import SampleSet, Validator
+from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.noise import precondition
 from bootdiff.training.run import atomic_write_json, command_line
 
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 EVALUATED_ON = {"test": "test", "held-out": "held-out (also used for selection: optimistic)"}
-"""What the losses were measured on, and how metrics.json says so."""
+"""What the losses were measured on, and its name in metrics.json."""
 
 PACKAGES = ("bootdiff", "torch", "numpy", "diffusers", "accelerate")
 
@@ -82,7 +82,7 @@ def sample_losses(
         denoisers: by the name of the arm; all of the shape of the samples.
         samples: clean samples on the denoisers' device; where they have masks, only observed coordinates count.
         levels: noise levels, ascending.
-        base: the white base whose loss is 1.
+        base: the isotropic Gaussian base whose loss is 1.
         draws: noise draws per sample and level, the same for every denoiser.
         seed: of the noise.
 
@@ -94,9 +94,9 @@ def sample_losses(
         raise ValueError(
             f"held-out losses need samples, levels and draws; got {len(samples)}, {len(levels)} and {draws}"
         )
-    # Hashed: noise from a small seed would be the very noise that synthetic data of that seed was made of.
+    # Hashed: with a small seed itself, the noise could equal that of synthetic data made with that seed.
     digits = hashlib.sha256(f"{seed} evaluation".encode()).hexdigest()[:8]
-    held_out = Validator(samples, CompositeDenoiser(base, {}, {}, levels), levels, draws, int(digits, 16))
+    held_out = Validator(samples, CompositeDenoiser({}, base, levels), levels, draws, int(digits, 16))
     losses = held_out.denoisers(denoisers)
     for arm, loss in losses.items():
         if not bool(loss.isfinite().all()):
@@ -116,11 +116,11 @@ def tabulate(losses: Mapping[str, Tensor], levels: Sequence[float]) -> Table:
         the paired difference arm - other}}}}.  Errors are over samples, of the mean over levels; NaN for one sample.
 
     Raises:
-        ValueError: losses of another shape than levels by samples, or of different numbers of samples.
+        ValueError: losses not of shape levels by samples, or of different numbers of samples.
     """
     sizes = {tuple(loss.shape) for loss in losses.values()}
     if len(sizes) > 1 or any(len(size) != 2 or size[0] != len(levels) for size in sizes):
-        raise ValueError(f"losses must be ({len(levels)} levels, samples), alike for all arms; got {sorted(sizes)}")
+        raise ValueError(f"losses must be ({len(levels)} levels, samples), the same for all arms; got {sorted(sizes)}")
     return {
         arm: _entry(loss, levels)
         | {"versus": {other: _entry(loss - of, levels) for other, of in losses.items() if other != arm}}
@@ -163,7 +163,7 @@ def gap_closed(
     Returns:
         {"mean", "stderr", "per_level": {level: {"mean", "stderr"}}, "arm", "of", "to"}: "mean" is the share of the
         gap in the mean loss, not the mean of the levels' shares.  NaN where there is no gap (`to` is not better than
-        `of` by two standard errors): a share of nothing means nothing.
+        `of` by two standard errors).
 
     Raises:
         ValueError: an arm that is not in the table.
@@ -194,17 +194,17 @@ def information(
     than: str = "bootdiff",
     confidence: float = 0.95,
 ) -> dict[str, Any]:
-    """What the denoiser `of` does not know and `than` does, in nats: a truncated I-MMSE integral over the levels.
+    """Information that the denoiser `than` captures and `of` does not, in nats: a truncated I-MMSE integral.
 
-    KL(p || q) >= this in expectation, with p the data's law and q the law that `of` is exact for: for the views'
-    composite, the signal correlation that the views do not capture.  Only ln sigma between the lowest and the highest
-    level is integrated ("range"), by the trapezoid rule; what lies outside is not guessed.  The finer and the wider the
-    levels, the closer.  It may be negative where `than` is the worse denoiser.
+    KL(p || q) >= this in expectation, with p the data's distribution and q the distribution that `of` is exact for: for
+    the views' composite, the signal correlation that the views do not capture.  Only ln sigma between the lowest and
+    the highest level is integrated ("range"), by the trapezoid rule; what lies outside is not estimated.  Finer and
+    wider levels bring it closer.  It may be negative where `than` is the worse denoiser.
 
     Args:
         losses: by `sample_losses`; of samples without masks.
         levels: the noise levels of the losses, ascending, at least 2.
-        base: the white base the losses are normalized by.
+        base: the isotropic Gaussian base the losses are normalized by.
         confidence: of the interval, between 0 and 1.
 
     Returns:
@@ -216,7 +216,7 @@ def information(
         error of the rule cannot be estimated and is NaN; the interval then holds the sampling error alone.
 
     Raises:
-        ValueError: an arm without losses, levels that are too few or do not ascend, a confidence that is none.
+        ValueError: an arm without losses, levels that are too few or do not ascend, an invalid confidence.
     """
     from scipy.stats import t as student
 
@@ -313,10 +313,10 @@ def write_metrics(
         seed, recipe: what the run was started with (the recipe as text or plain values).
         gap: by `gap_closed`; taken from the table where it is not given and the table has the arms for it.
         information: by `information`.  samples, long_range: {arm: `quality.sample_quality`, `quality.long_range`}.
-        ledger: by `bench.ledger.costs`.
+        ledger: by `evaluation.costs.costs`.
 
     Raises:
-        ValueError: another `evaluated_on`; an arm of the table without mean and stderr.
+        ValueError: an unknown `evaluated_on`; an arm of the table without mean and stderr.
         BootdiffError: no room on the disk; the old file is then intact.
     """
     if evaluated_on not in EVALUATED_ON:
@@ -326,7 +326,7 @@ def write_metrics(
             raise ValueError(f"the table's arm {arm!r} lacks mean or stderr; make it by tabulate()")
     if gap is None and {"bootdiff", "full_only", "oracle"} <= set(table):
         gap = gap_closed(table)
-    said: dict[str, Any] = {
+    content: dict[str, Any] = {
         "recipe": recipe,
         "seed": seed,
         "evaluated_on": EVALUATED_ON[evaluated_on],
@@ -341,8 +341,8 @@ def write_metrics(
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "command": command_line(),
     }
-    atomic_write_json(path, said)
-    return said
+    atomic_write_json(path, content)
+    return content
 
 
 def _version(package: str) -> str | None:

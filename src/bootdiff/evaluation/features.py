@@ -1,13 +1,13 @@
-"""Feature networks: what turns samples into the rows that `metrics` compares.
+"""Feature networks: they turn samples into the rows that `metrics` compares.
 
 phi: samples (B, C, *space), images and videos in [-1, 1], to features (B, d). A figure holds for one phi only, so every
-`Features` has a name, and the name stands beside the figure. Kinds, for data that Inception has never seen as well as
-for photographs:
+`Features` has a name, and the name is reported with the figure. Kinds, also for data unlike the photographs that
+Inception was trained on:
 
     classifier    the layer before the logits of a small convolutional classifier trained on the labelled data
     autoencoder   the code of a small convolutional autoencoder trained on the data, where there are no labels
     columns       of vectors: the columns themselves
-    a path        a network of the user's own for images, such as Inception or DINOv2: a TorchScript file, a folder
+    a path        the user's own network for images, such as Inception or DINOv2: a TorchScript file, a folder
                   with a diffusers autoencoder, or a file written by `Features.save`
 
 Trained features are divided by their standard deviation over the training data, so that distances are in units of the
@@ -47,13 +47,13 @@ _FORMAT = "bootdiff features 1"
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a network of the user's own wants to be given; the defaults pass images on as they are.
+    """The input format of the user's own network; the defaults leave images unchanged.
 
     Args:
         range: "signed" [-1, 1], "unit" [0, 1] or "byte" uint8 0..255 (rounded).
         size: side in pixels to resize to (bicubic, antialiased), or None.
         channels: 3 repeats gray images, or None.
-        mean, std: one value per channel, subtracted and divided by after all of this, or None. Not with "byte".
+        mean, std: one value per channel, subtracted and divided by last, or None. Not with "byte".
     """
 
     range: str = "signed"
@@ -73,11 +73,11 @@ class Preparation:
             raise ValueError(f"size must be at least 1 pixel, got {self.size}")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] to what the network takes."""
+        """(B, C, H, W) in [-1, 1] to the network's input format."""
         if self.channels is not None and x.shape[1] != self.channels:
             if x.shape[1] != 1:
                 raise ValueError(
-                    f"images have {x.shape[1]} channels, the network takes {self.channels}; give gray or equal"
+                    f"images have {x.shape[1]} channels, the network takes {self.channels}; give gray ones or that many"
                 )
             x = x.expand(-1, self.channels, -1, -1)
         if self.size is not None and tuple(x.shape[-2:]) != (self.size, self.size):
@@ -91,7 +91,7 @@ class Preparation:
 
 
 class Features:
-    """A feature network with the name that belongs beside every figure made with it.
+    """A feature network with the name to report beside every figure made with it.
 
     Attributes:
         name: kind, size, how good it is on held-out data, and a hash of the weights.
@@ -115,7 +115,7 @@ class Features:
         """(B, C, *space) to (B, d) float32 on `device`, without gradients. Images and videos are clipped to [-1, 1].
 
         Raises:
-            ValueError: images of another form, values that are not finite, a network that gives no row per image.
+            ValueError: images of the wrong shape, values that are not finite, a network that gives no row per image.
         """
         if not 2 <= images.ndim <= 5:
             raise ValueError(f"{self.name}: samples must be a batch (B, C, ...), got {tuple(images.shape)}")
@@ -151,7 +151,7 @@ class Features:
         """Write a trained network to one safetensors file, for `load_features(path)`.
 
         Raises:
-            ValueError: a network of the user's own, which has a file already.
+            ValueError: the user's own network, which has a file already.
         """
         if self._config is None or not isinstance(self.fn, nn.Module):
             raise ValueError(f"{self.name} was loaded from a file of yours; keep that file, there is nothing to save")
@@ -176,25 +176,25 @@ def load_features(
         spec: "classifier", "autoencoder", "auto" (the first where the source has labels, else the second), or a path:
             TorchScript (.pt, .pth, .ts, .jit, .torchscript), a folder with a diffusers autoencoder (config.json and
             safetensors; its latents, averaged to at most 4 x 4), or a .safetensors file by `Features.save`.
-        source: what to train on; for a path only used to try the network on one image. Not the test set: let it be the
-            pool of full training samples, or a pool that is no part of the comparison.
-        preparation: how a network of the user's own wants its images; a `Preparation` or its arguments.
+        source: what to train on; for a path only used to try the network on one image. Not the test set: use the pool
+            of full training samples, or data that are not part of the comparison.
+        preparation: the input format of the user's own network; a `Preparation` or its arguments.
         seed: of initialization and batches; the same seed on the same device and thread count gives the same network.
         steps: of training, batches of 64.
         dim: number of features.
         width: channels of the first convolution.
-        limit: at most so many samples are trained on, drawn by the seed.
+        limit: train on at most this many samples, drawn by the seed.
         device: where to train and compute.
 
     Raises:
-        BootdiffError: labels, file or format that are missing or cannot be used, data that do not suit the network.
+        BootdiffError: labels, file or format that are missing or cannot be used, data that the network cannot take.
         ValueError: arguments out of range.
     """
     trained = str(spec) in ("classifier", "autoencoder", "auto")
     if trained:
         if preparation is not None:
             raise ValueError(
-                f"{spec}: preparation is for networks given by a path; a trained one takes images as they are"
+                f"{spec}: preparation is for networks given by a path; a trained one takes images unchanged"
             )
         if source is None:
             raise ValueError(f"{spec}: pass the source to train on")
@@ -207,13 +207,13 @@ def load_features(
         except (RuntimeError, ValueError) as error:
             raise BootdiffError(
                 f"{spec}: cannot be applied to images of shape {source.shape}: {str(error).strip().splitlines()[-1]}. "
-                "Say what the network takes by `preparation` (range, size, channels)"
+                "Describe its input by `preparation` (range, size, channels)"
             ) from error
     return features
 
 
 def _clipped(x: Tensor) -> Tensor:
-    """Pictures have a range, signals and vectors have none."""
+    """Images and videos have a range, signals and vectors have none."""
     return x.clamp(-1, 1) if x.ndim > 3 else x
 
 
@@ -234,7 +234,7 @@ def _train(
     chosen = torch.randperm(len(source), generator=order)[:limit].tolist()
     x, labels, _ = source.batch(chosen)
     if kind == "classifier" and labels is not None:
-        x, labels = x[labels >= 0], labels[labels >= 0]  # -1: not known
+        x, labels = x[labels >= 0], labels[labels >= 0]  # -1: unknown
     x = _clipped(x).to(device)
     if x.ndim == 2:
         columns = Encoder(source.shape, width, x.shape[1]).to(device)
@@ -284,7 +284,7 @@ def _train(
             score = f"R2 {1 - (F.mse_loss(out, x[:held]) / spread).item():.3f}"
         std = z[held:].std(0)
         encoder.center.copy_(z[held:].mean(0))
-        # a dead feature stays as it is: nothing to divide by
+        # a dead feature is left unscaled
         encoder.scale.copy_(torch.where(std > 1e-6 * std.max(), std, std.max().clamp_min(1e-12)))
     name = f"{kind} of the data, {dim} features, held-out {score}, #{_hash(encoder.state_dict())}"
     config = {"shape": list(source.shape), "width": width, "dim": dim}
@@ -308,7 +308,7 @@ def _load(path: Path, preparation: Preparation | Mapping[str, Any] | None, devic
         )
     if path.suffix == ".safetensors":
         if preparation is not None:
-            raise ValueError(f"{path}: preparation is for networks of your own; a trained one takes images as they are")
+            raise ValueError(f"{path}: preparation is for your own networks; a trained one takes images unchanged")
         return _saved(path, device)
     prepare = preparation if isinstance(preparation, Preparation) else Preparation(**(preparation or {}))
     if path.is_dir():
@@ -321,8 +321,8 @@ def _load(path: Path, preparation: Preparation | Mapping[str, Any] | None, devic
             f"architecture. Give TorchScript ({', '.join(_SCRIPT)}, by torch.jit.trace(net, example).save(path)), "
             "a folder with a diffusers autoencoder, or a .safetensors file that bootdiff wrote"
         )
-    said = ", ".join(f"{k} {v}" for k, v in vars(prepare).items() if v is not None)
-    return Features(f"{path.name}, {said}, #{digest}", lambda x: net(prepare(x)), device)
+    settings = ", ".join(f"{k} {v}" for k, v in vars(prepare).items() if v is not None)
+    return Features(f"{path.name}, {settings}, #{digest}", lambda x: net(prepare(x)), device)
 
 
 def _saved(path: Path, device: str | torch.device) -> Features:
@@ -376,8 +376,8 @@ def _diffusers(path: Path, device: str | torch.device) -> tuple[Callable[[Tensor
 
     def encode(x: Tensor) -> Tensor:
         coded = net.encode(x)
-        law = getattr(coded, "latent_dist", None)
-        z = law.mode() if law is not None else _first(coded.to_tuple())
+        latent = getattr(coded, "latent_dist", None)
+        z = latent.mode() if latent is not None else _first(coded.to_tuple())
         return F.adaptive_avg_pool2d(z, (min(4, z.shape[-2]), min(4, z.shape[-1]))).flatten(1)
 
     return encode, _file_hash([path / "config.json", *files])

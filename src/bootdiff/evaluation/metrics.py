@@ -18,7 +18,7 @@ Sources: (1) Heusel et al. 2017, arXiv 1706.08500; (2) Binkowski et al. 2018, ar
 2019, arXiv 1904.06991; (4) Naeem et al. 2020, arXiv 2002.09797; (5) Yoon et al. 2023, "Diffusion probabilistic models
 generalize when they fail to memorize" (ICML workshop), with the form of Gu et al. 2023, arXiv 2310.02664.
 
-A figure means nothing without the name of the network that made its features and the two counts: the Frechet distance
+A figure is meaningful only with the name of its feature network and the two counts: the Frechet distance
 and the manifold figures are biased at small counts, so compare at equal counts only.
 """
 
@@ -81,7 +81,7 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Kernel distance (KID where the features are Inception's): unbiased MMD^2 under k(x, y) = (x.y / d + 1)^3.
 
-    Unlike the Frechet distance it is unbiased at any count; it may be slightly negative where the laws agree.
+    Unlike the Frechet distance it is unbiased at any count; it may be slightly negative where the distributions agree.
 
     Args:
         a, b: features, (n_a, d) and (n_b, d), arrays or tensors.
@@ -101,7 +101,7 @@ def kernel_distance(
     size = min(1000, least) if size is None else size
     if not 2 <= size <= least:
         raise ValueError(
-            f"kernel_distance: subsets of {size} rows asked of {len(a)} and {len(b)}; "
+            f"kernel_distance: subsets of {size} rows requested from {len(a)} and {len(b)}; "
             f"give 2 <= size <= {least}, or more samples"
         )
     if subsets < 1:
@@ -125,7 +125,7 @@ def _mmd2(x: Array, y: Array) -> float:
 
 
 class PRDC(NamedTuple):
-    """Precision, recall, coverage in [0, 1]; density >= 0, about 1 where the laws agree."""
+    """Precision, recall, coverage in [0, 1]; density >= 0, about 1 where the distributions agree."""
 
     precision: float
     recall: float
@@ -136,8 +136,9 @@ class PRDC(NamedTuple):
 def precision_recall_density_coverage(real: Any, fake: Any, k: int = 5) -> PRDC:
     """Fidelity (precision, density) and variety (recall, coverage) by nearest-neighbour balls.
 
-    Not symmetric: the first argument is the real one. Where both sets follow one law of n points each, coverage is
-    1 - 2^-k in expectation (Naeem et al. 2020, lemma 2) and density 1; precision and recall depend on the law.
+    Not symmetric: the first argument is the real one. Where both sets follow one distribution of n points each,
+    coverage is 1 - 2^-k in expectation (Naeem et al. 2020, lemma 2) and density 1; precision and recall depend on the
+    distribution.
 
     Args:
         real: features of real images, (n, d).
@@ -187,8 +188,8 @@ def memorization_ratio(samples: Any, train: Any, holdout: Any | None = None, thr
     """Nearest-neighbour memorization: the share of samples much closer to one training point than to any other.
 
     A sample counts as memorized where d_1 / d_2 < `threshold`, d_j its distance to the j-th nearest training point.
-    Images of the same kind that the model has never seen, `holdout`, tell what the share and the median ratio are
-    where nothing can have been memorized; read the first two figures against these.
+    Images of the same kind that the model was not trained on, `holdout`, give the share and the median ratio without
+    memorization; read the first two figures against these.
 
     Exact duplicates in `train` count once (else a copied duplicate would have ratio 1). A model trained with mirrored
     images may copy a mirrored one: give `train` with its mirrored images, or such copies are missed. A training point
@@ -235,7 +236,7 @@ class LagCorrelation(NamedTuple):
 
 
 def lag_correlation(samples: Any, longest: int | None = None, groups: int = 10) -> LagCorrelation:
-    """Correlation along time over lags 1 to `longest`: whether what is far apart still belongs together.
+    """Correlation along time over lags 1 to `longest`: whether distant steps are still related.
 
     Each coordinate's mean over the samples is taken off first. What is constant over the samples, to 1e-12, correlates
     with nothing: 0 where everything is.
@@ -246,7 +247,7 @@ def lag_correlation(samples: Any, longest: int | None = None, groups: int = 10) 
         groups: of the delete-a-group jackknife (Shao and Tu 1995, section 2.3), at most n.
 
     Raises:
-        ValueError: another shape, fewer than two samples, lags that are not there, values that are not finite.
+        ValueError: a different shape, fewer than two samples, lags that do not exist, values that are not finite.
     """
     x = _array(samples)
     if x.ndim not in (3, 5) or len(x) < 2 or x.shape[2] < 2:
@@ -256,7 +257,7 @@ def lag_correlation(samples: Any, longest: int | None = None, groups: int = 10) 
     steps = x.shape[2]
     longest = steps - 1 if longest is None else longest
     if not 1 <= longest < steps:
-        raise ValueError(f"lag_correlation: lags up to {longest} asked of {steps} steps; give 1 to {steps - 1}")
+        raise ValueError(f"lag_correlation: lags up to {longest} requested from {steps} steps; give 1 to {steps - 1}")
     if not np.isfinite(x).all():
         raise ValueError("lag_correlation: the samples hold values that are not finite; check the sampler")
     off = x - x.mean(0)
@@ -265,7 +266,7 @@ def lag_correlation(samples: Any, longest: int | None = None, groups: int = 10) 
     x = np.moveaxis(off, 2, 1).reshape(len(x), steps, -1)
     power = np.square(x).sum(2)
     lags = np.arange(1, longest + 1)
-    # Sums of each sample, (n, K): what a group contributes can then be taken away.
+    # Sums of each sample, (n, K), so that a group's contribution can be subtracted.
     cross = np.stack([np.einsum("ntp,ntp->n", x[:, :-k], x[:, k:]) for k in lags], 1)
     early, late = (np.stack([power[:, rows].sum(1) for rows in of], 1) for of in zip(*_ends(lags), strict=True))
 

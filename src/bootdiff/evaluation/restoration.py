@@ -1,15 +1,18 @@
-"""How good restorations are: error, honesty of the spread, and what simple means would have given.
+"""The quality of restorations: their error, the calibration of their spread, and simple baselines.
+
+(How restorations are drawn: `bootdiff.restoration`.)
 
 With K answers x_1 .. x_K per partial sample, draws from one posterior, and the truth x0:
 
     psnr        10 log10(peak^2 / mean (x - x0)^2), in dB, over the coordinates that y leaves open, of the mean of the
                 answers (the best there is, in mean square) and of one answer (3 dB below where the posterior is right);
     coverage    share of open coordinates whose truth lies between the a-th smallest and the a-th largest answer.  Where
-                the posterior is right, the truth is one more draw of the same law, so this has probability
+                the posterior is right, the truth is one more draw of the same distribution, so this has probability
 
                     (K + 1 - 2 a) / (K + 1),
 
-                whatever the law; a is chosen nearest to the level asked for, and 0.9 is exact for K = 19, a = 1.
+                whatever the distribution; a is chosen nearest to the requested level, and 0.9 is exact for K = 19,
+                a = 1.
 
 Baselines agree with y exactly where it has no noise, by x + A^T (y - A x), but for interpolated thumbnails:
 
@@ -46,7 +49,7 @@ def open_coordinates(given: Observation) -> Tensor:
         return torch.ones(len(given), *given.full, dtype=torch.bool)
     z = torch.randn(1, *given.full, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     z = z.expand(len(given), *given.full)
-    return (z - given.lift(given.see(z))).abs() > 1e-6
+    return (z - given.lift(given.apply(z))).abs() > 1e-6
 
 
 def psnr(estimate: Tensor, truth: Tensor, where: Tensor, peak: float = 2.0) -> Tensor:
@@ -55,7 +58,7 @@ def psnr(estimate: Tensor, truth: Tensor, where: Tensor, peak: float = 2.0) -> T
     Args:
         estimate, truth: (n, *full).
         where: (n, *full) bool, the coordinates that count.
-        peak: the range of the values, 2 for pictures in [-1, 1].
+        peak: the range of the values, 2 for images in [-1, 1].
     """
     square = ((estimate.double() - truth.double()) ** 2 * where).flatten(1).sum(1) / where.flatten(1).sum(1)
     return 10 * torch.log10(peak**2 / square)
@@ -71,8 +74,8 @@ def coverage(answers: Tensor, truth: Tensor, where: Tensor, level: float = 0.9) 
         level: what the interval should hold.
 
     Returns:
-        {"share", "nominal"}: measured, and what it would be for the true posterior; the nearest to `level` that K
-        answers allow. Among answers equal to it (values pile up at black and white) the truth has each rank alike.
+        {"share", "nominal"}: measured, and what it would be for the true posterior: the nearest to `level` that K
+        answers allow. Among answers equal to it (common at black and white) the truth has each rank equally often.
 
     Raises:
         ValueError: fewer than 2 answers, a level outside (0, 1).
@@ -132,7 +135,7 @@ def _mean(values: Tensor) -> dict[str, float]:
 
 
 def table(scores: Mapping[str, Any]) -> str:
-    """The figures as Markdown, what is restored first, then the baselines."""
+    """The figures as Markdown, restorations first, then the baselines."""
     names = {"mean": "mean of the answers", "one": "one answer", "copy_paste": "copy-paste of the nearest"}
     names |= {"harmonic": "interpolation", "mean_fill": "mean of the training samples"}
     lines = ["| estimate | PSNR where open, dB | s.e. |", "|---|---|---|"]
@@ -145,7 +148,7 @@ def table(scores: Mapping[str, Any]) -> str:
 
 
 def baselines(given: Observation, view: View, training: Tensor) -> dict[str, Tensor]:
-    """What simple means make of the partial samples, {name: (n, *full)} in stored coordinates; those that apply.
+    """Simple restorations of the partial samples, {name: (n, *full)} in stored coordinates; those that apply.
 
     Args:
         given: the partial samples, on the CPU.
@@ -172,7 +175,7 @@ def _nearest(given: Observation, training: Tensor) -> Tensor:
     chosen = []
     for i in range(len(given)):
         one = given.rows(torch.full((len(training),), i))
-        chosen.append(training[int((one.see(training) - one.y).flatten(1).square().sum(1).argmin())])
+        chosen.append(training[int((one.apply(training) - one.y).flatten(1).square().sum(1).argmin())])
     return torch.stack(chosen)
 
 
@@ -197,18 +200,18 @@ def _harmonic(given: Observation) -> Tensor | None:
     if not space:
         return None
     z = torch.randn(len(given), *full, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    kept = given.lift(given.see(z))
-    shown = (kept - z).abs() < 1e-6
-    picks = bool((shown | (kept.abs() < 1e-6)).all())
-    if not picks or not bool(shown.flatten(2).any(2).all()):
+    kept = given.lift(given.apply(z))
+    fixed = (kept - z).abs() < 1e-6
+    picks = bool((fixed | (kept.abs() < 1e-6)).all())
+    if not picks or not bool(fixed.flatten(2).any(2).all()):
         return None
     x = given.lift(given.y).double().numpy().reshape(len(given), full[0], -1)
-    seen = shown.numpy().reshape(x.shape)
+    known = fixed.numpy().reshape(x.shape)
     laplace = _laplacian(space)
     solvers: dict[bytes, Any] = {}
     for i in range(len(x)):
         for c in range(full[0]):
-            x[i, c] = _filled(x[i, c], seen[i, c], laplace, solvers)
+            x[i, c] = _filled(x[i, c], known[i, c], laplace, solvers)
     return torch.from_numpy(x.reshape(len(given), *full)).float()
 
 
@@ -228,16 +231,16 @@ def _laplacian(space: tuple[int, ...]) -> Any:
     return total.tocsr()
 
 
-def _filled(x: np.ndarray, seen: np.ndarray, laplace: Any, solvers: dict[bytes, Any]) -> np.ndarray:
+def _filled(x: np.ndarray, known: np.ndarray, laplace: Any, solvers: dict[bytes, Any]) -> np.ndarray:
     """(d,) with the hidden coordinates solved for; equal masks share one factorization."""
     from scipy.sparse.linalg import factorized
 
-    hidden = ~seen
+    hidden = ~known
     if not hidden.any():
         return x
-    key = seen.tobytes()
+    key = known.tobytes()
     if key not in solvers:
         solvers[key] = factorized(laplace[hidden][:, hidden].tocsc())
     out = x.copy()
-    out[hidden] = solvers[key](-laplace[hidden][:, seen] @ x[seen])
+    out[hidden] = solvers[key](-laplace[hidden][:, known] @ x[known])
     return out

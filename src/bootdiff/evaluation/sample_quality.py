@@ -1,4 +1,4 @@
-"""Figures of merit of drawn samples against real ones, with errors: by features, and along time.
+"""Figures of merit of generated samples against real ones, with errors: by features, and along time.
 
 Errors are by the delete-a-group jackknife (Shao and Tu 1995, section 2.3): with f_g the figure without group g of G,
 
@@ -44,11 +44,11 @@ def sample_quality(
         images: samples, (n, C, *space); images and videos are clipped to [-1, 1].
         reference: real images for Frechet and kernel distance, precision to coverage: the test set.
         train: the full samples the model was trained on, for memorization (in pixels).
-        held_out: full samples it was not trained on: what the memorization figures are without memorization, or None.
+        held_out: full samples it was not trained on, for the same figures without memorization, or None.
         features: the feature network.
         neighbours: k of precision to coverage; lowered to what the counts allow.
         mirrored: whether training used mirrored images: a mirrored copy is a copy, too.
-        limit: at most so many of each set for the kernel distance, whose cost is quadratic.
+        limit: at most this many of each set for the kernel distance, whose cost is quadratic.
 
     Returns:
         {"fid", "kid": {"mean", "stderr"}, "precision", "recall", "density", "coverage", "neighbours",
@@ -56,7 +56,7 @@ def sample_quality(
         "train_count", "features"}.  The kernel distance's error is a jackknife over ten groups of both sets.
 
     Raises:
-        ValueError: samples of another form or not finite, too few of them.
+        ValueError: samples of the wrong shape or not finite, too few of them.
     """
     if len(images) < 3 or len(reference) < 3:
         raise ValueError(f"sample_quality needs at least 3 samples and references, got {len(images)}, {len(reference)}")

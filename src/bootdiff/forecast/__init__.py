@@ -1,1 +1,1 @@
-"""What each view is worth, before anything is trained: linear denoisers of Gaussian laws (`bootdiff plan`)."""
+"""What each view is worth, before anything is trained: linear denoisers of Gaussian distributions (`bootdiff plan`)."""

@@ -1,14 +1,15 @@
-"""Linear denoisers judged on held-out full samples: what views improve, and how many full samples that is worth.
+"""Linear denoisers evaluated on held-out full samples: what views improve, and how many full samples that is worth.
 
 An estimate N(m, S) is a denoiser, D(x) = m + W (x - m), W = S (S + sigma^2 I)^-1, whose risk on a sample c is, with the
 noise averaged exactly,
 
     |(I - W)(c - m)|^2 + sigma^2 tr W^2 .
 
-Its loss is that over the white base's, dim sigma^2 sigma_d^2 / (sigma^2 + sigma_d^2). Folds of the full samples are
-held out in turn, nothing of a fold is in its estimate, and alpha is the best one per noise level and set of views, as
-training stops at the best step per noise level. The K folds' estimates share samples, so that a mean over n losses has
-the variance s^2 / n (1 + K / (K - 1)) (Nadeau and Bengio 2003, section 3: (1/J + n2/n1) s^2, n2/n1 = 1 / (K - 1)).
+Its loss is that over the isotropic Gaussian base's, dim sigma^2 sigma_d^2 / (sigma^2 + sigma_d^2). Folds of the full
+samples are held out in turn, nothing of a fold is in its estimate, and alpha is the best one per noise level and set of
+views, as training stops at the best step per noise level. The K folds' estimates share samples, so that a mean over n
+losses has the variance s^2 / n (1 + K / (K - 1)) (Nadeau and Bengio 2003, section 3: (1/J + n2/n1) s^2,
+n2/n1 = 1 / (K - 1)).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ __all__ = ["Curve", "Gain", "Trials", "risks", "standard_error"]
 ALPHAS = (0.01, 0.07, 0.25, 0.5, 0.75, 0.92)
 _Z = 1.645  # 90 % interval
 _SURE = 2.0  # standard errors, as the recipe's gains.prune is by default
-_WORTH = 0.002  # share of the loss below which an improvement is none
-_DOUBLINGS = 8  # of the number of full samples, in search of as good a full-only estimate
+_WORTH = 0.002  # share of the loss below which an improvement does not count
+_DOUBLINGS = 8  # of the number of full samples, to find as good a full-only estimate
 _DRAWS = (4, 4, 2, 2)  # data sets drawn at the first of these numbers; then one
 
 
@@ -39,11 +40,11 @@ class Gain:
 
     Attributes:
         loss: with the views.
-        raw: how much lower it is than without, negative where they do harm; stderr of that.
-        helps: whether it is lower by 0.2 % and by two standard errors on these samples, as training asks (`news`).
-            Elsewhere training ignores the views.
+        raw: how much lower it is than without, negative where they are harmful; stderr of that.
+        helps: whether it is lower by 0.2 % and by two standard errors on these samples, the test of training's
+            screening. Elsewhere training ignores the views.
         mean: of the improvement where it helps, 0 elsewhere, over all levels; mean_stderr.
-        samples: full samples that it stands for, per level; mean_samples: those of the mean; interval of these, 90 %.
+        samples: full samples that it is worth, per level; mean_samples: those of the mean; interval of these, 90 %.
     """
 
     loss: list[float]
@@ -62,11 +63,11 @@ class Gain:
         return [raw if on else 0.0 for raw, on in zip(self.raw, self.helps, strict=True)]
 
 
-def risks(law: Estimate, coordinates: Coordinates, c: Tensor, levels: Sequence[float]) -> Tensor:
-    """Loss of the law's denoiser on each sample of coordinates c (n, d): (levels, n)."""
-    lam, U = torch.linalg.eigh(law.cov)
-    within = ((c[:, coordinates.kept] - law.mean) @ U).square()
-    return _losses(law.rest, lam.clamp_min(0), within, c[:, coordinates.left].square(), coordinates, levels)
+def risks(estimate: Estimate, coordinates: Coordinates, c: Tensor, levels: Sequence[float]) -> Tensor:
+    """Loss of the estimate's denoiser on each sample of coordinates c (n, d): (levels, n)."""
+    lam, U = torch.linalg.eigh(estimate.cov)
+    within = ((c[:, coordinates.kept] - estimate.mean) @ U).square()
+    return _losses(estimate.rest, lam.clamp_min(0), within, c[:, coordinates.left].square(), coordinates, levels)
 
 
 def _losses(rest: Tensor, lam: Tensor, within: Tensor, outside: Tensor, coordinates: Coordinates,
@@ -91,7 +92,7 @@ class Trials:
     Args:
         coordinates: of the full samples.
         c: `coordinates.analyze` of all n >= 2 full samples, (n, d).
-        views: what each view's files say.
+        views: the moments of each view's files.
         levels: noise levels.
         folds: their number, at most n; or the samples of each, disjoint, at least two (some samples may be in none).
         seed: of the division into folds.
@@ -107,9 +108,9 @@ class Trials:
             folds = [order[i::k] for i in range(k)]
         # samples that are in no fold overlap with some that are: they are left out
         used = sorted(i for part in folds for i in part)
-        place = {i: k for k, i in enumerate(used)}
+        index = {i: k for k, i in enumerate(used)}
         self.c, self.folds = c[used], len(folds)
-        self._parts = [torch.tensor([place[i] for i in part]) for part in folds]
+        self._parts = [torch.tensor([index[i] for i in part]) for part in folds]
         self._starts = []
         for part in self._parts:
             rest = torch.ones(len(used), dtype=torch.bool)
@@ -123,7 +124,7 @@ class Trials:
         return self._trial(names)[0]
 
     def alpha(self, names: Sequence[str]) -> float:
-        """The middle one of the levels' choices."""
+        """The median of the levels' choices."""
         chosen = sorted(self._trial(names)[1])
         return ALPHAS[chosen[len(chosen) // 2]]
 
@@ -133,15 +134,15 @@ class Trials:
             every = torch.zeros(len(ALPHAS), len(self.levels), len(self.c), dtype=torch.float64)
             for part, starts in zip(self._parts, self._starts, strict=True):
                 for i, start in enumerate(starts):
-                    law = impose(start, [self.views[v] for v in key])
-                    every[i, :, part] = risks(law, self.coordinates, self.c[part], self.levels)
+                    estimate = impose(start, [self.views[v] for v in key])
+                    every[i, :, part] = risks(estimate, self.coordinates, self.c[part], self.levels)
             best = every.mean(2).argmin(0)
             self._known[key] = every[best, torch.arange(len(self.levels))], best.tolist()
             self._progress(len(self._known))
         return self._known[key]
 
     def expected(self, names: Sequence[str], c: Tensor) -> Tensor:
-        """Loss, at every level, of the folds' estimates on other samples of coordinates c: (levels,)."""
+        """Loss, at every level, of the folds' estimates on different samples of coordinates c: (levels,)."""
         best = self._trial(names)[1]
         views = [self.views[v] for v in sorted(names)]
         out = torch.zeros(len(self.levels), dtype=torch.float64)
@@ -151,12 +152,12 @@ class Trials:
         return out
 
     def z(self, names: Sequence[str], over: Sequence[str] = ()) -> list[float]:
-        """What the views `names` improve over the views `over`, in standard errors on these samples, per level."""
+        """Improvement of the views `names` over the views `over`, in standard errors on these samples, per level."""
         off = self.losses(over) - self.losses(names)
         return (off.mean(1) / standard_error(off, None).clamp_min(1e-300)).tolist()
 
     def gain(self, names: Sequence[str], over: Sequence[str] = ()) -> Gain:
-        """What the views `names` improve over the views `over` (none: the full samples alone)."""
+        """Improvement of the views `names` over the views `over` (none: the full samples alone)."""
         with_, without = self.losses(names), self.losses(over)
         off = without - with_
         raw, stderr = off.mean(1), standard_error(off, self.folds)
@@ -169,31 +170,31 @@ class Trials:
 
 
 class Curve:
-    """Loss of the full-only estimate, at its best alpha, from n samples of a law, for doubling n.
+    """Loss of the full-only estimate, at its best alpha, from n samples of a distribution, for doubling n.
 
     Args:
-        law: the estimate of everything.
+        truth: the estimate from everything.
         coordinates: of the full samples.
         levels: noise levels.
         start: the first n: as many samples as the trials' estimates had.
         progress: called with the share that is done.
     """
 
-    def __init__(self, law: Estimate, coordinates: Coordinates, levels: Sequence[float], start: int,
+    def __init__(self, truth: Estimate, coordinates: Coordinates, levels: Sequence[float], start: int,
                  progress: Callable[[float], None]) -> None:  # fmt: skip
         self.start = start
         rng = torch.Generator().manual_seed(0)
         points = []
         for k in range(_DOUBLINGS + 1):
             draws = _DRAWS[k] if k < len(_DRAWS) else 1
-            found = [Sampled.drawn(coordinates, law, start * 2**k, rng) for _ in range(draws)]
-            each = [[_expected(e, law, coordinates, levels) for e in shrunk(coordinates, f, ALPHAS)] for f in found]
+            found = [Sampled.drawn(coordinates, truth, start * 2**k, rng) for _ in range(draws)]
+            each = [[_expected(e, truth, coordinates, levels) for e in shrunk(coordinates, f, ALPHAS)] for f in found]
             points.append(torch.stack([torch.stack(one) for one in each]).mean(0).amin(0))
             progress((k + 1) / (_DOUBLINGS + 1))
         self.loss = torch.stack(points)
 
     def valued(self, gain: Gain, most: float) -> Gain:
-        """The same gain with its full samples; `most` at most, the number of files: none is more than a full sample."""
+        """The same gain with its full samples, at most `most`, the number of files: a file is worth one at most."""
         each = [self._samples(self.loss[:, i], g, most) for i, g in enumerate(gain.gain)]
         pooled = torch.where(torch.tensor(gain.helps), self.loss, 0.0).mean(1)
         spread = _Z * gain.mean_stderr
@@ -213,8 +214,8 @@ class Curve:
         return most
 
 
-def _expected(estimate: Estimate, law: Estimate, coordinates: Coordinates, levels: Sequence[float]) -> Tensor:
-    """Loss of an estimate's denoiser under a law, (levels,)."""
+def _expected(estimate: Estimate, truth: Estimate, coordinates: Coordinates, levels: Sequence[float]) -> Tensor:
+    """Loss of an estimate's denoiser under a distribution, (levels,)."""
     lam, U = torch.linalg.eigh(estimate.cov)
-    within = ((law.cov @ U) * U).sum(0) + ((law.mean - estimate.mean) @ U).square()
-    return _losses(estimate.rest, lam.clamp_min(0), within[None], law.rest[None], coordinates, levels)[:, 0]
+    within = ((truth.cov @ U) * U).sum(0) + ((truth.mean - estimate.mean) @ U).square()
+    return _losses(estimate.rest, lam.clamp_min(0), within[None], truth.rest[None], coordinates, levels)[:, 0]

@@ -1,17 +1,17 @@
-"""What views say of the full samples, and what they leave over.
+"""What views explain of the full samples, and what they leave over.
 
-A full sample is asked as a noisy one, x = x0 + sigma n. Beyond the white base b, 1 - L* is what can be known of it, in
-units of the base's loss, with L* the loss of the best estimate at hand (`heldout`). Of it a view's evidence
-e = A^T [d(A x) - b(A x)], d the linear denoiser of the view's own law (`own`), explains h^2 / G with its best gain, and
-several views together h G^-1 h, G = E<e_i, e_j>, h = E<e_i, x0 - b>: the share of what can be known. What is left is
-the information that the views leave over (Guo, Shamai, Verdu 2005), nats,
+The denoisers are evaluated at x = x0 + sigma n of full samples x0. Beyond the isotropic Gaussian base b, 1 - L* is what
+can be known of it, in units of the base's loss, with L* the loss of the best estimate at hand (`cross_validation`). Of
+it a view's evidence e = A^T [d(A x) - b(A x)], d the linear denoiser of the view's own distribution (`view_denoisers`),
+explains h^2 / G with its best gain, and several views together h G^-1 h, G = E<e_i, e_j>, h = E<e_i, x0 - b>: the share
+of what can be known. What is left is the information that the views leave over (Guo, Shamai, Verdu 2005), nats,
 
     1/2 int E|D* - V|^2 d gamma      over the noise levels, trapezoid rule in ln gamma,
 
 less what L* itself is short of the best loss there is.
 
-And in closed form under the estimate of everything, of x at the least noise level, with Q what a view sees of the dense
-coordinates and N the rest of these,
+And in closed form under the estimate of everything, of x at the least noise level, with Q the directions that a view
+observes among the dense coordinates and N the others,
 
     I(Q x; N x) = 1/2 (log det Q C Q^T + log det N C N^T - log det C),      C = S + sigma^2 I.
 """
@@ -31,7 +31,7 @@ from bootdiff.forecast.view_moments import ViewMoments
 
 __all__ = ["Shares", "between", "shared", "shares"]
 
-_NUMBERS = 2**20  # values of full samples that are asked about, about
+_NUMBERS = 2**20  # values of full samples that are used, about
 _PROBES = 64
 
 
@@ -39,8 +39,9 @@ _PROBES = 64
 class Shares:
     """Lists over the noise levels.
 
-    known: what can be known, in units of the white base's loss. each: every view's share of it; together: of the kept
-    ones. left_over: nats that each view leaves over; left_together: the kept ones; everything: the white base alone.
+    known: what can be known, in units of the isotropic Gaussian base's loss. each: every view's share of it; together:
+    of the kept ones. left_over: nats that each view leaves over; left_together: the kept ones; everything: the
+    isotropic Gaussian base alone.
     """
 
     known: list[float]
@@ -121,43 +122,43 @@ def _ratios(parts: Sequence[float], wholes: Sequence[float]) -> list[float]:
 # --- mutual information ---
 
 
-def shared(law: Estimate, seen: ViewMoments, sigma: float) -> float | None:
-    """I(what the view sees; the rest), nats, of x0 + sigma n; None for a view of several placements."""
-    Q = _sees(seen)
+def shared(estimate: Estimate, moments: ViewMoments, sigma: float) -> float | None:
+    """I(what the view observes; the rest), nats, of x0 + sigma n; None for a view of several placements."""
+    Q = _observed_directions(moments)
     if Q is None:
         return None
     N = torch.linalg.qr(Q.T, mode="complete")[0].T[len(Q) :]
-    return max(_log_det(law, Q, sigma) + _log_det(law, N, sigma) - _log_det(law, None, sigma), 0.0) / 2
+    return max(_log_det(estimate, Q, sigma) + _log_det(estimate, N, sigma) - _log_det(estimate, None, sigma), 0.0) / 2
 
 
-def between(law: Estimate, views: Sequence[ViewMoments], sigma: float) -> float | None:
+def between(estimate: Estimate, views: Sequence[ViewMoments], sigma: float) -> float | None:
     """Total correlation of the views, nats, of x0 + sigma n; None where they overlap or have several placements."""
     rows = []
-    for seen in views:
-        Q = _sees(seen)
+    for moments in views:
+        Q = _observed_directions(moments)
         if Q is None:
             return None
         rows.append(Q)
-    # by the least angle between the two, which does not depend on the bases: those of the svd are any rotation of these
+    # by the least angle between the two, which does not depend on the bases, as the svd's may be rotated
     if any(len(P) and len(Q) and float(torch.linalg.matrix_norm(P @ Q.T, 2)) > 0.1
            for P, Q in itertools.combinations(rows, 2)):  # fmt: skip
         return None
     if len(rows) < 2:
         return 0.0
-    parts = sum(_log_det(law, Q, sigma) for Q in rows)
-    return max(parts - _log_det(law, torch.linalg.qr(torch.cat(rows).T)[0].T, sigma), 0.0) / 2
+    parts = sum(_log_det(estimate, Q, sigma) for Q in rows)
+    return max(parts - _log_det(estimate, torch.linalg.qr(torch.cat(rows).T)[0].T, sigma), 0.0) / 2
 
 
-def _sees(seen: ViewMoments) -> Tensor | None:
-    """Orthonormal directions, (r', m), of which a view of one placement sees most; a half, up to rounding, is not."""
-    if len(seen.places) != 1:
+def _observed_directions(moments: ViewMoments) -> Tensor | None:
+    """Orthonormal directions, (r', m), that a view of one placement observes by more than half, up to rounding."""
+    if len(moments.placements) != 1:
         return None
-    if not seen.size:
-        return seen.rows[0]
-    _, s, Q = torch.linalg.svd(seen.rows[0], full_matrices=False)
+    if not moments.size:
+        return moments.rows[0]
+    _, s, Q = torch.linalg.svd(moments.rows[0], full_matrices=False)
     return Q[s.square() > 0.5 + 1e-9]
 
 
-def _log_det(law: Estimate, Q: Tensor | None, sigma: float) -> float:
-    S = law.cov if Q is None else Q @ law.cov @ Q.T
+def _log_det(estimate: Estimate, Q: Tensor | None, sigma: float) -> float:
+    S = estimate.cov if Q is None else Q @ estimate.cov @ Q.T
     return float(torch.linalg.slogdet(S + sigma**2 * torch.eye(len(S), dtype=S.dtype))[1]) if len(S) else 0.0

@@ -1,17 +1,19 @@
-"""What each view is worth, before anything is trained: linear denoisers of a Gaussian law, judged on full samples.
+"""What each view is worth, before anything is trained: linear denoisers of Gaussians, evaluated on full samples.
 
-The law is estimated from the full samples alone (`shrinkage`) and with the views imposed on it (`imposing`), and
+The distribution is estimated from the full samples alone (`shrinkage`) and with the views' moments imposed on it
+(`moment_matching`), and
 
-    what views improve               is measured on held-out full samples (`heldout`),
-    what they know and leave over    is read off the denoisers of their own laws, asked about full samples (`shares`),
-    what full samples they replace   is how many more the full-only estimate would need to be as good, if the estimate
-                                     of everything were the truth (`heldout.Curve`).
+    what views improve              is measured on held-out full samples (`cross_validation`),
+    what they explain, leave over   is measured with the denoisers of their own distributions, evaluated on full samples
+                                    (`explained_variance`),
+    the full samples they replace   are those that the full-only estimate would need in addition to be as good, if the
+                                    estimate from everything were the truth (`cross_validation.Curve`).
 
 Kept are the views without which the others are worse at some noise level, beyond chance; the least needed is dropped
-first. Training asks the same of held-out samples (`news` in `boot.stages`): a view whose law is not that of A x0 makes
-the estimate worse, and one that the full samples or other views imply does not make it better.
+first. Training applies the same test to held-out samples (`method.stages`, screening): a view whose distribution is not
+that of A x0 makes the estimate worse, and one that the full samples or other views imply does not make it better.
 
-A Gaussian knows second moments only: of edges, classes and modes, which networks learn, nothing.
+A Gaussian has second moments only, and nothing of the edges, classes and modes that networks learn.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from bootdiff.forecast.view_moments import ViewMoments
 
 __all__ = ["Forecast", "ViewForecast", "forecast"]
 
-_MISFIT = 0.25  # share by which a view's law must be off on full samples to be called another one
+_MISFIT = 0.25  # relative misfit on full samples from which a view's distribution counts as a different one
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,13 @@ class ViewForecast:
 
     Attributes:
         count: its files.
-        alone: what it improves by itself. added: what it improves beside the other kept views.
+        alone: what it improves by itself. added: what it improves in addition to the other kept views.
         share: of what can be known, per noise level.
         left_over: nats. shared: nats of mutual information with the rest; None for a view of several placements.
-        fit: loss of the view's own law on full samples seen through it, over its loss on itself, with standard error:
-            1 where the view is what the recipe says. None where the files are too few to have a law.
-        verdict: "keep", "dissimilar" (its law is another one), "redundant" (other views know it), "nothing" (the full
-            samples know it, or it is too little to be seen in them).
+        fit: loss of the view's own distribution on the view of full samples, over its loss on itself, with standard
+            error: 1 where the recipe describes the view correctly. None with too few files for a distribution.
+        verdict: "keep", "dissimilar" (not the distribution of the full samples' view), "redundant" (other views imply
+            it), "nothing" (the full samples imply it, or the gain is too small to be significant).
     """
 
     name: str
@@ -72,12 +74,12 @@ class Forecast:
     """Everything; lists run over `levels`.
 
     Attributes:
-        count, shape: of the full samples; dense: dimension of the dense part of the law.
+        count, shape: of the full samples; dense: dimension of the dense part of the distribution.
         full_only: loss of the full samples alone, held out, with standard errors.
-        known: what can be known beyond the white base, in units of its loss.
+        known: what can be known beyond the isotropic Gaussian base, in units of its loss.
         together: what the kept views improve; share: of what can be known.
-        left_over: nats; everything: nats that the white base leaves over; total_correlation: nats between kept views,
-            None where they overlap or have several placements.
+        left_over: nats; everything: nats that the isotropic Gaussian base leaves over; total_correlation: nats between
+            kept views, None where they overlap or have several placements.
     """
 
     levels: list[float]
@@ -110,11 +112,11 @@ def forecast(
 
     Args:
         full: full samples, (n, *shape), n >= 2.
-        measure: gives what each view's files say, by the view's name, in these coordinates (`ViewMoments.of`).
+        measure: returns the moments of each view's files, by the view's name, in these coordinates (`ViewMoments.of`).
         levels: noise levels, ascending.
-        size: dimension of the dense part of the law, at most. The time grows with its cube.
+        size: dimension of the dense part of the distribution, at most. The time grows with its cube.
         folds: of the cross-validation: how many, or the samples of each (where samples overlap, as windows may).
-        progress: told the share of the work that is done.
+        progress: called with the share of the work that is done.
 
     Raises:
         ValueError: n < 2, samples that are constant or not finite, no views, levels that are not positive, finite and
@@ -126,7 +128,7 @@ def forecast(
     coordinates = Coordinates.of(full, size)
     views = dict(measure(coordinates))
     if not views:
-        raise ValueError("there is no view to forecast the worth of")
+        raise ValueError("there is no view to forecast for")
     c = coordinates.analyze(full)
     sets = 2 * len(views) + 2 if len(views) > 1 else 2
     trials = Trials(coordinates, c, views, levels, folds, seed, lambda done: progress(min(0.7, 0.7 * done / sets)))
@@ -136,30 +138,30 @@ def forecast(
         trials.gain([name]), trials.gain([*_others(kept, name), name], _others(kept, name))
 
     start = shrunk(coordinates, Sampled.of(coordinates, c), [trials.alpha(kept)])[0]
-    law = impose(start, [views[v] for v in kept])
+    everything = impose(start, [views[v] for v in kept])
     trained = max(1, round(len(trials.c) * (1 - 1 / trials.folds)))
-    curve = Curve(law, coordinates, levels, trained, lambda done: progress(0.7 + 0.15 * done))
+    curve = Curve(everything, coordinates, levels, trained, lambda done: progress(0.7 + 0.15 * done))
     found = shares(full, views, kept, coordinates, levels, trials.losses(kept).mean(1).tolist())
     out = {}
-    for name, seen in views.items():
+    for name, moments in views.items():
         others = _others(kept, name)
-        fit = _fit(c[:, coordinates.kept], seen, levels)
+        fit = _fit(c[:, coordinates.kept], moments, levels)
         verdict = dropped.get(name, "keep")
-        # a law of few files fits these better than any others: by about the ratio of its directions to them
-        beyond = max(_MISFIT, 2 * seen.size / seen.count)
+        # an estimate from few files overfits them: by about the ratio of directions to files
+        beyond = max(_MISFIT, 2 * moments.size / moments.count)
         if verdict != "keep" and fit is not None and fit[0] - 1 > max(3 * fit[1], beyond):
             verdict = "dissimilar"
         out[name] = ViewForecast(
-            name, round(seen.count), curve.valued(trials.gain([name]), seen.count),
-            curve.valued(trials.gain([*others, name], others), seen.count), found.each[name], found.left_over[name],
-            shared(law, seen, levels[0]), fit, verdict,
+            name, round(moments.count), curve.valued(trials.gain([name]), moments.count),
+            curve.valued(trials.gain([*others, name], others), moments.count), found.each[name], found.left_over[name],
+            shared(everything, moments, levels[0]), fit, verdict,
         )  # fmt: skip
     together = curve.valued(trials.gain(kept), sum(views[v].count for v in kept))
     progress(1.0)
     return Forecast(
         levels, coordinates.shape, len(c), len(coordinates.kept), base.mean(1).tolist(),
         standard_error(base, trials.folds).tolist(), found.known, out, kept, together, found.together,
-        found.left_together, found.everything, between(law, [views[v] for v in kept], levels[0]),
+        found.left_together, found.everything, between(everything, [views[v] for v in kept], levels[0]),
     )  # fmt: skip
 
 
@@ -168,9 +170,9 @@ def _others(kept: Sequence[str], name: str) -> list[str]:
 
 
 def _choose(trials: Trials, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The views to keep, and why the others are not: backward elimination."""
+    """The views to keep, and why the others are dropped: backward elimination."""
     kept, dropped = list(names), {}
-    # that nothing but chance is the best of so many levels is as improbable as two standard errors at one (Bonferroni)
+    # as improbable by chance at the best of all levels as two standard errors at a single one (Bonferroni)
     least = NormalDist().inv_cdf(1 - 0.0455 / 2 / len(trials.levels))
     while kept:
         scores = {}
@@ -187,17 +189,21 @@ def _choose(trials: Trials, names: Sequence[str]) -> tuple[list[str], dict[str, 
     return kept, dropped
 
 
-def _fit(c: Tensor, seen: ViewMoments, levels: Sequence[float]) -> tuple[float, float] | None:
-    """Loss of the view's own law on full samples seen through it, over its loss on itself; standard error.
+def _fit(c: Tensor, moments: ViewMoments, levels: Sequence[float]) -> tuple[float, float] | None:
+    """Loss of the view's own distribution on the view of full samples, over its loss on itself; standard error.
 
     Mean over the noise levels from the files' own noise on; c are the dense coordinates of the full samples, (n, m).
     """
-    levels = [s for s in levels if s >= seen.tau] or [levels[-1]]
-    if seen.size == 0 or seen.count < 2 or seen.law is None:  # all the same: the loss on itself would be rounding
+    levels = [s for s in levels if s >= moments.tau] or [levels[-1]]
+    if (
+        moments.size == 0 or moments.count < 2 or moments.denoiser is None
+    ):  # constant files: the loss on itself would be rounding
         return None
-    lam, V = torch.linalg.eigh(seen.cov - seen.tau**2 * torch.eye(seen.size, dtype=torch.float64))
+    lam, V = torch.linalg.eigh(moments.cov - moments.tau**2 * torch.eye(moments.size, dtype=torch.float64))
     lam = lam.clamp_min(1e-8 * float(lam.abs().max()) + 1e-300)
-    squares = torch.stack([((c @ R.T + o - seen.mean) @ V).square() for R, o in zip(seen.rows, seen.offset)]).mean(0)
+    squares = torch.stack(
+        [((c @ R.T + o - moments.mean) @ V).square() for R, o in zip(moments.rows, moments.offset)]
+    ).mean(0)
     ratio = torch.zeros(len(c), dtype=torch.float64)
     for s in levels:
         g = lam / (lam + s**2)

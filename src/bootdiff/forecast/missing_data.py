@@ -1,10 +1,10 @@
-"""Mean and covariance of files with holes.
+"""Mean and covariance of files with missing values.
 
-`available` takes each entry of the covariance from the files that show both coordinates. Entries of other files do not
-agree with each other: where neighbours are nearly equal, as in a signal, what is left of their difference is error.
+`available` takes each entry of the covariance from the files in which both coordinates are observed. Entries from
+different files are inconsistent: where neighbours are nearly equal, as in a signal, their difference is mostly error.
 
 `completed` goes on from there by expectation and maximization (Dempster, Laird, Rubin 1977; for a Gaussian with missing
-values: Little and Rubin 2019, section 11.2). A file shows M of at + P z + e, z ~ N(m, C), e white of variance w:
+values: Little and Rubin 2019, section 11.2). A file observes M of at + P z + e, z ~ N(m, C), e white of variance w:
 
     E[z | file] = m + W Q^T (file - M at - Q m),     Cov[z | file] = w W,     W = (Q^T Q + w C^-1)^-1,     Q = M P,
 
@@ -20,16 +20,16 @@ from bootdiff.forecast.view_denoisers import positive
 
 __all__ = ["available", "completed"]
 
-_PAIRS = 4 * 10**10  # products that the pairs may take
-_WORK, _STEPS = 10**10, 8  # products that a step of `completed` may take, and steps
-_CHUNK = 2**22  # numbers handled at once
+_PAIRS = 4 * 10**10  # products that the pairs may cost
+_WORK, _STEPS = 10**10, 8  # products that a step of `completed` may cost, and steps
+_CHUNK = 2**22  # numbers processed at once
 
 
 def available(files: Tensor, masks: Tensor, at: Tensor, P: Tensor) -> tuple[Tensor, Tensor, float, float]:
     """Mean (r,) and covariance (r, r) along directions P (k, r), about `at` (k,); the variance along each other
     direction, on average; the median number of files of an entry.
 
-    Where samples are large, of the first files only: the work grows with the square of their size.
+    Large samples: from the first files only, as the work grows with the square of their size.
 
     Args:
         files: (N, *shape) of k values each.
@@ -45,10 +45,10 @@ def available(files: Tensor, masks: Tensor, at: Tensor, P: Tensor) -> tuple[Tens
     cov, pairs = torch.zeros(r, r, dtype=torch.float64), []
     variance = float((z.square().sum(0) / count.clamp_min(1)).sum())
     for rows in torch.arange(k).split(1024):
-        seen = m[:, rows].T @ m
-        block = (z[:, rows].T @ z / seen.clamp_min(1)).double()
+        both = m[:, rows].T @ m
+        block = (z[:, rows].T @ z / both.clamp_min(1)).double()
         cov += P[rows].T @ (block @ P)
-        pairs.append(float(seen.median()))
+        pairs.append(float(both.median()))
     other = max(0.0, variance - float(cov.trace())) / (k - r) if k > r else 0.0
     return P.T @ mean, (cov + cov.T) / 2, other, max(1.0, sorted(pairs)[len(pairs) // 2])
 
@@ -56,8 +56,8 @@ def available(files: Tensor, masks: Tensor, at: Tensor, P: Tensor) -> tuple[Tens
 def completed(files: Tensor, masks: Tensor, at: Tensor, P: Tensor) -> tuple[Tensor, Tensor, float]:
     """Mean, covariance and number of files as `available` gives them, but consistent.
 
-    Where directions are so many that fewer than twice as many files could be handled, the same as `available`. Files
-    that are all the same, to 1e-9 of their largest value, have no covariance: 0.
+    With so many directions that fewer than twice as many files could be processed, the same as `available`. Files that
+    are constant, to 1e-9 of their largest value, have covariance 0.
     """
     mean, cov, other, count = available(files, masks, at, P)
     r = len(mean)
@@ -70,7 +70,7 @@ def completed(files: Tensor, masks: Tensor, at: Tensor, P: Tensor) -> tuple[Tens
         return mean, positive(cov), count
     y, m = files[:most].flatten(1).double() - at, masks.expand_as(files)[:most].flatten(1).double()
     lam, V = torch.linalg.eigh(cov)
-    # Negative ones say how large the error is; from zero there is no way up.
+    # Negative ones show the size of the error; from zero, EM cannot move.
     cov = (V * lam.clamp_min(max(-float(lam[0]), 1e-6 * float(lam[-1])))) @ V.T
     white = max(other, 1e-6 * float(lam.mean()))
     for _ in range(_STEPS):

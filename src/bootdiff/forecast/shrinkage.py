@@ -1,15 +1,15 @@
-"""A Gaussian law of the full samples from a few of them: coordinates in which it is nearly diagonal, and shrinkage.
+"""A Gaussian from a few full samples: coordinates in which it is nearly diagonal, and shrinkage.
 
 Coordinates. c = U^T (x - mean of its channel), U orthonormal: the cosine transform (DCT-II) over all axes of space and
-the eigenvectors of the channel covariance; vectors, which have no space, stay as they are. A stationary law is nearly
-diagonal there (Ahmed, Natarajan, Rao 1974). Of d coordinates the m of largest variance are kept in a dense law; the
-others are taken as independent, with the variances measured.
+the eigenvectors of the channel covariance; vectors, which have no space, are unchanged. A stationary distribution is
+nearly diagonal there (Ahmed, Natarajan, Rao 1974). Of d coordinates the m of largest variance are kept in a dense
+distribution; the others are taken as independent, with the variances measured.
 
 Shrinkage. n full samples give mean and covariance S_n; both are shrunk,
 
     S = (1 - alpha) S_n + alpha T,     T = diag(S_n), each entry averaged with its neighbours as with 4 more samples
 
-(Ledoit and Wolf 2004; Schaefer and Strimmer 2005). T is the Wiener filter, what is known of a stationary law.
+(Ledoit and Wolf 2004; Schaefer and Strimmer 2005). T is the Wiener filter's model, a stationary distribution.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Coordinates:
         shape: of one sample.
         center: (C,), mean of each channel.
         channels: (C, C), orthonormal columns.
-        kept, left: indices of the coordinates in the dense law, and of the others.
+        kept, left: indices of the coordinates in the dense distribution, and of the others.
         sigma_data: root mean square about the channels' means.
     """
 
@@ -65,7 +65,7 @@ class Coordinates:
         x = x - center.reshape(-1, *(1,) * (len(shape) - 1))
         sigma_data = float(x.square().mean().sqrt())
         if not sigma_data > 1e-9 * max(float(full.abs().max()), 1e-300):
-            raise ValueError("the full samples are all one constant: there is nothing to know about them")
+            raise ValueError("the full samples are all one constant: they have no variance")
         channels = torch.eye(shape[0], dtype=torch.float64)
         if len(shape) > 1:
             flat = x.transpose(0, 1).flatten(1)
@@ -83,7 +83,7 @@ class Coordinates:
         return math.prod(self.shape)
 
     def unit(self, sigma: float) -> float:
-        """The white base's mean squared error per coordinate, sigma^2 sigma_d^2 / (sigma^2 + sigma_d^2)."""
+        """Mean squared error per coordinate of the isotropic Gaussian base, s^2 s_d^2 / (s^2 + s_d^2), s = sigma."""
         return sigma**2 * self.sigma_data**2 / (sigma**2 + self.sigma_data**2)
 
     def analyze(self, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Coordinates:
         return x.flatten(1)
 
     def synthesize(self, c: Tensor) -> Tensor:
-        """U c, (n, *shape): what these coordinates (n, d) stand for, beside the channels' means."""
+        """U c, (n, *shape): the samples of coordinates (n, d), without the channels' means."""
         x = c.reshape(-1, *self.shape)
         if len(self.shape) > 1:
             from scipy.fft import idctn
@@ -112,7 +112,7 @@ class Coordinates:
         return self.synthesize(c)
 
     def means(self) -> Tensor:
-        """The channels' means, ready to be taken from samples: (C, 1, ...)."""
+        """The channels' means, to subtract from samples: (C, 1, ...)."""
         return self.center.reshape(-1, *(1,) * (len(self.shape) - 1))
 
     def neighbours(self, variance: Tensor) -> Tensor:
@@ -158,31 +158,31 @@ class Sampled:
         return cls(mean, off.square().mean(0), z.T @ z / len(c), len(c))
 
     @classmethod
-    def drawn(cls, coordinates: Coordinates, law: Estimate, n: int, generator: Generator) -> Sampled:
-        """Of n samples of a law, drawn without drawing the samples (Wishart and chi-squared laws)."""
+    def drawn(cls, coordinates: Coordinates, source: Estimate, n: int, generator: Generator) -> Sampled:
+        """Of n samples of `source`, drawn without the samples themselves (Wishart and chi-squared distributions)."""
         import numpy as np
 
         d, kept, left = coordinates.dim, coordinates.kept, coordinates.left
         mean, variance = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
-        lam, U = torch.linalg.eigh(law.cov)
+        lam, U = torch.linalg.eigh(source.cov)
         white = torch.randn(d, generator=generator, dtype=torch.float64) / math.sqrt(n)
-        mean[kept] = law.mean + U @ (lam.clamp_min(0).sqrt() * white[kept])
-        mean[left] = law.rest.sqrt() * white[left]
-        cov = wishart(law.cov, n - 1, 1, generator)[0] * (n - 1) / n if n > 1 else torch.zeros_like(law.cov)
+        mean[kept] = source.mean + U @ (lam.clamp_min(0).sqrt() * white[kept])
+        mean[left] = source.rest.sqrt() * white[left]
+        cov = wishart(source.cov, n - 1, 1, generator)[0] * (n - 1) / n if n > 1 else torch.zeros_like(source.cov)
         chi = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         variance[kept] = cov.diagonal()
-        variance[left] = law.rest * torch.from_numpy(chi.chisquare(max(n - 1, 1), len(left)) / n)
+        variance[left] = source.rest * torch.from_numpy(chi.chisquare(max(n - 1, 1), len(left)) / n)
         return cls(mean, variance, cov, n)
 
 
 def shrunk(coordinates: Coordinates, found: Sampled, alphas: Sequence[float]) -> list[Estimate]:
     """The estimates from full samples alone, one for each alpha in [0, 1]."""
     n, kept = found.count, coordinates.kept
-    # one sample has no spread about its mean, but one about the channels' means
+    # one sample has no variance about its mean, but about the channels' means
     variance = found.variance * n / (n - 1) if n > 1 else found.mean.square()
     variance = (n * variance + _PRIOR * coordinates.neighbours(variance)) / (n + _PRIOR)
     variance = variance.clamp_min(_TINY * coordinates.sigma_data**2)
-    # James-Stein, coordinate by coordinate: a mean within its own error is none
+    # James-Stein, per coordinate: a mean within its own error becomes 0
     mean = found.mean * (1 - variance / n / found.mean.square().clamp_min(1e-300)).clamp(0, 1)
     off = (found.mean - mean)[kept]
     sample, T = found.cov + torch.outer(off, off), variance[kept]

@@ -1,8 +1,8 @@
-"""The linear denoisers that views have of their own law, in their own space: what their networks are before training.
+"""Linear denoisers of the views' own distributions, in the views' spaces: stand-ins for their networks.
 
-Both answer y = A x0 + sigma n by the posterior mean under a Gaussian. `Files` is measured on files that all show the
-same (`shrinkage`, in coordinates of the view's space). `Holes` is a law z ~ N(mean, cov) along directions P, of which a
-file shows M (at + P z), M a mask of its own:
+Both map y = A x0 + sigma n to the posterior mean under a Gaussian. `CompleteFiles` is measured on files that all show
+the same (`shrinkage`, in coordinates of the view's space). `MaskedFiles` is a distribution z ~ N(mean, cov) along
+directions P, of which a file shows M (at + P z), M its own mask:
 
     E[z | y] = mean + cov (Q^T Q cov + sigma^2 I)^-1 Q^T (y - M at - Q mean),     Q = M P.
 """
@@ -16,26 +16,26 @@ from torch import Tensor
 
 from bootdiff.forecast.shrinkage import Coordinates, Sampled, shrunk
 
-__all__ = ["Files", "Holes", "Own", "positive"]
+__all__ = ["CompleteFiles", "MaskedFiles", "ViewDenoiser", "positive"]
 
-_CHUNK = 2**22  # numbers handled at once
+_CHUNK = 2**22  # numbers processed at once
 
 
-class Own(ABC):
-    """A view's own denoiser."""
+class ViewDenoiser(ABC):
+    """A view's denoiser."""
 
     @abstractmethod
-    def __call__(self, y: Tensor, sigma: float, shown: Tensor | None) -> Tensor:
-        """E[A x0 | y], of y (n, *shape); `shown` (*shape) is 1 where y is observed, None where it is everywhere."""
+    def __call__(self, y: Tensor, sigma: float, mask: Tensor | None) -> Tensor:
+        """E[A x0 | y], of y (n, *shape); `mask` (*shape) is 1 where y is observed; None: everywhere."""
 
 
-class Files(Own):
-    """Of files (N, *shape), whose noise of standard deviation tau is taken off.
+class CompleteFiles(ViewDenoiser):
+    """Of files (N, *shape), whose noise of standard deviation tau is subtracted.
 
     alpha is the one of Ledoit and Wolf (2004) in units where every variance is 1.
 
     Raises:
-        ValueError: fewer than two files, or files that are all the same.
+        ValueError: fewer than two files, or constant files.
     """
 
     def __init__(self, files: Tensor, tau: float, size: int) -> None:
@@ -45,12 +45,12 @@ class Files(Own):
         off = found.cov / root / root[:, None]
         spread, m = off.square().sum() - off.diagonal().square().sum(), len(root)
         alpha = float((m * (m - 1) / found.count / spread.clamp_min(1e-300)).clamp(0, 1)) if m > 1 else 0.0
-        law = shrunk(C, found, [alpha])[0]
-        self.mean, self.outside = law.mean, found.mean[C.left]
-        lam, self._V = torch.linalg.eigh(law.cov - tau**2 * torch.eye(m, dtype=torch.float64))
-        self._lam, self._rest = lam.clamp_min(0), (law.rest - tau**2).clamp_min(0)
+        estimate = shrunk(C, found, [alpha])[0]
+        self.mean, self.outside = estimate.mean, found.mean[C.left]
+        lam, self._V = torch.linalg.eigh(estimate.cov - tau**2 * torch.eye(m, dtype=torch.float64))
+        self._lam, self._rest = lam.clamp_min(0), (estimate.rest - tau**2).clamp_min(0)
 
-    def __call__(self, y: Tensor, sigma: float, shown: Tensor | None) -> Tensor:
+    def __call__(self, y: Tensor, sigma: float, mask: Tensor | None) -> Tensor:
         C, V = self.coordinates, self._V
         c = C.analyze(y)
         within = (c[:, C.kept] - self.mean) @ V
@@ -59,20 +59,20 @@ class Files(Own):
         return C.synthesize(c) + C.means()
 
 
-class Holes(Own):
-    """Of N(mean, cov) along P (k, r) about `at` (k,); the files' noise of standard deviation tau is taken off cov."""
+class MaskedFiles(ViewDenoiser):
+    """Of N(mean, cov) along P (k, r) about `at` (k,); the files' noise of standard deviation tau is subtracted."""
 
     def __init__(self, at: Tensor, P: Tensor, mean: Tensor, cov: Tensor, tau: float) -> None:
         self.at, self.P, self.mean = at, P, mean
         self.cov = positive(cov - tau**2 * torch.eye(len(mean), dtype=torch.float64))
 
-    def __call__(self, y: Tensor, sigma: float, shown: Tensor | None) -> Tensor:
-        assert shown is not None
-        m = shown.flatten()
+    def __call__(self, y: Tensor, sigma: float, mask: Tensor | None) -> Tensor:
+        assert mask is not None
+        m = mask.flatten()
         Q = self.P * m[:, None]
-        seen = Q.T @ Q
-        z = (y.flatten(1) - self.at * m) @ Q - seen @ self.mean
-        inverse = torch.linalg.inv(seen @ self.cov + sigma**2 * torch.eye(len(seen), dtype=torch.float64))
+        gram = Q.T @ Q
+        z = (y.flatten(1) - self.at * m) @ Q - gram @ self.mean
+        inverse = torch.linalg.inv(gram @ self.cov + sigma**2 * torch.eye(len(gram), dtype=torch.float64))
         return (self.at + (self.mean + z @ inverse.T @ self.cov) @ self.P.T).reshape(y.shape)
 
 

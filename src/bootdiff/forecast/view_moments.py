@@ -1,11 +1,11 @@
-"""What the files of a view say of the full samples' law: moments, and the linear map behind them.
+"""The moments of a view's files, and the linear map from the full samples to them.
 
 In coordinates c of the full samples (`shrinkage.Coordinates`) a file is z = R c + e + noise, with R the rows of A U for
-the dense coordinates and e what A sees of the others. Only directions of the view's space that see anything are kept.
+the dense coordinates and e the part of A on the others. Only directions of the view's space that are not zero are kept.
 
-A view of several placements has an R for each, and files that do not say which. Of files with masks of their own,
-`incomplete` finds the law; where their windows vary as well, what is hidden counts as zero, in the files and in
-placements drawn like them.
+A view of several placements has an R for each, and its files do not record which. For files with their own masks,
+`missing_data` estimates the moments; where their windows vary as well, hidden values count as zero, in the files and
+in placements drawn like them.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from torch import Tensor
 
 from bootdiff.forecast.missing_data import completed
 from bootdiff.forecast.shrinkage import Coordinates
-from bootdiff.forecast.view_denoisers import Files, Holes, Own
+from bootdiff.forecast.view_denoisers import CompleteFiles, MaskedFiles, ViewDenoiser
 from bootdiff.views import View
 
 __all__ = ["ViewMoments"]
 
-_PLACEMENTS = 16  # at most so many placements of a view are looked at
-_CHUNK = 2**22  # numbers handled at once
+_PLACEMENTS = 16  # placements of a view that are used, at most
+_CHUNK = 2**22  # numbers processed at once
 
 
 @dataclass(frozen=True)
 class ViewMoments:
-    """What the files of one view say, in r coordinates of its space. Build it with `ViewMoments.of`.
+    """The moments of one view's files, in r coordinates of its space. Build it with `ViewMoments.of`.
 
     Attributes:
         rows: R for each placement, (p, r, m).
-        offset: what each placement sees of the channels' means, about the mean of all placements, (p, r).
+        offset: each placement of the channels' means, about the mean of all placements, (p, r).
         mean, cov: of the N = count files, (r,) and (r, r); with their noise, of standard deviation tau.
-        places: the placements that are asked for evidence; coverage: how many of them see each coordinate.
-        law: the files' own, as a linear denoiser; None where they are too few or all the same.
+        placements: those used for the evidence; coverage: how many of them observe each coordinate.
+        denoiser: the linear denoiser of the files' own distribution; None where they are too few or constant.
     """
 
     view: View
@@ -47,9 +47,9 @@ class ViewMoments:
     cov: Tensor
     count: float
     tau: float
-    places: tuple[View, ...]
+    placements: tuple[View, ...]
     coverage: Tensor
-    law: Own | None
+    denoiser: ViewDenoiser | None
 
     @property
     def size(self) -> int:
@@ -61,9 +61,9 @@ class ViewMoments:
         """Measure files.
 
         Args:
-            view: any; noise, masks and placements as it says.
+            view: any, with its noise, masks and placements.
             files: (N, *view.shape), N >= 1, in view coordinates (`view.scale` times what is stored), 0 where hidden.
-            masks: 0/1, broadcastable to files, where each file has its own.
+            masks: 0/1, broadcastable to files, if each file has its own.
 
         Raises:
             ValueError: shapes that do not fit, no files, values that are not finite, masks that a view needs.
@@ -73,62 +73,62 @@ class ViewMoments:
             raise ValueError(f"{view} of {coordinates.shape} gives {shape}; the files are {tuple(files.shape)}")
         if not bool(torch.isfinite(files).all()):
             raise ValueError(f"{view}: the files hold values that are not finite (NaN or infinity)")
-        own = view.masked and not view.is_fixed
-        if own and masks is None:
-            raise ValueError(f"{view}: the files have masks of their own; pass them too")
-        places = list(view.placements(coordinates.shape))
-        if len(places) > _PLACEMENTS:
-            places = [places[round(i * (len(places) - 1) / (_PLACEMENTS - 1))] for i in range(_PLACEMENTS)]
+        drawn_masks = view.masked and not view.is_fixed
+        if drawn_masks and masks is None:
+            raise ValueError(f"{view}: the files have their own masks; pass them too")
+        placements = list(view.placements(coordinates.shape))
+        if len(placements) > _PLACEMENTS:
+            placements = [placements[round(i * (len(placements) - 1) / (_PLACEMENTS - 1))] for i in range(_PLACEMENTS)]
         basis, full = coordinates.basis(), coordinates.shape
         center = coordinates.center.reshape(-1, *(1,) * (len(full) - 1)).expand(full)
-        weight = _coverage(places, full)
-        union = _union(view, full, basis, center) if own else None
+        weight = _coverage(placements, full)
+        union = _union(view, full, basis, center) if drawn_masks else None
         if union is not None:
             assert masks is not None
             B, at = union
             P = _directions(B)
             mean, cov, count = completed(files, masks, at, P)
-            holes = Holes(at, P, mean, cov, view.tau) if bool(cov.any()) else None
+            holes = MaskedFiles(at, P, mean, cov, view.tau) if bool(cov.any()) else None
             offset = mean.new_zeros(1, len(mean))
-            return cls(view, (P.T @ B)[None], offset, mean, cov, count, view.tau, tuple(places), weight, holes)
-        if own:  # masks and windows both vary: the placements asked when sampling are too few to stand for the files
+            return cls(view, (P.T @ B)[None], offset, mean, cov, count, view.tau, tuple(placements), weight, holes)
+        if drawn_masks:  # windows vary too: the sampling grid of placements does not represent them
             rng = torch.Generator().manual_seed(0)
-            places = [view.draw(full, rng) for _ in range(_PLACEMENTS)]
-            weight = _coverage(places, full)
-        each = [_apply(p, basis) for p in places]
-        at = torch.stack([p(center[None])[0].flatten() for p in places])
+            placements = [view.draw(full, rng) for _ in range(_PLACEMENTS)]
+            weight = _coverage(placements, full)
+        each = [_apply(p, basis) for p in placements]
+        at = torch.stack([p(center[None])[0].flatten() for p in placements])
         P = _directions(torch.cat(each, 1) / math.sqrt(len(each)))
         rows = torch.stack([P.T @ B for B in each])
         mean, cov = _moments(files, at.mean(0), P)
         offset = (at - at.mean(0)) @ P
         try:
-            law = Files(files, view.tau, len(basis)) if len(mean) else None
-        except ValueError:  # one file, or all the same: no law
-            law = None
-        return cls(view, rows, offset, mean, cov, float(len(files)), view.tau, tuple(places), weight, law)
+            denoiser = CompleteFiles(files, view.tau, len(basis)) if len(mean) else None
+        except ValueError:  # one file, or constant files
+            denoiser = None
+        return cls(view, rows, offset, mean, cov, float(len(files)), view.tau, tuple(placements), weight, denoiser)
 
     def evidence(self, x: Tensor, sigma: float, base: float, means: Tensor) -> Tensor:
-        """The view's evidence on noisy full samples x (n, *shape): its own answer minus the white base's, lifted.
+        """The view's evidence on noisy full samples x (n, *shape): its estimate minus the base's, lifted.
 
         Args:
-            base: b, factor of the white base.
+            base: b, factor of the isotropic Gaussian base.
             means: the channels' means, (C, 1, ...).
         """
         out = torch.zeros_like(x)
-        if self.law is None or sigma < self.tau:
+        if self.denoiser is None or sigma < self.tau:
             return out
         shape = tuple(x.shape[1:])
-        for place in self.places:
-            y, at = place(x), place(means.expand(shape)[None])
-            mask = place.mask(shape)
-            shown = None if mask is None else mask.double().expand(y.shape[1:])
-            d = self.law(y, sigma, shown)
+        for placement in self.placements:
+            y, at = placement(x), placement(means.expand(shape)[None])
+            mask = placement.mask(shape)
+            observed = None if mask is None else mask.double().expand(y.shape[1:])
+            d = self.denoiser(y, sigma, observed)
             off = d - at - base * (y - at)
-            out += place.lift(off if shown is None else off * shown, shape)
+            out += placement.lift(off if observed is None else off * observed, shape)
         return out / self.coverage
 
     def noise(self, R: Tensor, floor: float) -> Tensor:
-        """Covariance of what the view sees outside the dense coordinates, (r, r)."""
+        """Covariance of the view's part outside the dense coordinates, (r, r)."""
         return floor * (torch.eye(self.size, dtype=R.dtype) - R @ R.T)
 
 
@@ -138,7 +138,7 @@ def _apply(view: View, basis: Tensor) -> Tensor:
 
 
 def _directions(B: Tensor) -> Tensor:
-    """Orthonormal directions of view space that see anything, range of B (k, m): (k, r), the strongest 2048 at most."""
+    """Orthonormal directions of view space, range of B (k, m): (k, r), the strongest 2048 at most."""
     k, m = B.shape
     lam, V = torch.linalg.eigh(B @ B.T if k <= m else B.T @ B)
     on = lam > 1e-6 * max(float(lam.max()), 1e-12)
@@ -147,15 +147,15 @@ def _directions(B: Tensor) -> Tensor:
     return V if k <= m else torch.linalg.qr(B @ V)[0]
 
 
-def _coverage(places: Sequence[View], shape: tuple[int, ...]) -> Tensor:
-    """How many placements see each coordinate, at least 1."""
-    noisy_batches = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
-    count = sum((p.lift(p(noisy_batches), shape)[0].abs() > 1e-9).double() for p in places)
+def _coverage(placements: Sequence[View], shape: tuple[int, ...]) -> Tensor:
+    """How many placements observe each coordinate, at least 1."""
+    x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
+    count = sum((p.lift(p(x), shape)[0].abs() > 1e-9).double() for p in placements)
     return count.clamp_min(1)  # type: ignore[union-attr]
 
 
 def _mask(view: View, shape: tuple[int, ...]) -> Tensor:
-    """What a masked view of one placement shows of its coordinates, (k,)."""
+    """The mask of a masked view of one placement, over its coordinates, (k,)."""
     mask = view.mask(shape)
     assert mask is not None
     return mask.double().expand(view.shape(shape)).flatten()

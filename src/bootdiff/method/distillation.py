@@ -20,25 +20,25 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.data import Dataset, Sample
 from bootdiff.denoise import Denoiser
-from bootdiff.method.composite import ResidualExpert
 from bootdiff.method.losses import ResidualObjective
-from bootdiff.recipe.blocks import Sampling
-from bootdiff.recipe.open_model import forward_cost
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.settings import SamplingSettings
 from bootdiff.sampling import sample
 from bootdiff.training.files import load_tensors, save_tensors
 from bootdiff.training.loop import Progress
 from bootdiff.training.run import StageDir
 
-__all__ = ["Distillation", "Pool", "draw_pool"]
+__all__ = ["Distillation", "Pool", "draw_pool", "forward_cost"]
 
 _CHUNK = 128
 """Samples drawn at once: what a kill can cost."""
@@ -54,7 +54,7 @@ class Pool(Dataset):
     """
 
     def __init__(self, full: Dataset, drawn: Tensor, labels: Tensor | None) -> None:
-        self._like(full)
+        self.describe_as(full)
         self.shape, self.full, self.drawn = tuple(full.shape), full, drawn
         self.drawn_labels = torch.full((len(drawn),), -1) if labels is None else labels
         self.unlabelled = True
@@ -93,7 +93,7 @@ def draw_pool(
     stage: StageDir,
     key: str,
     count: int,
-    how: Sampling,
+    how: SamplingSettings,
     seed: int,
     classes: int | None,
     accelerator: Any,
@@ -115,7 +115,7 @@ def draw_pool(
     """
     starts = range(0, count, _CHUNK)
     labels = torch.arange(count) % classes if classes else None
-    settings, began, drawn = how.model_dump(exclude={"count"}), time.monotonic(), 0
+    settings, began, drawn = asdict(how), time.monotonic(), 0
     for k, start in enumerate(starts):
         path = stage / f"samples-{k}.safetensors"
         if k % accelerator.num_processes != accelerator.process_index or _is_there(path, key):
@@ -139,6 +139,17 @@ def draw_pool(
     return torch.cat(parts), labels, stage.info["ledger"]
 
 
+def forward_cost(denoiser: Denoiser) -> dict[str, Any]:
+    """The ledger of a denoiser that is not trained: nothing but its size and the FLOPs of one answer for one sample."""
+    at = next((t.device for group in (denoiser.parameters(), denoiser.buffers()) for t in group), torch.device("cpu"))
+    sigma, label = torch.ones(1, device=at), torch.zeros(1, dtype=torch.long, device=at)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        denoiser(torch.zeros(1, *denoiser.shape, device=at), sigma, label)
+    none = dict.fromkeys(("steps", "images", "flops_per_step", "flops", "seconds", "evaluation_seconds"), 0)
+    size = sum(p.numel() for p in denoiser.parameters())
+    return {"parameters": size, **none, "peak_memory": 0, "forward_flops": counter.get_total_flops()}
+
+
 def _is_there(path: Path, key: str) -> bool:
     return path.is_file() and load_tensors(path)[1].get("key") == key
 
@@ -154,10 +165,17 @@ class Distillation(ResidualObjective):
     teacher: Denoiser | None = None
 
     def loss(
-        self, expert: ResidualExpert, x0: Tensor, x: Tensor, sigma: Tensor, label: Tensor | None, *more: Any, **how: Any
+        self,
+        expert: ResidualExpert,
+        x0: Tensor,
+        x: Tensor,
+        sigma: Tensor,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        **how: Any,
     ) -> Tensor:
         """Losses (b,) of a student at noisy samples: those of an expert, were x0 what the teacher answers."""
         assert self.teacher is not None
         with torch.no_grad():
             answer = self.teacher(x, sigma, label)
-        return super().loss(expert, answer.float(), x, sigma, label, *more, **how)
+        return super().loss(expert, answer.float(), x, sigma, label, context, **how)

@@ -1,63 +1,151 @@
-"""Which networks an arm needs, by the names of their stages, in the order in which `stages.Bootstrap` trains them.
+"""Which networks an arm needs: written once, as data.  Trained, priced, shown and reported from it.
 
-Inside a view with views of its own, names begin with the view's: view-clips.view-stills-unet, view-clips.residual-unet.
+An arm is made of *parts*, each part of one training per network:
+
+    full_only       full
+    views_only      the views' (and full, where views are screened against it or start at it)
+    unregularized   the views', full, residual (unregularized, where the settings regularize the training itself)
+    bootdiff        the views', full, residual
+    distilled       bootdiff's, distilled
+    oracle          oracle
+
+A view with views of its samples needs its own bootdiff.  Inside it, the names of stages begin with the view's:
+view-clips.view-stills-unet, view-clips.residual-unet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from bootdiff.recipe.build import level_of, owners
-from bootdiff.recipe.schema import Recipe
+from bootdiff.method.problem import Problem
+from bootdiff.method.settings import MethodSettings
 
-__all__ = ["trainings"]
+__all__ = ["ARMS", "Part", "Plan", "Stage", "parts_of", "plan", "prefix_of"]
 
+ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "distilled", "oracle")
+"""What can be trained from one problem; every arm is made of the same parts."""
 
-def trainings(recipe: Recipe, arms: Sequence[str]) -> list[str]:
-    """Names of the trainings that these arms need, in the order they are run; each network once."""
-    shared = owners(recipe)
-    return list(dict.fromkeys(name for arm in arms for name in _arm(recipe, recipe, arm, "", shared)))
-
-
-def _arm(top: Recipe, recipe: Recipe, arm: str, around: str, shared: Mapping[str, str]) -> list[str]:
-    """Those of an arm of `recipe`, which is that of the view at the path `around` (of the full samples: "")."""
-    if arm == "distilled":
-        return [
-            *_arm(top, recipe, "bootdiff", around, shared),
-            *(f"distilled-{net}" for net in recipe.distill_backbones),
-        ]
-    names: list[str] = []
-    nets, prefix = list(recipe.backbones), _prefix(around)
-    if arm in ("views_only", "unregularized", "bootdiff") and recipe.begins_at_full:
-        names += [f"{prefix}full-{net}" for net in nets]
-    if arm in ("views_only", "unregularized", "bootdiff"):
-        for name in recipe.views:
-            names += _view(top, f"{around}.{name}" if around else name, shared)
-    # What a view knows is measured beside what the full samples alone teach.
-    judged = recipe.gains.mode == "fit" and arm in ("views_only", "unregularized", "bootdiff")
-    # Residual experts may start at the full-only networks.
-    begun = recipe.residual.warm_start and arm in ("unregularized", "bootdiff")
-    if arm == "full_only" or judged or begun or (arm == "bootdiff" and recipe.residual.full_experts):
-        names += [f"{prefix}full-{net}" for net in nets]
-    if arm in ("unregularized", "bootdiff"):
-        own = arm == "unregularized" and recipe.residual.penalized
-        names += [f"{prefix}{'unregularized' if own else 'residual'}-{net}" for net in nets]
-    if arm == "oracle":
-        names += [f"{prefix}oracle-{net}" for net in nets]
-    return names
+Part = Literal["view", "full", "residual", "unregularized", "distilled", "oracle"]
 
 
-def _view(top: Recipe, path: str, shared: Mapping[str, str]) -> list[str]:
-    path = shared.get(path, path)
-    level, name = level_of(top, path)
-    spec = level.views[name]
-    if spec.pretrained is not None:
-        return []
-    if spec.views is not None:
-        return _arm(top, level.inner(name), "bootdiff", path, shared)
-    prefix = _prefix(path.rpartition(".")[0])
-    return [f"{prefix}view-{name}-{net}" for net in level.backbones_for(name)]
+@dataclass(frozen=True)
+class Stage:
+    """One network to be trained, or (`trained` False) something else that has a cost.
+
+    part: what it is trained as.  network: its name among the part's networks.  view: the view whose files it is trained
+    on, for the part "view".  around: path of the view whose problem it belongs to; "" for the full samples'.
+    """
+
+    part: Part
+    network: str
+    view: str | None = None
+    around: str = ""
+    trained: bool = True
+
+    @property
+    def own_name(self) -> str:
+        """Its name inside its problem."""
+        return f"view-{self.view}-{self.network}" if self.part == "view" else f"{self.part}-{self.network}"
+
+    @property
+    def name(self) -> str:
+        """Its name in the run."""
+        return prefix_of(self.around) + self.own_name
 
 
-def _prefix(path: str) -> str:
+@dataclass(frozen=True)
+class Plan:
+    """The stages of arms: `by_arm` has those of each, in the order in which they are trained."""
+
+    by_arm: dict[str, tuple[Stage, ...]]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Every stage of the arms, each once, in the order in which they are trained."""
+        return list(dict.fromkeys(stage for stages in self.by_arm.values() for stage in stages))
+
+    @property
+    def trainings(self) -> list[Stage]:
+        """The networks to be trained."""
+        return [stage for stage in self.stages if stage.trained]
+
+    def names(self, arm: str) -> list[str]:
+        """Names of an arm's stages."""
+        return [stage.name for stage in self.by_arm[arm]]
+
+
+def prefix_of(path: str) -> str:
+    """What the names of stages begin with inside the view at this path.
+
+    >>> prefix_of("clips.stills"), prefix_of("")
+    ('view-clips.view-stills.', '')
+    """
     return "".join(f"view-{name}." for name in path.split(".")) if path else ""
+
+
+def parts_of(arm: str, settings: MethodSettings, problem: Problem) -> tuple[Part, ...]:
+    """The parts that an arm is made of, in the order in which they are trained."""
+    if arm == "distilled":
+        return (*parts_of("bootdiff", settings, problem), "distilled")
+    if arm in ("full_only", "oracle"):
+        return ("full",) if arm == "full_only" else ("oracle",)
+    residual, found = settings.residual, ["view"]
+    # Views' networks may start at full-only's; what a view adds is measured beside full-only; the residual may start at
+    # its networks; and they are experts of bootdiff's stack.
+    first = any(settings.views[name].start == "best" and v.is_trained for name, v in problem.views.items())
+    if first:
+        found.insert(0, "full")
+    elif (
+        settings.gains.mode == "fit"
+        or (arm != "views_only" and residual.warm_start)
+        or (arm == "bootdiff" and residual.full_experts)
+    ):
+        found.append("full")
+    if arm == "bootdiff":
+        found.append("residual")
+    if arm == "unregularized":
+        found.append("unregularized" if residual.energy else "residual")
+    return tuple(found)  # type: ignore[arg-type]
+
+
+def plan(settings: MethodSettings, problem: Problem, arms: Sequence[str]) -> Plan:
+    """The stages that these arms need."""
+    top = (settings, problem)
+    return Plan({arm: tuple(dict.fromkeys(_arm(top, settings, problem, arm, ""))) for arm in arms})
+
+
+_Level = tuple[MethodSettings, Problem]
+
+
+def _arm(top: _Level, settings: MethodSettings, problem: Problem, arm: str, around: str) -> list[Stage]:
+    found: list[Stage] = []
+    for part in parts_of(arm, settings, problem):
+        if part == "view":
+            for name in problem.views:
+                found += _view(top, f"{around}.{name}" if around else name)
+        else:
+            if part == "distilled":
+                found.append(Stage(part, "samples", around=around, trained=False))
+            networks = settings.distilled_networks if part == "distilled" else settings.networks
+            found += [Stage(part, network, around=around) for network in networks]
+    return found
+
+
+def _view(top: _Level, path: str) -> list[Stage]:
+    settings, problem = top
+    *outer, name = path.split(".")
+    for step in outer:
+        inner = settings.views[step].inner
+        assert inner is not None
+        settings, problem = inner, problem.inner(step)
+    v, around = problem.views[name], ".".join(outer)
+    if v.owner is not None:
+        return _view(top, v.owner)
+    if v.pretrained is not None:
+        return [Stage("view", "pretrained", name, around, trained=False)]
+    inner = settings.views[name].inner
+    if inner is not None:
+        return _arm(top, inner, problem.inner(name), "bootdiff", path)
+    return [Stage("view", network, name, around) for network in settings.views[name].networks]

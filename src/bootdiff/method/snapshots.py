@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bootdiff.method.composite import ResidualExpert, SnapshotsByNoiseLevel
-from bootdiff.method.losses import LossModule, Validator
+from bootdiff.method.losses import LossModule
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.method.stack import SnapshotsByNoiseLevel
+from bootdiff.method.validation import Validator
 from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.run import StageDir
 from bootdiff.training.state import snapshot_path
@@ -27,7 +29,7 @@ def choose(
 ) -> dict[str, Any]:
     """`fewest` of the snapshots that were best for some level, `best`."""
     steps = sorted(set(best.values()))
-    trial = copy.deepcopy(expert)
+    trial = _copy(expert)
     table = []
     for step in steps:
         load_weights(LossModule(trial), snapshot_path(stage, step))
@@ -37,7 +39,7 @@ def choose(
 
 
 def fewest(losses: Tensor, steps: Sequence[int], most: int) -> dict[str, Any]:
-    """At most so many snapshots of an expert, and which of them each noise level uses.
+    """At most this many snapshots of an expert, and which of them each noise level uses.
 
     Args:
         losses: held-out loss of each snapshot at each level, (snapshots, levels).
@@ -69,7 +71,7 @@ def chosen(
     """The snapshots that `choose` kept, frozen."""
     members = []
     for step in choice["steps"]:
-        member = copy.deepcopy(expert)
+        member = _copy(expert)
         load_weights(LossModule(member), snapshot_path(stage, step))
         members.append(member)
     return SnapshotsByNoiseLevel(members, levels, choice["choice"]).eval().requires_grad_(False)
@@ -77,6 +79,11 @@ def chosen(
 
 def last(stage: StageDir, expert: SnapshotsByNoiseLevel) -> ResidualExpert:
     """An expert as training left it."""
-    member: Any = copy.deepcopy(expert.members[0])
+    member = _copy(expert.members[0])  # type: ignore[arg-type]
     load_weights(LossModule(member), stage / "final.safetensors")
     return member
+
+
+def _copy(expert: ResidualExpert) -> ResidualExpert:
+    """The expert with a network of its own to load weights into; the composite is shared."""
+    return expert.with_net(copy.deepcopy(expert.net))

@@ -1,17 +1,17 @@
 """Where the training of an expert starts: at the weights of another one, which may have seen less.
 
-A residual expert F(c_in x, m, seen, c_noise) that starts at the full-only network F0(c_in x, c_noise) is given the
-weights of F0, and zeros where its first layer reads the mask m and the views' estimates:
+A residual expert F(c_in x, m, v, c_noise) that starts at the full-only network F0(c_in x, c_noise) is given the weights
+of F0, and zeros where its first layer reads the mask m and the views' estimates v:
 
-    W = [W0 | 0 | 0],    so that F(x, m, seen) = F0(x) for whatever the views say, until training says otherwise.
+    W = [W0 | 0 | 0],    so that F(x, m, v) = F0(x) for any estimates, until training changes it.
 
-Its parametrization is F0's, on the white base, D = b + c_out F.  So what full-only training has learned is not learned
-again: of the residual's steps none are spent on noise levels at which the views have nothing to say.
+Its parametrization is F0's, on the prior, D = b + c_out F.  So what full-only training has learned is not learned
+again: none of the residual's steps are spent on noise levels at which the views carry no information.
 
-It may as well start at a view's network F_i(c_in y, m, c_noise), W = [W_i | 0]: one trained on ten thousand pictures
-under a caption knows more of pictures than one trained on a hundred whole ones, once it is told by m = 1 that nothing
-is hidden.  Convolutions fit samples of every size.  Which start is best is asked, not assumed, and not of the networks
-as they stand (what was never shown the bottom of a picture does badly there, and learns it in a few steps): in a *race*
+It may as well start at a view's network F_i(c_in y, m, c_noise), W = [W_i | 0]: one trained on ten thousand images
+under a caption knows more of images than one trained on a hundred whole ones, given m = 1: nothing is hidden.
+Convolutions fit samples of every size.  Which start is best is measured, not assumed, and not of the networks as they
+stand (one that was never trained on the bottom of an image does badly there, and learns it in a few steps): in a *race*
 each candidate is trained for a short while, all of them together for an eighth of the steps, and the one with the least
 held-out loss, mean over the noise levels, is trained on for the rest.
 """
@@ -23,40 +23,66 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from bootdiff.errors import BootdiffError
-from bootdiff.method.composite import ResidualExpert
 from bootdiff.method.losses import LossModule
-from bootdiff.method.training_set import TrainingSet
-from bootdiff.nets import build_net
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.nets.network import Network
+from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.training.checkpoint import load_weights, read_weights
 
-__all__ = ["alike", "masks_of", "race", "start_at"]
+__all__ = ["alike", "race", "start_at", "weights_like"]
 
 
-def alike(net: Any, shape: Sequence[int], other: Any, there: Sequence[int], full: Sequence[int]) -> bool:
-    """Whether two backbones have the same weights, but for what they see beside x.
+def alike(
+    network: Network, shape: Sequence[int], other: Network | None, there: Sequence[int], full: Sequence[int]
+) -> bool:
+    """Whether two networks have the same weights, but for what they take as input beside x.
 
     Args:
-        net: block of the recipe, for samples of `shape`.
-        other: the block for samples of `there`, or None.
+        network: for samples of `shape`.
+        other: the one for samples of `there`, or None.
         full: shape of the full samples that both are views of.
     """
     if other is None or len(shape) != len(there):
         return False
-    with torch.device("meta"):  # shapes, no values
-        mine, its = (
-            build_net(own.kind, at[0], at, None, **own.resolve(at, full).options())
-            for own, at in ((net, shape), (other, there))
-        )
-    return type(mine) is type(its) and bool(mine.config == its.config)
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # shapes, no values
+        mine, its = (n.resolve(at, full).build(at[0], at) for n, at in ((network, shape), (other, there)))
+    return type(mine) is type(its) and _forms(mine) == _forms(its)
 
 
-def masks_of(bench: TrainingSet) -> int | None:
-    """How many mask channels a bench's networks see; None where they are told a place, too."""
-    if bench.samples.position_channels is not None:
-        return None
-    return 0 if bench.samples.mask is None else int(bench.samples.mask.shape[1])
+def _forms(net: nn.Module) -> Any:
+    """What a network's weights depend on, but for their values."""
+    shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    return getattr(net, "config", None), shapes
+
+
+def weights_like(net: nn.Module, model: nn.Module) -> dict[str, Tensor] | None:
+    """Weights for a network, by its own names, from the network inside a model that has its form.
+
+    Its form: the same names and shapes, but for fewer input channels of one layer (`start_at`), around it or not (a
+    diffusers model inside a network here).  Of several the last; None where there is none.
+    """
+    found = [m.net if isinstance(m, ResidualExpert) else m.unet for m in model.modules() if isinstance(m, _HOLDERS)]
+    own = net.state_dict()
+    inside = [("", net), *((f"{name}.", child) for name, child in net.named_children())]
+    for other in reversed(found):
+        there = other.state_dict()
+        for prefix, part in inside:
+            mine = part.state_dict()
+            unlike = [k for k in mine if k in there and mine[k].shape != there[k].shape]
+            if mine.keys() == there.keys() and (not unlike or (len(unlike) == 1 and _wider(mine, there, unlike[0]))):
+                return own | {prefix + name: value for name, value in there.items()}
+    return None
+
+
+_HOLDERS = (ResidualExpert, DiffusersDenoiser)
+
+
+def _wider(mine: dict[str, Tensor], there: dict[str, Tensor], key: str) -> bool:
+    new, old = tuple(mine[key].shape), tuple(there[key].shape)
+    return len(new) == len(old) > 1 and new[1] > old[1] and (new[0], *new[2:]) == (old[0], *old[2:])
 
 
 def race(candidates: int, steps: int) -> tuple[int, int]:
@@ -84,8 +110,7 @@ def start_at(expert: ResidualExpert, path: Path) -> None:
         return
     for key in wider:
         new, old = own[key], there[key].to(own[key])
-        fits = new.ndim == old.ndim and new.ndim > 1 and new.shape[1] > old.shape[1]
-        if len(wider) > 1 or not fits or (*new.shape[:1], *new.shape[2:]) != (*old.shape[:1], *old.shape[2:]):
+        if len(wider) > 1 or not _wider(own, there, key):
             raise BootdiffError(
                 f"{path}: its {key} is {tuple(old.shape)}, the network to be started there has {tuple(new.shape)}; "
                 f"only the first layer may be wider: write `residual: {{start: views}}` for this backbone"

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch.nn.functional as f
 from torch import Tensor, nn
 
 from bootdiff.nets.parts import NoiseEmbedding, zero
+from bootdiff.settings import Doc, Ge, Lt
 
 __all__ = ["MLP", "Linear"]
 
@@ -36,10 +37,10 @@ class MLP(nn.Module):
         in_channels: int,
         out_channels: int,
         space: Sequence[int] = (),
-        width: int = 128,
-        depth: int = 3,
+        width: Annotated[int, Ge(1), Doc("hidden units")] = 256,
+        depth: Annotated[int, Ge(1), Doc("hidden layers")] = 3,
         classes: int | None = None,
-        dropout: float = 0.0,
+        dropout: Annotated[float, Ge(0), Lt(1), Doc("share of hidden units dropped in training")] = 0.0,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -78,9 +79,9 @@ class Linear(nn.Module):
         in_channels: int,
         out_channels: int,
         space: Sequence[int] = (),
-        rank: int | None = None,
+        rank: Annotated[int | None, Ge(1), Doc("directions; null: twice the values of a sample, at least 32")] = None,
         classes: int | None = None,
-        dropout: float = 0.0,
+        dropout: Annotated[float, Ge(0), Lt(1), Doc("share of directions dropped in training")] = 0.0,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {

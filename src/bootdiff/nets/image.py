@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as f
 from torch import Tensor, nn
 
-from bootdiff.nets.parts import class_or_none, pad_to, zero
+from bootdiff.nets.parts import (
+    Attention,
+    Channels,
+    Dropout,
+    Layers,
+    Patch,
+    attention_levels,
+    class_or_none,
+    pad_to,
+    zero,
+)  # fmt: skip
 
 __all__ = ["UNet"]
 
@@ -19,32 +28,36 @@ class UNet(nn.Module):
 
     Args:
         in_channels, out_channels: of the pictures.
-        channels: width of each level, from the finest; each further level halves the resolution.
+        channels: width of each level, from the finest; each further level halves the resolution; "auto": `widths`.
         layers: residual blocks per level.
-        attention: self-attention at the levels given (0 is the finest).
-        patch: pixels per side folded into channels first (space to depth): 2 quarters the compute and hands fine
-            detail over to a local net beside it.
-        classes: number of classes, or None.
+        attention: self-attention at the levels given (0 is the finest); True: the coarsest.
         dropout: as in UNet2DModel.
+        patch: pixels per side folded into channels first (space to depth): 2 quarters the compute and hands fine
+            detail over to a local net beside it; "auto": 1 (`BuiltIn` chooses by the samples' size).
+        classes: number of classes, or None.
     """
+
+    widths: ClassVar[tuple[int, ...]] = (24, 48, 48)
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        channels: Sequence[int] = (24, 48, 48),
-        layers: int = 1,
-        attention: Sequence[int] = (2,),
-        patch: int = 1,
+        channels: Channels = "auto",
+        layers: Layers = 1,
+        attention: Attention = True,
+        dropout: Dropout = 0.0,
+        patch: Patch = "auto",
         classes: int | None = None,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        channels = list(self.widths) if isinstance(channels, str) else list(channels)
+        attention, patch = attention_levels(attention, len(channels)), 1 if isinstance(patch, str) else patch
         from diffusers.models.unets.unet_2d import UNet2DModel
 
         self.config: dict[str, Any] = {
-            "in_channels": in_channels, "out_channels": out_channels, "channels": list(channels), "layers": layers,
-            "attention": list(attention), "patch": patch, "classes": classes, "dropout": dropout,
+            "in_channels": in_channels, "out_channels": out_channels, "channels": channels, "layers": layers,
+            "attention": attention, "patch": patch, "classes": classes, "dropout": dropout,
         }  # fmt: skip
         self.patch = patch
         self.multiple = patch * 2 ** (len(channels) - 1)

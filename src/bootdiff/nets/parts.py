@@ -1,16 +1,56 @@
-"""Parts of all backbones: the embedding of noise level and class, layers that start at zero, sizes made to fit."""
+"""Parts of all backbones: the embedding of noise level and class, layers that start at zero, sizes made to fit.
+
+And the arguments that several of them have, with bounds and meaning: the constructors are annotated with these, and the
+recipe's blocks are read from the constructors.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as f
 from torch import Tensor, nn
 
-__all__ = ["NoiseEmbedding", "class_or_none", "pad_to", "zero"]
+from bootdiff.settings import Doc, Ge, Lt
+
+__all__ = [
+    "Attention", "Channels", "Dropout", "Layers", "NoiseEmbedding", "Patch", "attention_levels", "class_or_none",
+    "pad_to", "zero",
+]  # fmt: skip
+
+Channels = Annotated[
+    Literal["auto"] | Sequence[Annotated[int, Ge(1)]],
+    Doc("width of each level, the finest first; auto: by the kind and size of the samples"),
+]
+Layers = Annotated[int, Ge(1), Doc("residual blocks per level")]
+Attention = Annotated[
+    bool | Sequence[Annotated[int, Ge(0)]],
+    Doc("levels with self-attention (0 is the finest); true: the coarsest, false: none"),
+]
+Dropout = Annotated[float, Ge(0), Lt(1), Doc("share of hidden values dropped in training")]
+Patch = Annotated[
+    Literal["auto"] | int,
+    Ge(1),
+    Doc(
+        "pixels per side (values of a signal) folded into channels first: 2 quarters the compute; never frames; "
+        "fewer for thumbnails; auto: 4 for videos (2 below 32 pixels, 1 below 16), 2 for signals of 256 values or "
+        "more, else 1"
+    ),
+]
+
+
+def attention_levels(attention: bool | Sequence[int], levels: int) -> list[int]:
+    """The levels with self-attention, of that many.
+
+    >>> attention_levels(True, 3), attention_levels(False, 3), attention_levels((0, 1), 3)
+    ([2], [], [0, 1])
+    """
+    if isinstance(attention, bool):
+        return [levels - 1] if attention else []
+    return list(attention)
 
 
 def zero(layer: Any) -> Any:

@@ -6,14 +6,23 @@ diffusers' own UNet1DModel is not used as a whole: it knows no class labels; wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as f
 from torch import Tensor, nn
 
-from bootdiff.nets.parts import NoiseEmbedding, pad_to, zero
+from bootdiff.nets.parts import (
+    Attention,
+    Channels,
+    Dropout,
+    Layers,
+    NoiseEmbedding,
+    Patch,
+    attention_levels,
+    pad_to,
+    zero,
+)  # fmt: skip
 
 __all__ = ["SignalUNet"]
 
@@ -43,37 +52,42 @@ class SignalUNet(nn.Module):
 
     Args:
         in_channels, out_channels: of the signals.
-        channels: width of each level, from the finest, multiples of 8; each further level halves the length.
+        channels: width of each level, from the finest, multiples of 8; each further level halves the length;
+            "auto": `widths`.
         layers: residual blocks per level (two convolutions of 5 taps each).
-        attention: self-attention at the levels given (0 is the finest).
-        patch: neighbouring values folded into channels first: 2 halves the compute.
-        classes: number of classes, or None.
+        attention: self-attention at the levels given (0 is the finest); True: the coarsest.
         dropout: share of hidden values dropped in training.
+        patch: neighbouring values folded into channels first: 2 halves the compute; "auto": 1.
+        classes: number of classes, or None.
 
     Raises:
         ValueError: widths that are no multiples of 8 (the blocks normalize over 8 groups).
     """
 
+    widths: ClassVar[tuple[int, ...]] = (32, 64, 64, 64)
+
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        channels: Sequence[int] = (32, 64, 64, 64),
-        layers: int = 1,
-        attention: Sequence[int] = (3,),
-        patch: int = 1,
+        channels: Channels = "auto",
+        layers: Layers = 1,
+        attention: Attention = True,
+        dropout: Dropout = 0.0,
+        patch: Patch = "auto",
         classes: int | None = None,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        channels = list(self.widths) if isinstance(channels, str) else list(channels)
+        attention, patch = attention_levels(attention, len(channels)), 1 if isinstance(patch, str) else patch
         from diffusers.models.downsampling import Downsample1D
         from diffusers.models.upsampling import Upsample1D
 
         if any(width % 8 for width in channels):
-            raise ValueError(f"a unet for signals needs widths that are multiples of 8, got {list(channels)}")
+            raise ValueError(f"a unet for signals needs widths that are multiples of 8, got {channels}")
         self.config: dict[str, Any] = {
-            "in_channels": in_channels, "out_channels": out_channels, "channels": list(channels), "layers": layers,
-            "attention": list(attention), "patch": patch, "classes": classes, "dropout": dropout,
+            "in_channels": in_channels, "out_channels": out_channels, "channels": channels, "layers": layers,
+            "attention": attention, "patch": patch, "classes": classes, "dropout": dropout,
         }  # fmt: skip
         self.patch, self.multiple = patch, patch * 2 ** (len(channels) - 1)
         embedding, top = 4 * channels[0], len(channels) - 1

@@ -16,15 +16,14 @@ are multiples of 32; neither knows class labels, and both are made for latents t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as f
 from torch import Tensor, nn
 
 from bootdiff.nets.image import UNet
-from bootdiff.nets.parts import class_or_none, pad_to, zero
+from bootdiff.nets.parts import Attention, Channels, Dropout, Layers, Patch, class_or_none, pad_to, zero
 
 __all__ = ["VideoUNet"]
 
@@ -70,36 +69,41 @@ class VideoUNet(nn.Module):
 
     Args:
         in_channels, out_channels: of the videos.
-        channels: width of each level, from the finest; each further level halves height and width, never time.
+        channels: width of each level, from the finest; each further level halves height and width, never time;
+            "auto": `widths`.
         layers: residual blocks per level.
-        attention: self-attention, in space and along time, at the levels given (0 is the finest).
-        patch: pixels per side folded into channels first: 2 quarters the compute; time is not folded.
-        classes: number of classes, or None.
+        attention: self-attention, in space and along time, at the levels given (0 is the finest); True: the coarsest.
         dropout: share of hidden values dropped in training.
+        patch: pixels per side folded into channels first: 2 quarters the compute; time is not folded; "auto": 1.
+        classes: number of classes, or None.
     """
+
+    widths: ClassVar[tuple[int, ...]] = (32, 64, 64)
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        channels: Sequence[int] = (32, 64, 64),
-        layers: int = 1,
-        attention: Sequence[int] = (2,),
-        patch: int = 1,
+        channels: Channels = "auto",
+        layers: Layers = 1,
+        attention: Attention = True,
+        dropout: Dropout = 0.0,
+        patch: Patch = "auto",
         classes: int | None = None,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        frames = UNet(in_channels, out_channels, channels, layers, attention, patch, classes, dropout)
+        widths = self.widths if isinstance(channels, str) else channels
+        frames = UNet(in_channels, out_channels, widths, layers, attention, dropout, patch, classes)
         self.config: dict[str, Any] = frames.config
-        self.patch, self.multiple, self.no_class, self.unet = patch, frames.multiple, classes, frames.unet
-        groups = math.gcd(*channels, 8)
+        self.patch, self.multiple, self.no_class, self.unet = frames.patch, frames.multiple, classes, frames.unet
+        widths, attended = frames.config["channels"], frames.config["attention"]
+        groups = math.gcd(*widths, 8)
 
         def time(level: int) -> _Time:
-            return _Time(channels[level], groups, level in attention, dropout)
+            return _Time(widths[level], groups, level in attended, dropout)
 
-        levels = range(len(channels))
-        self.first, self.middle = _Time(channels[0], groups, False, dropout), time(len(channels) - 1)
+        levels = range(len(widths))
+        self.first, self.middle = _Time(widths[0], groups, False, dropout), time(len(widths) - 1)
         # A block ends with the step to the next level's resolution, in its own width.
         self.down = nn.ModuleList(time(i) for i in levels)
         self.up = nn.ModuleList(time(i) for i in reversed(levels))

@@ -6,14 +6,19 @@ deviations are in stored coordinates, pixels in [-1, 1].
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, field_serializer, model_serializer, model_validator
 
+from bootdiff.method.settings import DistillationSettings, GainSettings, ResidualSettings, SamplingSettings
+from bootdiff.noise import LogNormal
 from bootdiff.recipe.backbones import Backbone
 from bootdiff.recipe.data import Data, Full, Holdout, held_out
-from bootdiff.recipe.messages import Block, fail
+from bootdiff.recipe.messages import Block, block_of, fail
 from bootdiff.recipe.views import Corruption, Views, whole
+from bootdiff.settings import annotations_of, doc_of
+from bootdiff.training.settings import TrainingSettings
 
 __all__ = [
     "Data",
@@ -40,36 +45,32 @@ def _samples(value: Any) -> str | int:
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
-class Noise(Block):
+class Noise(block_of(LogNormal, "NoiseFields")):  # type: ignore[misc]
     """Log-normal noise levels in training: ln sigma ~ N(mean, std^2) (Karras et al. 2022, table 1: -1.2, 1.2)."""
 
-    mean: float = Field(-0.6, description="mean of ln sigma")
-    std: float = Field(1.4, gt=0, description="standard deviation of ln sigma")
+    std: float = Field(1.4, gt=0, description=doc_of(annotations_of(LogNormal)["std"]))
+
+    def settings(self) -> LogNormal:
+        """As the method takes them."""
+        return LogNormal(self.mean, self.std)
 
 
-class Training(Block):
+_NOISE = (Noise, Field(default_factory=Noise, description=doc_of(annotations_of(TrainingSettings)["noise"])))
+
+
+class Training(block_of(TrainingSettings, "TrainingFields", noise=_NOISE)):  # type: ignore[misc]
     """How one network is trained."""
-
-    steps: int = Field(2000, ge=1, description="optimizer steps")
-    batch: int = Field(32, ge=1, description="samples per step, over all processes")
-    lr: float = Field(1e-3, gt=0, description="learning rate of AdamW")
-    warmup: int = Field(100, ge=0, description="steps over which the learning rate rises; at most steps")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="learning rate after that")
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the weights' running average per step")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
-    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null: no bound")
-    noise: Noise = Field(default_factory=Noise, description="noise levels drawn in training")
-    evaluate_every: int = Field(100, ge=1, description="steps between held-out losses (and snapshots)")
-    checkpoint_seconds: float = Field(60.0, gt=0, description="seconds between checkpoints")
-    workers: int = Field(0, ge=0, description="processes that prepare batches")
-    precision: Literal["no", "bf16", "fp16"] = Field("no", description="mixed precision")
-    compile: bool = Field(False, description="torch.compile each network: worth its minutes on a GPU only")
 
     @model_validator(mode="after")
     def _check(self) -> Training:
         if {"warmup", "steps"} <= self.model_fields_set and self.warmup > self.steps:
             fail([(("warmup",), f"must be at most steps ({self.steps}), got {self.warmup}")])
         return self
+
+    def settings(self) -> TrainingSettings:
+        """As the method takes them."""
+        given = {f.name: getattr(self, f.name) for f in fields(TrainingSettings)}
+        return TrainingSettings(**{**given, "noise": self.noise.settings()})
 
 
 class TrainingBlock(Training):
@@ -151,85 +152,34 @@ class Simulate(Block):
     limit: int | None = Field(None, ge=1, description="at most so many files per view")
 
 
-class Residual(Block):
+class Residual(block_of(ResidualSettings, "ResidualFields")):  # type: ignore[misc]
     """What is learned on the full samples beyond the views, and how it is regularized."""
-
-    energy: float = Field(0.0, ge=0, description="weight of the residual's energy in the loss (shrinks to the views)")
-    subspace: float = Field(0.0, ge=0, description="further weight of its part in the views' row space")
-    project: bool = Field(False, description="keep it out of the views' row space altogether")
-    sees_views: bool = Field(True, description="its networks see the views' estimates beside x")
-    start: Literal["auto", "best", "full", "views"] = Field(
-        "auto",
-        description="best: its networks start at full-only's or a view's, whichever wins a short race, and learn to "
-        "see the views; full: at full-only's last weights; views: at zero, on top of the views; auto: "
-        "best, unless energy, subspace, project, sees_views or full_experts say otherwise",
-    )
-    full_experts: bool = Field(True, description="stack denoisers trained on the full samples alone, too")
-    snapshots: int = Field(4, ge=1, description="snapshots per expert offered to the choice per noise level")
-    kappa: Literal["stack", "single", "one"] = Field(
-        "stack", description="held-out weights per noise level: one per expert, one for all, or fixed at 1"
-    )
-
-    prune: float = Field(
-        0.0,
-        ge=0,
-        description="experts that improve a noise level by less than so many standard errors are not asked there: "
-        "2 samples faster, at a loss of up to 1 %",
-    )
-
-    @property
-    def penalized(self) -> bool:
-        """Whether training itself is regularized: then the arm `unregularized` needs experts of its own.
-
-        >>> Residual().penalized, Residual(energy=0.1).penalized
-        (False, True)
-        """
-        return bool(self.energy or self.subspace or self.project)
-
-    @property
-    def warm_start(self) -> bool:
-        """Whether training starts at networks that are there already, for which full-only's are needed.
-
-        >>> Residual().warm_start, Residual(energy=0.1).warm_start, Residual(start="views").warm_start
-        (True, False, False)
-        """
-        return self.start in ("best", "full") or (
-            self.start == "auto" and self.sees_views and self.full_experts and not self.penalized
-        )
-
-    @property
-    def starts_best(self) -> bool:
-        """Whether it is asked which of these networks is best."""
-        return self.warm_start and self.start != "full"
 
     @model_validator(mode="after")
     def _check(self) -> Residual:
-        if self.start in ("best", "full") and (self.penalized or not self.sees_views):
-            said = f"{self.start} goes without energy, subspace and project, and with sees_views; or write views"
-            fail([(("start",), said)])
+        try:
+            self.settings()
+        except ValueError as error:
+            where, _, said = str(error).removeprefix("ResidualSettings.").partition(": ")
+            fail([((where,), said)])
         return self
 
+    def settings(self) -> ResidualSettings:
+        """As the method takes them."""
+        return ResidualSettings(**self.model_dump())
 
-class Gains(Block):
+
+class Gains(block_of(GainSettings, "GainFields")):  # type: ignore[misc]
     """How much each view counts at each noise level."""
 
-    mode: Literal["fit", "unit"] = Field("fit", description="fit: ridge regression on full samples; unit: all 1")
-    folds: int = Field(5, ge=2, description="folds of the cross-validation")
-    draws: int = Field(4, ge=1, description="noise draws per full sample and level")
-    smooth: float = Field(0.35, ge=0, description="width of the smoothing over ln sigma; 0, 1 and 2 of it are tried")
-    prune: float = Field(2.0, ge=0, description="gains that improve by less than so many standard errors become 0")
-    news: float = Field(
-        0.5,
-        ge=0,
-        description="views that improve full-only training by less than so many standard errors, over all levels "
-        "together, are left out",
-    )
+    def settings(self) -> GainSettings:
+        """As the method takes them."""
+        return GainSettings(**self.model_dump())
 
 
-class Distill(Block):
+class Distill(block_of(DistillationSettings, "DistillFields", leave_out=["networks"])):  # type: ignore[misc]
     """How the arm `distilled` is made: bootdiff's model in as few networks as full-only has."""
 
-    samples: int = Field(1000, ge=1, description="drawn from bootdiff's model, to learn on beside the full samples")
     backbones: dict[Name, Backbone] | None = Field(
         None, min_length=1, description="its networks, by names you choose; null: those of `backbones`"
     )
@@ -240,13 +190,9 @@ class Distill(Block):
         return block.model_dump(exclude_unset=True)
 
 
-class Sampling(Block):
+class Sampling(block_of(SamplingSettings, "SamplingFields")):  # type: ignore[misc]
     """How samples are drawn."""
 
-    scheduler: Literal["dpm", "heun", "euler"] = Field("dpm", description="solver")
-    steps: int = Field(40, ge=2, description="noise levels visited")
-    sigma_min: float = Field(0.02, gt=0, description="last noise level")
-    sigma_max: float = Field(80.0, gt=0, description="first noise level")
     count: int = Field(64, ge=1, description="samples drawn for the report")
 
     @model_validator(mode="after")
@@ -254,6 +200,10 @@ class Sampling(Block):
         if self.sigma_min >= self.sigma_max:
             fail([(("sigma_min",), f"must be below sigma_max ({self.sigma_max:g}), got {self.sigma_min:g}")])
         return self
+
+    def settings(self) -> SamplingSettings:
+        """As the method takes them."""
+        return SamplingSettings(**self.model_dump(exclude={"count"}))
 
 
 class Evaluation(Block):

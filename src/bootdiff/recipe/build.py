@@ -1,8 +1,8 @@
-"""A recipe's partial data: the files of each view, trained models in their place, and views of views.
+"""From the recipe to the objects that the method takes: its `Problem` and its `MethodSettings`.
 
-A view's stored files are m = A x0 / scale.  A view inside another has files of that view's samples, m' = A' m / scale',
-so that of the full samples it is A' A with scale scale' scale, and of the outer view's samples, in *their* coordinates
-scale m, it is A' again.  Noise of deviation std in the inner files is scale' scale std there.
+With `simulate`, a pool of full samples is divided at random: n stay full, some are for the test, and the rest is cut
+into views, each file into one view only (or into every view with `share: all`); the oracle gets all but test and
+held-out ones.  Noise of deviation std in the files of a view inside another one is scale' scale std there.
 
 A view that is the same as another takes that one's denoiser: where the recipe says so (`same_as`), and where a view
 inside another has the same files in the same scale, trained with the same settings.
@@ -12,49 +12,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from bootdiff.data import Dataset, Simulated, Subset, WithMasks, axes_of, open_dataset, split_by_recording
-from bootdiff.data.positions import WithPositions, read_offsets
-from bootdiff.denoise import Denoiser
+from bootdiff.data import Dataset, Simulated, Subset, open_dataset, read_offsets, split_by_recording
 from bootdiff.errors import BootdiffError
+from bootdiff.method.problem import (
+    VIEW_HOLDOUT,
+    Problem,
+    ViewData,
+    check_rate,
+    every_view,
+    hold_out,
+    partial_data,
+    with_common_classes,
+)
+from bootdiff.method.settings import PARTS, DistillationSettings, MethodSettings, ViewSettings
 from bootdiff.recipe.blocks import Data, ViewSpec
 from bootdiff.recipe.nesting import location, walk
 from bootdiff.recipe.open_model import as_view, open_pretrained
 from bootdiff.recipe.schema import Recipe
-from bootdiff.views import Observed, View, compose, from_config, unmasked
+from bootdiff.views import Observed, View, compose, from_config
 
-__all__ = [
-    "ViewData", "check_rate", "every_view", "gather_views", "hold_out", "level_of", "load_models",
-    "open_data", "owners", "takers", "where",
-]  # fmt: skip
-
-# At most so many samples of a plentiful view are held out: enough for a choice among snapshots.
-VIEW_HOLDOUT = 128
-
-
-@dataclass
-class ViewData:
-    """One kind of partial data.
-
-    view: of the samples around it: the full ones, or those of the view that it stands in, in their view coordinates.
-    through: of the full samples; its scale and tau are those of the files.
-    train, held_out: its files; None for a pretrained model without any.
-    pretrained: a denoiser in view coordinates, in place of training.
-    views: partial data of this view's own samples.
-    owner: path of the view whose denoiser it takes, and whose files these are.
-    """
-
-    view: View
-    through: View
-    train: Dataset | None
-    held_out: Dataset | None
-    pretrained: Denoiser | None = None
-    views: dict[str, ViewData] = field(default_factory=dict)
-    owner: str | None = None
+__all__ = ["build_problem", "gather_views", "method_settings", "open_data", "owners", "takers", "where"]
 
 
 def where(path: str) -> str:
@@ -102,7 +83,8 @@ def _identity(recipe: Recipe, path: str) -> str:
     spec = level.views[name]
     assert spec.data is not None
     chain = _chain(recipe, path)
-    fixed = [c for view in chain for c in view if c["kind"] in ("crop", "mask", "random_mask")]
+    own = [c for view in chain for c in view if isinstance(c["kind"], type)]
+    fixed = [c for view in chain for c in view if c["kind"] in ("crop", "mask", "random_mask")] + own
     nets = [net.model_dump() for net in level.backbones_for(name).values()]
     training = level.training_for("views", name).model_dump()
     scale = compose(*(from_config(c) for view in chain for c in view)).scale
@@ -150,19 +132,94 @@ def open_data(
     return open_dataset(path, **options)
 
 
-def hold_out(source: Dataset, count: int, seed: int, at: str) -> tuple[Subset, Subset]:
-    """`count` samples to hold out, and the rest to train on; windows of one recording stay together.
+def build_problem(recipe: Recipe) -> Problem:
+    """Open and divide everything the recipe names.
 
     Raises:
-        BootdiffError: nothing is left to train on, because windows overlap.
+        BootdiffError: missing, empty or unreadable data; sizes or classes that do not fit; nothing left to train on.
     """
-    held, train = split_by_recording(source, [count, None], seed)
-    if not held or not train:
+    full_ids: list[int]
+    shares: dict[str, list[int]] = {}
+    simulated = recipe.simulate
+    if simulated is None:
+        pool = open_data(recipe, recipe.full)
+        full_ids = list(range(len(pool)))
+        test = None if recipe.test is None else open_data(recipe, recipe.test, "test", pool)
+    else:
+        pool = open_data(recipe, simulated.pool)
+        wanted = simulated.full + (simulated.test or 0)
+        cut = takers(recipe)
+        if wanted + len(cut) * 2 > len(pool):
+            raise BootdiffError(
+                f"simulate: full ({simulated.full}) and test ({simulated.test or 0}) leave {len(pool) - wanted} of the "
+                f"pool's {len(pool)} samples for {len(cut)} view(s); ask for fewer, or bring a larger pool"
+            )
+        full_ids, test_ids, rest = split_by_recording(pool, [simulated.full, simulated.test or 0, None], recipe.seed)
+        if simulated.test:
+            test = Subset(pool, test_ids)
+        else:
+            test = None if recipe.test is None else open_data(recipe, recipe.test, "test", pool)
+        order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
+        shares = {
+            name: sorted(
+                rest[i] for i in (order if simulated.share == "all" else order[k :: len(cut)])[: simulated.limit]
+            )
+            for k, name in enumerate(cut)
+        }
+    full = Subset(pool, full_ids)
+    count = recipe.full.held_out(len(full))
+    held, train = hold_out(full, count, recipe.seed + 1, "full")
+    shape = tuple(full.shape)
+    if recipe.flip == "horizontal" and full.kind not in ("image", "video"):
         raise BootdiffError(
-            f"{at}: {source.where}: with {count} of {len(source)} windows held out, all others overlap with them; "
-            "bring more recordings, or a larger stride"
+            f"flip: only pictures and videos are mirrored, the full samples are {full.kind}s: flip: none"
         )
-    return Subset(source, held), Subset(source, train)
+
+    views = gather_views(recipe, shape, pool, shares)
+    oracle: Dataset | None = None
+    if simulated is not None:
+        oracle = Subset(pool, sorted([*rest, *(full_ids[i] for i in train.indices)]))
+    elif recipe.oracle is not None:
+        oracle = open_data(recipe, recipe.oracle, "oracle", pool)
+    for what, source_ in (("test", test), ("oracle", oracle)):
+        if source_ is not None and tuple(source_.shape) != shape:
+            raise BootdiffError(
+                f"{what}: samples are {_by(source_.shape)}, the full ones {_by(shape)}; they must be alike"
+            )
+        if source_ is not None:
+            check_rate(source_, pool, 1.0, what)
+    materials = with_common_classes(Problem(train, held, views, test, oracle))
+    load_models(recipe, materials.views, shape, materials.classes)
+    return materials
+
+
+def method_settings(recipe: Recipe, shape: Sequence[int]) -> MethodSettings:
+    """All that the stages need of a recipe beside its data, for full samples of `shape`."""
+    recipe = recipe.with_defaults_for(shape)
+
+    def networks(blocks: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: block.network() for name, block in blocks.items()}
+
+    def view(name: str) -> ViewSettings:
+        spec = recipe.views[name]
+        inner = None if spec.views is None else method_settings(recipe.inner(name), shape)
+        training = recipe.training_for("views", name).settings()
+        return ViewSettings(networks(recipe.backbones_for(name)), training, spec.start, inner)
+
+    distill = recipe.distill
+    own = None if distill.backbones is None else networks(distill.backbones)
+    return MethodSettings(
+        networks=networks(recipe.backbones),
+        views={name: view(name) for name in recipe.views},
+        training={part: recipe.training_for(part).settings() for part in PARTS},
+        levels=tuple(recipe.levels),
+        seed=recipe.seed,
+        flip=recipe.flip,
+        gains=recipe.gains.settings(),
+        residual=recipe.residual.settings(),
+        distillation=DistillationSettings(distill.samples, own),
+        sampling=recipe.sampling.settings(),
+    )
 
 
 def gather_views(
@@ -204,13 +261,13 @@ def gather_views(
             cut, seed = Subset(pool, shares[path]), recipe.seed * 1009 + number
             source = Simulated(cut, material.through, seed=seed, corruption=corruption)
         if source is not None:
-            _check(material.through, source, outer, tuple(shape), path)
-            if spec.data is not None and pool is not None:
-                check_rate(source, pool, material.through.pace(tuple(shape)), f"{where(path)}.data")
-            source = _masked_as(material.through, source, tuple(shape), path)
-            if material.through.position_conditioned and not source.position_conditioned:
-                rows = None if spec.offsets is None else read_offsets(level.locate(spec.offsets))
-                source = WithPositions(source, material.through, shape, rows)
+            around = None
+            if outer is not None:
+                around = where(path).rpartition(".views.")[0], outer.through.shape(tuple(shape))
+            source = partial_data(
+                material.through, source, shape, where(path), full_samples=None if spec.data is None else pool,
+                around=around, offsets=None if spec.offsets is None else read_offsets(level.locate(spec.offsets)),
+            )  # fmt: skip
             held = min(spec.held_out(len(source), path), VIEW_HOLDOUT)
             material.held_out, material.train = hold_out(source, held, recipe.seed + 2, where(path))
     for path, material in every.items():
@@ -231,72 +288,14 @@ def _views(
     except ValueError as error:
         raise BootdiffError(f"{where(path)}: {error}") from None
     if not spec.std:
-        return ViewData(clean, through, None, None)
+        return ViewData(clean, through)
     unit = 1.0 if around is None else around.scale
-    return ViewData(Observed(clean, spec.std * unit), Observed(through, spec.std), None, None)
+    return ViewData(Observed(clean, spec.std * unit), Observed(through, spec.std))
 
 
 def _clean(view: View) -> View:
     """A view without the noise of its files."""
     return view.view if isinstance(view, Observed) else view
-
-
-def _check(through: View, source: Dataset, outer: ViewData | None, shape: tuple[int, ...], path: str) -> None:
-    wanted = tuple(through.shape(shape))
-    if tuple(source.shape) != wanted:
-        of = f"full samples of {_by(shape)}"
-        if outer is not None:
-            of = f"samples of {where(path).rpartition('.views.')[0]}, {_by(outer.through.shape(shape))},"
-        raise BootdiffError(
-            f"{where(path)}: its files are {_by(source.shape)} ({axes_of(source.shape)}), but {of} seen through this "
-            f"view are {_by(wanted)} ({axes_of(wanted)}); correct the view's settings or the files in {source.where}"
-        )
-    if through.masked and not through.is_fixed and not source.masked:
-        raise BootdiffError(
-            f"{where(path)}: a random mask is known only from masks beside the files: set {where(path)}.data.masks "
-            f"to true and put NAME.mask.png beside NAME.png, or, where NaN means not observed, set "
-            f"{where(path)}.data.missing to mask"
-        )
-    if source.masked and not through.masked:
-        raise BootdiffError(
-            f"{where(path)}: its files have masks, but this view hides nothing: add {{kind: random_mask}} to the view, "
-            "or leave masks and missing out"
-        )
-
-
-def check_rate(source: Dataset, full: Dataset, pace: float | None, at: str) -> None:
-    """Raises BootdiffError where recordings do not run as fast as the full ones, `pace` of whose steps are one of
-    theirs; unknown rates, as of folders of frames and arrays, pass."""
-    if pace is None or source.rate is None or full.rate is None:
-        return
-    wanted, unit = full.rate / pace, "frames per second" if source.kind == "video" else "values per second"
-    if abs(source.rate - wanted) > 0.005 * wanted:
-        how = f"say {at}.fps: {wanted:.5g} to resample them" if source.kind == "video" else "resample them"
-        through = f", so {wanted:.5g} through this view" if pace != 1 else ""
-        raise BootdiffError(
-            f"{at}: the recordings in {source.where} have {source.rate:.5g} {unit}, full ones have {full.rate:.5g}"
-            f"{through}; {how}, or correct the recipe"
-        )
-
-
-def _masked_as(through: View, source: Dataset, shape: tuple[int, ...], path: str) -> Dataset:
-    """The source with masks as the view has them: hiding what it hides in every file, with as many channels."""
-    if not source.masked:
-        return source
-    drawn = through.draw(shape, torch.Generator().manual_seed(0)).mask(shape)
-    own = source.batch([0])[2]
-    assert drawn is not None
-    assert own is not None
-    if own.shape[1] > len(drawn):
-        raise BootdiffError(
-            f"{where(path)}: in {source.where} other values are missing in each channel, but this view hides all "
-            "channels at once; say view: {kind: random_mask, hide: channels}"
-        )
-    always = unmasked(through)
-    # Simulated files were cut with the whole mask.
-    fixed = always.mask(shape) if always.is_fixed and not isinstance(source, Simulated) else None
-    wide = own.shape[1] < len(drawn)
-    return WithMasks(source, wide, fixed) if wide or fixed is not None else source
 
 
 def _take(mine: ViewData, other: ViewData, shape: tuple[int, ...], path: str) -> None:
@@ -354,14 +353,6 @@ def load_models(
     for material in every.values():
         if material.owner is not None:
             material.pretrained = every[material.owner].pretrained
-
-
-def every_view(views: Mapping[str, ViewData]) -> list[tuple[str, ViewData]]:
-    """Every view with its path, the outer ones before the inner ones."""
-    queue = list(views.items())
-    for path, material in queue:  # grows: breadth first
-        queue += [(f"{path}.{name}", inner) for name, inner in material.views.items()]
-    return queue
 
 
 def _by(shape: Any) -> str:

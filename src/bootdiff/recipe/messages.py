@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from bootdiff.recipe.yaml import Document
 from bootdiff.settings import annotations_of, doc_of
 
-__all__ = ["Block", "Entry", "block_of", "explain", "fail", "reference"]
+__all__ = ["Block", "Entry", "block_of", "explain", "fail", "in_yaml", "reference"]
 
 
 class Block(BaseModel):
@@ -34,30 +36,61 @@ def block_of(
     name: str | None = None,
     leave_out: Iterable[str] = (),
     base: type[BaseModel] | None = None,
+    read: Mapping[str, Any] | None = None,
+    optional: Iterable[str] = (),
     **more: Any,
 ) -> type[Any]:
     """A block of the recipe whose keys, bounds, defaults and meaning are those of a dataclass's fields.
+
+    YAML has lists, so that tuples and other sequences are read as such.
 
     Args:
         cls: a dataclass whose annotations carry `Doc`.
         name: of the block; None: that of the dataclass.
         leave_out: fields that a recipe does not set.
         base: what the block inherits from; None: `Block`.
+        read: what keys are read with beside their annotations: validators, further bounds.
+        optional: keys that may be null, and are by default, for the dataclass's own default.
         more: further fields, or other ones in the place of those of the dataclass, as `create_model` takes them.
     """
     given: dict[str, Any] = {}
     hints = annotations_of(cls)
     for field in fields(cls):
-        if field.name in leave_out or field.name in more:
+        if field.name in leave_out:
+            continue
+        if field.name in more:
+            given[field.name] = more[field.name]
             continue
         how: dict[str, Any] = {"description": doc_of(hints[field.name])}
-        if field.default is not MISSING:
+        hint = in_yaml(hints[field.name])
+        if field.name in optional:
+            hint, how["default"] = Annotated[(get_args(hint)[0] | None, *get_args(hint)[1:])], None
+        elif field.default is not MISSING:
             how["default"] = field.default
         elif field.default_factory is not MISSING:
             how["default_factory"] = field.default_factory
-        given[field.name] = (hints[field.name], Field(**how))
+        if read and field.name in read:
+            hint = Annotated[hint, read[field.name]]
+        given[field.name] = (hint, Field(**how))
     made = create_model(name or cls.__name__, __base__=base or Block, __doc__=cls.__doc__, **(given | more))
     return made
+
+
+def in_yaml(annotation: Any) -> Any:
+    """An annotation with lists in place of tuples and other sequences.
+
+    >>> in_yaml(tuple[int, ...] | None), in_yaml(tuple[str, int])
+    (list[int] | None, list[str | int])
+    """
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return Annotated[(in_yaml(args[0]), *args[1:])]
+    if origin in (tuple, Sequence):
+        items = [in_yaml(a) for a in args if a is not ...]
+        return list[reduce(or_, items)]  # type: ignore[misc]
+    if origin is Union or type(annotation).__name__ == "UnionType":
+        return reduce(or_, map(in_yaml, args))
+    return annotation
 
 
 class Entry(NamedTuple):
@@ -103,6 +136,16 @@ _TYPES = {
     "dict_type": "must be a block of names",
 }
 
+# Keys that recipes of 0.1 had, and what became of them.
+_GONE = {
+    "told": " (it is now called 'position_conditioned')",
+    "news": " (it is now called 'screen')",
+    "sees_views": " (it is now called 'uses_views')",
+    "subspace": " (it was removed: it gained nothing; energy is what regularizes the residual)",
+    "project": " (it was removed: it gained nothing; energy is what regularizes the residual)",
+    "kappa": " (it was removed: the stack's weights are always fitted, one per expert and noise level)",
+}
+
 _LIMITS = {
     "greater_than": ("gt", "must be greater than"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -117,7 +160,7 @@ def _what(mistake: Any, model: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         block = _walk(model, loc[:-1])
         known = list(block.model_fields) if block is not None else []
-        hint = _elsewhere(loc[-1], model) or _nearest(loc[-1], known)
+        hint = _GONE.get(str(loc[-1])) or _elsewhere(loc[-1], model) or _nearest(loc[-1], known)
         return f"unknown key; known keys: {', '.join(known)}{hint}"
     if kind == "missing":
         field = _field(model, loc)
@@ -198,6 +241,8 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _tag(member: Any) -> str | None:
+    if get_origin(member) is Annotated and (tags := [m.tag for m in get_args(member)[1:] if isinstance(m, Tag)]):
+        return str(tags[0])
     member = _strip(member)
     if not _is_model(member) or "kind" not in member.model_fields:
         return None
@@ -300,6 +345,8 @@ def _blocks(annotation: Any, key: str) -> Iterator[tuple[str, type[BaseModel]]]:
 def _type_name(annotation: Any) -> str:
     if annotation is type(None):
         return "null"
+    if annotation is Any:
+        return "value"
     if get_origin(annotation) is Annotated:
         return _type_name(get_args(annotation)[0])
     if _is_model(annotation):

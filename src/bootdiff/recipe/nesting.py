@@ -66,7 +66,7 @@ def _alone(path: str, spec: ViewSpec) -> Iterator[Mistake]:
         for key in ("views", "std", "backbone", "training", "corruption"):
             if given[key]:
                 yield location(path, key), "a pretrained view is not trained; leave one of the two out"
-    if spec.views is not None and any(block.kind in ("mask", "random_mask") for block in spec.view):
+    if spec.views is not None and any(block.masked for block in spec.view):
         hint = "give the mask to the views inside, or these views to the full samples"
         yield location(path, "views"), f"a view that hides a part cannot have views of its own; {hint}"
     if spec.start == "full" and ("." in path or spec.views or spec.same_as or spec.pretrained):

@@ -5,23 +5,16 @@ Such a model works on files as they are stored, x0' in [-1, 1]; the view's denoi
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.denoise import Denoiser, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.pretrained import DiffusersDenoiser, is_diffusers
 from bootdiff.sampling import classes_of
 from bootdiff.serialization import load
-from bootdiff.spec import encode
 
-__all__ = ["as_view", "fingerprint", "forward_cost", "open_pretrained"]
+__all__ = ["as_view", "open_pretrained"]
 
 
 def open_pretrained(folder: str | Path) -> Denoiser:
@@ -38,7 +31,7 @@ def open_pretrained(folder: str | Path) -> Denoiser:
         return load(folder)
     if (folder / "denoiser" / "model.json").is_file():
         return load(folder / "denoiser")
-    if (folder / "recipe.yaml").is_file():
+    if (folder / "run.json").is_file():
         arms = sorted(path.parent.name for path in folder.glob("*/model.json"))
         chosen = "bootdiff" if "bootdiff" in arms else arms[0] if len(arms) == 1 else None
         if chosen is None:
@@ -95,26 +88,6 @@ def as_view(
         )
     denoiser = denoiser if scale == 1 else ScaledDenoiser(denoiser, scale)
     return denoiser.requires_grad_(False).eval()
-
-
-def fingerprint(denoiser: Denoiser) -> str:
-    """Hexadecimal digits that change whenever the model does, wherever it lies."""
-    digest = hashlib.sha256(json.dumps(encode(denoiser), sort_keys=True).encode())
-    for name, value in sorted(denoiser.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:24]
-
-
-def forward_cost(denoiser: Denoiser) -> dict[str, Any]:
-    """The ledger of a denoiser that is not trained: nothing but its size and the FLOPs of one answer for one sample."""
-    at = next((t.device for group in (denoiser.parameters(), denoiser.buffers()) for t in group), torch.device("cpu"))
-    sigma, label = torch.ones(1, device=at), torch.zeros(1, dtype=torch.long, device=at)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        denoiser(torch.zeros(1, *denoiser.shape, device=at), sigma, label)
-    none = dict.fromkeys(("steps", "images", "flops_per_step", "flops", "seconds", "evaluation_seconds"), 0)
-    size = sum(p.numel() for p in denoiser.parameters())
-    return {"parameters": size, **none, "peak_memory": 0, "forward_flops": counter.get_total_flops()}
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -24,6 +24,7 @@ import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from bootdiff.errors import BootdiffError
+from bootdiff.nets.build import BACKBONES
 from bootdiff.recipe import messages, nesting
 from bootdiff.recipe.backbones import Backbone, UNetSpec, default_backbones
 from bootdiff.recipe.blocks import (
@@ -46,8 +47,6 @@ from bootdiff.recipe.yaml import parse_yaml
 
 __all__ = ["Recipe", "load_recipe", "load_recipe_text", "read_mask", "reference"]
 
-_BACKBONES = ("unet", "local", "mlp", "linear")
-
 # what changes the speed or the place of a run, not its result
 _PLACE = {"name", "device", "threads", "workers", "checkpoint_seconds"}
 
@@ -56,7 +55,7 @@ def _auto_backbones(value: Any) -> Any:
     """`unet: auto` for {kind: unet}."""
     if not isinstance(value, dict):
         return value
-    return {k: {"kind": k} if v in ("auto", None) and k in _BACKBONES else v for k, v in value.items()}
+    return {k: {"kind": k} if v in ("auto", None) and k in BACKBONES else v for k, v in value.items()}
 
 
 def _by_name(views: Any, backbones: dict[Any, Any]) -> Any:
@@ -205,23 +204,12 @@ class Recipe(Block):
             merged = _merge(merged, self.views[view].training)
         return merged.model_copy(update={"warmup": min(merged.warmup, merged.steps)})
 
-    @property
-    def begins_at_full(self) -> bool:
-        """Whether a view's networks may start at the full-only ones, which are then trained before it."""
-        own = (v for v in self.views.values() if v.views is None and v.pretrained is None and v.same_as is None)
-        return any(spec.start == "best" for spec in own)
-
-    @property
-    def distill_backbones(self) -> dict[str, Any]:
-        """The backbones of the arm `distilled`."""
-        return dict(self.distill.backbones or self.backbones)
-
     def backbones_for(self, view: str) -> dict[str, Any]:
         """The networks that a view's denoiser is made of, by name: those of the full samples, or one of its own."""
         own = self.views[view].backbone
         if own is None:
             return dict(self.backbones)
-        return {next((name for name, net in self.backbones.items() if net == own), own.kind): own}
+        return {next((name for name, net in self.backbones.items() if net == own), own.label): own}
 
     def inner(self, view: str) -> Recipe:
         """The recipe of a view that has views of its own: how its denoiser is trained, its samples being the full ones.
@@ -248,9 +236,9 @@ class Recipe(Block):
         Raises:
             BootdiffError: the mask's picture cannot be read.
         """
-        configs = [block.model_dump(exclude_none=True) for block in self.views[view].view]
+        configs = [block.config() for block in self.views[view].view]
         for config in configs:
-            if "image" in config:
+            if config["kind"] == "mask" and "image" in config:
                 config["image"] = read_mask(self.locate(config["image"]), f"{self._at}views.{view}.view.image")
         return configs
 
@@ -275,7 +263,7 @@ class Recipe(Block):
         plain = _result_only(self._plain(True))
         for view in _every(plain["views"]):
             for block in view["view"]:
-                if block.get("image") and Path(block["image"]).is_file():
+                if block["kind"] == "mask" and block["image"] and Path(block["image"]).is_file():
                     block["image"] = hashlib.sha256(Path(block["image"]).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
@@ -294,7 +282,7 @@ class Recipe(Block):
                     if view.get(key):
                         view[key] = str(self.locate(view[key]))
                 for block in view["view"]:
-                    if block.get("image"):
+                    if block["kind"] == "mask" and block["image"]:
                         block["image"] = str(self.locate(block["image"]))
             for block in blocks:
                 if block and block["path"] not in ("", "digits"):

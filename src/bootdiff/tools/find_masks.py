@@ -1,23 +1,23 @@
-"""Finding what hides the same pixels in many pictures (a logo, a watermark, a band), and text that comes and goes.
+"""Finding what hides the same pixels in many images (a logo, a watermark, a band), and text that changes.
 
-*Static overlays.*  With a share a(p) of an overlay of values w(p), a picture is x(p) = (1 - a) x0(p) + a w(p).  Over
-many pictures, x0 changes and the overlay stays put.  Four statistics tell (Dekel et al. 2017, "On the effectiveness of
+*Static overlays.*  With a share a(p) of an overlay of values w(p), an image is x(p) = (1 - a) x0(p) + a w(p).  Over
+many images, x0 changes and the overlay does not.  Four statistics show it (Dekel et al. 2017, "On the effectiveness of
 visible watermarks", sections 3.1 and 3.2, take the gradients' medians; means serve as well here):
 
-    still     the spread of x(p) over the pictures is next to nothing (a = 1), at a value that is not the background's
-    shift     the mean has steps as large as single pictures have: E g / std g, g the difference of neighbouring pixels,
-              is below 0.5 in photographs without an overlay, and about (w - E x0) / std x0 at the rim of one
-    spread    the logarithm of the spread has steps: log(1 - a) at rims
-    strokes   the logarithm of the mean squared gradient has steps: other text in one place in every picture
+    still     the spread of x(p) over the images is almost zero (a = 1), at a value that is not the background's
+    shift     the mean has steps as large as single images have: E g / std g, g the difference of neighbouring pixels,
+              is below 0.5 in photographs without an overlay, and about (w - E x0) / std x0 at its edge
+    spread    the logarithm of the spread has steps: log(1 - a) at edges
+    strokes   the logarithm of the mean squared gradient has steps: different text at one place in every image
 
 A map's steps above a threshold are kept, the others set to 0, and the map that has only these steps is solved for
-(Poisson's equation, Neumann boundaries); what differs from the rest of the picture there is the overlay, if most of its
-rim consists of such steps.  The threshold is a multiple of the steps that the picture's bulk has.  Where the samples
-are aligned, as small digits are, the bulk has steps of that kind itself; then this statistic is left out.
+(Poisson's equation, Neumann boundaries); what differs from the rest of the image there is the overlay, if most of its
+edge consists of such steps.  The threshold is a multiple of the steps that the image's bulk has.  Where the samples
+are aligned, such as small digits, the bulk itself has such steps; then this statistic is left out.
 
-*Text that comes and goes.*  Strokes are what an opening (dark ones: a closing) by a small square removes, if it is
-much: thin, of high contrast.  Rows of a picture that hold far more strokes than the pictures' rows usually do, many of
-them beside each other, of one value, are a line of text; a flat box around it belongs to it.
+*Text that changes.*  Strokes are what an opening (dark ones: a closing) by a small square removes, if the difference is
+large: thin, of high contrast.  Rows of an image that hold far more strokes than the images' rows usually do, many of
+them side by side, of one value, are a line of text; a flat box around it belongs to it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 __all__ = ["LEAST_FILES", "Overlay", "Usual", "find_overlay", "find_text", "usual_strokes"]
 
 LEAST_FILES = 16
-"""So few pictures say nothing about what stays put."""
+"""With fewer images, nothing can be said about static overlays."""
 
 # Least step, and above which typical step a statistic is left out.
 _SHIFT, _SPREAD, _STROKES = (0.7, 1.5), (0.33, 0.8), (0.5, 1.2)
@@ -40,8 +40,11 @@ _SHIFT, _SPREAD, _STROKES = (0.7, 1.5), (0.33, 0.8), (0.5, 1.2)
 
 @dataclass(frozen=True)
 class Overlay:
-    """hidden: (H, W) bool, True where an overlay lies. mean, deviation: over the pictures, (C, H, W) and (H, W). by:
-    how many pixels each statistic found. left_out: statistics that tell nothing here."""
+    """A static overlay.
+
+    hidden: (H, W) bool, True where an overlay lies. mean, deviation: over the images, (C, H, W) and (H, W). by: number
+    of pixels that each statistic found. left_out: statistics that are not usable here.
+    """
 
     hidden: np.ndarray
     mean: np.ndarray
@@ -51,13 +54,13 @@ class Overlay:
 
 
 def find_overlay(x: np.ndarray) -> Overlay:
-    """What stays put in pictures x (N, C, H, W), floats in [-1, 1].
+    """The static overlay of images x (N, C, H, W), floats in [-1, 1].
 
     Raises:
-        ValueError: fewer than `LEAST_FILES` pictures, or other shapes.
+        ValueError: fewer than `LEAST_FILES` images, or other shapes.
     """
     if x.ndim != 4 or len(x) < LEAST_FILES:
-        raise ValueError(f"find_overlay needs at least {LEAST_FILES} pictures (N, C, H, W), got {x.shape}")
+        raise ValueError(f"find_overlay needs at least {LEAST_FILES} images (N, C, H, W), got {x.shape}")
     n = len(x)
     mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64).max(0)
     found = {"still": _still(x)}
@@ -72,18 +75,18 @@ def find_overlay(x: np.ndarray) -> Overlay:
     for name, where in found.items():
         where = _regions(where, close=name == "still")
         if name == "strokes":
-            # Gradients reach a pixel over the rim of what the others have found exactly.
+            # Gradients reach a pixel beyond the edge that the others have found exactly.
             where = _apart(where, hidden)
         by[name] = int(where.sum())
         hidden |= where
-    hidden = _filled(hidden)  # what one statistic leaves open within a band, others may close
+    hidden = _filled(hidden)  # holes that one statistic leaves in a band, others may close
     if hidden.mean() > 0.6:
-        # That is no overlay: most of the picture does not stay put.
+        # This is not an overlay: it covers most of the image.
         hidden, by = np.zeros_like(hidden), dict.fromkeys(by, 0)
     return Overlay(hidden, mean, deviation, by, tuple(name for name, where in maps.items() if where is None))
 
 
-# --- statistics that stay put -----------------------------------------------------------------------------------------
+# --- statistics of static overlays ------------------------------------------------------------------------------------
 
 
 def _typical(values: np.ndarray) -> float:
@@ -92,9 +95,9 @@ def _typical(values: np.ndarray) -> float:
 
 
 def _still(x: np.ndarray) -> np.ndarray:
-    """Pixels whose values hardly change, and are not those of a background that the rest has too."""
+    """Pixels whose values hardly change, and are not a background that the rest has too."""
     low, high = (np.empty(x.shape[1:]) for _ in range(2))
-    for row in range(x.shape[2]):  # rows one by one: quantiles copy what they are of
+    for row in range(x.shape[2]):  # row by row: quantiles copy their input
         low[:, row], high[:, row] = np.quantile(x[:, :, row], [0.16, 0.84], axis=0)
     spread = ((high - low) / 2).max(0)
     usual = float(np.median(spread)) or _typical(x.std(0).max(0))
@@ -103,9 +106,9 @@ def _still(x: np.ndarray) -> np.ndarray:
     if not still.any() or not rest.size:
         return np.zeros_like(still)
     values = np.median(x[:, :, still], axis=0)
-    # Values that are the same to one step of 8 bits are looked up once.
+    # Values equal to one step of 8 bits are looked up once.
     _, first, back = np.unique(np.round(values * 127.5).T, axis=0, return_index=True, return_inverse=True)
-    # A background is behind many pixels, the ground of a caption behind its letters only.
+    # A background is behind many pixels, that of a caption behind its letters only.
     share = [float(np.quantile((np.abs(rest - values[:, i][None, :, None]).max(1) < 0.04).mean(0), 0.7)) for i in first]
     out = np.zeros_like(still)
     out[still] = np.asarray(share)[back.reshape(-1)] < 0.05
@@ -113,7 +116,7 @@ def _still(x: np.ndarray) -> np.ndarray:
 
 
 def _shift(x: np.ndarray, mean: np.ndarray) -> np.ndarray | None:
-    """Where the mean differs from its surroundings by steps that single pictures have."""
+    """Where the mean differs from its surroundings by steps that single images have."""
     steps, size = [], []
     for axis in (1, 2):
         g = np.diff(mean, axis=axis)
@@ -177,7 +180,7 @@ def _solved(
 
 
 def _rimmed(where: np.ndarray, large: list[np.ndarray]) -> float:
-    """Share of the rim of a region, inside the picture, that consists of large steps."""
+    """Share of the edge of a region, inside the image, that consists of large steps."""
     rims = [np.diff(where, axis=axis) for axis in (0, 1)]
     return sum((r & l).sum() for r, l in zip(rims, large, strict=True)) / max(1, sum(r.sum() for r in rims))
 
@@ -206,15 +209,15 @@ _AROUND = np.ones((3, 3), bool)
 
 
 def _filter(where: np.ndarray, keep: Callable[[np.ndarray], bool]) -> np.ndarray:
-    """The connected parts that are to be kept."""
+    """The connected parts for which keep is true."""
     from scipy import ndimage
 
     parts, count = ndimage.label(where, _AROUND)
     return np.isin(parts, [i for i in range(1, count + 1) if keep(parts == i)])
 
 
-def _regions(where: np.ndarray, close: bool) -> np.ndarray:
-    """Without holes (gaps of a pixel closed too, if wanted) and without specks."""
+def _regions(where: np.ndarray, *, close: bool) -> np.ndarray:
+    """Without holes (with `close`, also without gaps of a pixel) and without specks."""
     from scipy import ndimage
 
     if close:
@@ -225,7 +228,7 @@ def _regions(where: np.ndarray, close: bool) -> np.ndarray:
 
 
 def _filled(where: np.ndarray) -> np.ndarray:
-    """Without holes, but for the picture inside a frame."""
+    """Without holes, except the image inside a frame."""
     from scipy import ndimage
 
     holes = ndimage.binary_fill_holes(where) & ~where
@@ -233,7 +236,7 @@ def _filled(where: np.ndarray) -> np.ndarray:
 
 
 def _apart(where: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The parts of `where` that for the most part are not known already."""
+    """The parts of `where` that are mostly not known already."""
     from scipy import ndimage
 
     near = ndimage.binary_dilation(known, _AROUND)
@@ -252,14 +255,14 @@ class Usual:
 
 
 def usual_strokes(x: np.ndarray) -> Usual:
-    """What rows of pictures x (N, C, H, W) must hold to be out of the usual: four times what four of five hold."""
-    rows = np.stack([_strokes(picture).mean(2) for picture in x])
+    """What rows of images x (N, C, H, W) must hold to be unusual: four times the 80 % quantile."""
+    rows = np.stack([_strokes(image).mean(2) for image in x])
     bright, dark = np.maximum(0.08, 4 * np.quantile(rows, 0.8, axis=(0, 2)))
     return Usual(float(bright), float(dark))
 
 
 def find_text(x: np.ndarray, usual: Usual) -> np.ndarray:
-    """Boxes of text in one picture x (C, H, W), floats in [-1, 1]: (H, W) bool, True in a box."""
+    """Boxes of text in one image x (C, H, W), floats in [-1, 1]: (H, W) bool, True in a box."""
     from scipy import ndimage
 
     height, width = x.shape[1:]
@@ -269,7 +272,7 @@ def find_text(x: np.ndarray, usual: Usual) -> np.ndarray:
         share = of.mean(1)
         rows = ndimage.uniform_filter1d(share, 3, mode="nearest") > least
         for start, stop in _runs(rows, max(1, height // 24), max(3, height // 24)):
-            held = np.flatnonzero(share[start:stop] > least / 2)  # the mean of three rows reaches beyond the text
+            held = np.flatnonzero(share[start:stop] > least / 2)  # the mean of three rows extends beyond the text
             top, bottom = start + int(held[0]), start + int(held[-1]) + 1
             for left, right in _runs(of[top:bottom].any(0), max(3, width // 6), 3):
                 if _reads(sign * x[:, top:bottom, left:right].mean(0), of[top:bottom, left:right], width):
@@ -278,7 +281,7 @@ def find_text(x: np.ndarray, usual: Usual) -> np.ndarray:
 
 
 def _strokes(x: np.ndarray) -> np.ndarray:
-    """(2, H, W) bool: bright and dark strokes of a picture (C, H, W)."""
+    """(2, H, W) bool: bright and dark strokes of an image (C, H, W)."""
     from scipy import ndimage
 
     gray = x.mean(0)
@@ -300,7 +303,7 @@ def _runs(on: np.ndarray, gap: int, least: int) -> list[tuple[int, int]]:
 
 
 def _reads(gray: np.ndarray, strokes: np.ndarray, width: int) -> bool:
-    """Whether strokes look like a line of text, bright on dark: long, dense, many beside each other, of one value."""
+    """Whether strokes look like a line of text, bright on dark: long, dense, many side by side, of one value."""
     from scipy import ndimage
 
     tall, long = strokes.shape
@@ -322,7 +325,7 @@ def _boxed(x: np.ndarray, strokes: np.ndarray, top: int, bottom: int, left: int,
     if not ground.size:
         return around
     colour = np.median(ground, axis=1)
-    # As flat as it is itself: compressed or not.
+    # As flat as the ground itself, compressed or not.
     off = np.clip(4 * np.median(np.abs(ground - colour[:, None])), 0.05, 0.15)
     flat = (np.abs(x - colour[:, None, None]).max(0) < off) | strokes
     # Letters have rims that are neither stroke nor ground, a row or two of them.

@@ -101,8 +101,8 @@ class Run:
         seed: int | None = None,
         main: bool = True,
     ) -> Run:
-        """Open or create the run in ``path`` for this recipe (YAML text; None: no recipe, a call from Python) and this
-        data (``fingerprint``).
+        """Open or create the run in ``path`` for this recipe (YAML text; None: a run without one, whose stages know
+        what they were made with) and this data (``fingerprint``).
 
         With several processes all but one pass ``main=False``: they neither lock nor write.
         Raises BootdiffError when the folder holds something else than a run (nothing in it is touched), when another
@@ -138,7 +138,7 @@ class Run:
     def read(cls, path: str | Path) -> Run:
         """Open an existing run without the lock, to read it. Raises BootdiffError where there is no run."""
         path = Path(path).expanduser().absolute()
-        if not (path / "run.json").is_file():
+        if not (path / "run.json").is_file() and not (path / "recipe.yaml").is_file():
             raise BootdiffError(f"{path}: not a run directory (no run.json in it); check the path, or train first")
         return cls(path, None)
 
@@ -168,8 +168,8 @@ class Run:
             return path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise BootdiffError(
-                f"{self.path}: no recipe.yaml in it, as in a run from Python (or it is lost: restore it from a copy); "
-                f"this needs a run that a recipe began"
+                f"{self.path}: there is no recipe.yaml in it (a run that was made from Python has none): give the "
+                f"folder of its model, {self.path / 'bootdiff'}, or open it from Python with bootdiff.load"
             ) from None
         except ValueError as error:
             raise BootdiffError(f"{path}: not a text ({error}); restore it from a copy") from None

@@ -21,15 +21,17 @@ differs between channels, and (C,) for vectors.
 
 from __future__ import annotations
 
-from bootdiff.views.base import View
+from bootdiff.views.base import ArgumentError, View
 from bootdiff.views.chain import Compose, Observed, compose, unmasked
 from bootdiff.views.config import VIEWS, from_config, to_config
+from bootdiff.views.laws import check_view
 from bootdiff.views.maps import ChannelMix, Downsample, Identity, Pick
 from bootdiff.views.masks import Mask, RandomMask
 from bootdiff.views.windows import Crop, FrameStride, FrameWindow, Stills, Window
 
 __all__ = [
     "VIEWS",
+    "ArgumentError",
     "ChannelMix",
     "Compose",
     "Crop",
@@ -44,6 +46,7 @@ __all__ = [
     "Stills",
     "View",
     "Window",
+    "check_view",
     "compose",
     "from_config",
     "to_config",

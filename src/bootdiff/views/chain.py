@@ -42,7 +42,7 @@ class _Chain(View):
     def shape(self, full: Shape) -> Shape:
         shape = self.outer.shape(self.inner.shape(full))
         if self.inner.masked and self.is_fixed:
-            m = self._carry(self._ones(full))
+            m = self._carry(self._ones(full), full)
             if not ((m == 0) | (m == 1)).all():
                 raise self._misfit(full, "it mixes seen and hidden values; mask afterwards, or align the mask's rim")
         return shape
@@ -69,22 +69,20 @@ class _Chain(View):
     def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y, self.inner.shape(full)), full)
 
-    def _carry(self, m: Tensor) -> Tensor:
-        return self.outer._carry(self.inner._carry(m))
+    def _carry(self, m: Tensor, full: Shape) -> Tensor:
+        return self.outer._carry(self.inner._carry(m, full), self.inner.shape(full))
 
-    def _locate(self, c: Tensor) -> Tensor:
-        return self.outer._locate(self.inner._locate(c))
+    def _locate(self, c: Tensor, full: Shape) -> Tensor:
+        return self.outer._locate(self.inner._locate(c, full), self.inner.shape(full))
 
     def _positions(self, full: Shape) -> Tensor:
         """The outer view says where it lies in the inner one, which says where that lies in the full sample."""
-        first = [self.outer._locate(c[None]) for c in self.inner._positions(full)]
-        return torch.cat([*first, self.outer._positions(self.inner.shape(full))])
+        shape = self.inner.shape(full)
+        first = [self.outer._locate(c[None], shape) for c in self.inner._positions(full)]
+        return torch.cat([*first, self.outer._positions(shape)])
 
     def _by_channel(self, full: Shape) -> bool:
         return self.inner._by_channel(full) or self.outer._by_channel(self.inner.shape(full))
-
-    def _spread(self, c: Tensor, full: Shape) -> Tensor:
-        return self.inner._spread(self.outer._spread(c, self.inner.shape(full)), full)
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from bootdiff.views.base import Shape, View, set_fields
+from bootdiff.settings import Doc, Ge, Le, MinLen, check
+from bootdiff.views.base import ArgumentError, PerChannel, Shape, View, set_fields
 
 __all__ = ["ChannelMix", "Downsample", "Identity", "Pick"]
 
 
 @dataclass(frozen=True)
-class Identity(View):
-    """A = I: whole samples, such as files that are corrupted in a way that no linear map describes (JPEG, blur)."""
+class Identity(PerChannel):
+    """The whole sample (useful with noise or a corruption).
+
+    A = I, for instance for files that are corrupted in a way that no linear map describes (JPEG, blur).
+    """
 
     def shape(self, full: Shape) -> Shape:
         return tuple(full)
@@ -30,8 +35,10 @@ class Identity(View):
 
 
 @dataclass(frozen=True)
-class Downsample(View):
-    """A = sqrt(k^n) * mean over blocks of length k = `factor` along n `axes`; scale = sqrt(k^n), so k for pictures.
+class Downsample(PerChannel):
+    """Block averages: thumbnails; coarser in time.
+
+    A = sqrt(k^n) * mean over blocks of length k = `factor` along n `axes`; scale = sqrt(k^n), so k for pictures.
 
     Axes are counted from the end: (-2, -1) are height and width, (-3,) is time in a video (C, T, H, W).
 
@@ -42,13 +49,19 @@ class Downsample(View):
     tensor([[[[6.]]]])
     """
 
-    factor: int
-    axes: tuple[int, ...] = (-2, -1)
+    factor: Annotated[int, Ge(1), Doc("how many pixels across (or frames, or samples) are averaged into one")]
+    axes: Annotated[
+        tuple[Annotated[int, Le(-1)], ...],
+        MinLen(1),
+        Doc(
+            "axes counted from the end; null: [-2, -1], height and width; [-3]: the frames of a video; [-1]: the "
+            "samples of a signal"
+        ),
+    ] = (-2, -1)
 
     def __post_init__(self) -> None:
         set_fields(self, factor=index(self.factor), axes=tuple(sorted({index(a) for a in self.axes})))
-        if self.factor < 1 or not self.axes or self.axes[-1] >= 0:
-            raise ValueError(f"{self}: factor must be at least 1, axes negative (counted from the end), as (-2, -1)")
+        check(self)
         set_fields(self, scale=float(self.factor ** (len(self.axes) / 2)))
 
     def shape(self, full: Shape) -> Shape:
@@ -75,7 +88,9 @@ class Downsample(View):
 
 @dataclass(frozen=True)
 class Pick(View):
-    """A picks channels: `indices` along the first axis, the columns of a vector (C,), in that order.
+    """Some of the channels, or columns of a vector.
+
+    A picks `indices` along the first axis, the columns of a vector (C,), in that order.
 
     >>> Pick((2, 0)).shape((3, 8, 8))
     (2, 8, 8)
@@ -83,13 +98,14 @@ class Pick(View):
     tensor([[7., 5.]])
     """
 
-    indices: tuple[int, ...]
+    indices: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1), Doc("which ones, counted from 0, in order")]
 
     def __post_init__(self) -> None:
         given = self.indices if isinstance(self.indices, Sequence) else (self.indices,)
         set_fields(self, indices=tuple(map(index, given)))
-        if not self.indices or min(self.indices) < 0 or len(set(self.indices)) < len(self.indices):
-            raise ValueError(f"{self}: give one or more different channels or columns, counted from 0")
+        check(self)
+        if len(set(self.indices)) < len(self.indices):
+            raise ArgumentError(self, "indices", f"must be different, got {list(self.indices)}")
 
     def shape(self, full: Shape) -> Shape:
         if not full or max(self.indices) >= full[0]:
@@ -104,34 +120,48 @@ class Pick(View):
         at = torch.tensor(self.indices, device=y.device)
         return y.new_zeros(len(y), *full).index_copy(1, at, y)
 
-    def _carry(self, m: Tensor) -> Tensor:
-        return m if len(m) == 1 else m[self.indices,]
+    def _carry(self, m: Tensor, full: Shape) -> Tensor:
+        return m if len(m) == 1 and len(full) > 1 else m[self.indices,]
+
+    def _locate(self, c: Tensor, full: Shape) -> Tensor:
+        return c
 
 
 @dataclass(frozen=True)
 class ChannelMix(View):
-    """A mixes channels: y_r = sum_c A_rc x_c with orthonormal rows. Give exactly one of
+    """Mixed or picked channels; `view: gray` for the usual gray.
+
+    A mixes them: y_r = sum_c A_rc x_c with orthonormal rows. Give exactly one of
 
     `rows` (R, C), orthonormal, for files that hold y itself: ((1, 0, 0),) is the first channel;
     `weights` w (C,), summing to one, for files that hold the single channel w . x: A = w^T / |w|, scale = 1 / |w|.
     """
 
-    rows: tuple[tuple[float, ...], ...] | None = None
-    weights: tuple[float, ...] | None = None
+    rows: Annotated[
+        tuple[tuple[float, ...], ...] | None, MinLen(1), Doc("orthonormal rows, one per stored channel")
+    ] = None
+    weights: Annotated[tuple[float, ...] | None, MinLen(1), Doc("weights of one stored channel, sum 1")] = None
 
     def __post_init__(self) -> None:
         if (self.rows is None) == (self.weights is None):
-            raise ValueError("ChannelMix: give one of rows (R, C), orthonormal, or weights (C,), summing to one")
+            what = "give exactly one of rows, weights (or write `view: gray`; in Python, ChannelMix.gray())"
+            raise ArgumentError("ChannelMix", None, what)
         if self.weights is not None:
             set_fields(self, weights=tuple(map(float, self.weights)))
             if not abs(sum(self.weights) - 1) < 1e-6:  # else black and white of file and sample would differ
-                raise ValueError(f"{self}: the weights sum to {sum(self.weights):g}, not 1; divide them by their sum")
+                raise ArgumentError(
+                    self, "weights", f"they sum to {sum(self.weights):g}, not 1; divide them by their sum"
+                )
             set_fields(self, scale=1 / math.hypot(*self.weights))
         else:
             set_fields(self, rows=tuple(tuple(map(float, row)) for row in self.rows or ()))
+            if len({len(row) for row in self.rows or ()}) != 1:
+                raise ArgumentError(self, "rows", "give each as many numbers as there are channels")
             A = torch.tensor(self.rows, dtype=torch.float64)
             if A.ndim != 2 or not torch.allclose(A @ A.T, torch.eye(len(A), dtype=A.dtype), atol=1e-6):
-                raise ValueError(f"{self}: the rows are not orthonormal to six digits; take torch.linalg.qr(A.T).Q.T")
+                raise ArgumentError(
+                    self, "rows", "they are not orthonormal to six digits; take those of torch.linalg.qr(A.T).Q.T"
+                )
 
     @classmethod
     def gray(cls) -> ChannelMix:
@@ -155,14 +185,14 @@ class ChannelMix(View):
     def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         return (self._matrix(y) * y.unsqueeze(2)).sum(1)
 
-    def _carry(self, m: Tensor) -> Tensor:
-        if len(m) == 1:
+    def _carry(self, m: Tensor, full: Shape) -> Tensor:
+        if len(m) == 1 and len(full) > 1:
             return m  # alike for all channels
         reads = self._matrix(m[None]) != 0
         return (reads * m).sum(1) / reads.sum(1)
 
-    def _spread(self, c: Tensor, full: Shape) -> Tensor:
-        return ((self._matrix(c[None]) != 0) * c.unsqueeze(1)).amax(0)
+    def _locate(self, c: Tensor, full: Shape) -> Tensor:
+        return c
 
     def _matrix(self, x: Tensor) -> Tensor:
         """A as (R, C, 1, ..., 1), to go with x (B, R or C, *space)."""

@@ -9,19 +9,23 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import MaxLen
 from torch import Generator, Tensor
 
-from bootdiff.views.base import Shape, View, randint, set_fields
+from bootdiff.settings import Doc, Ge, Gt, Lt, MinLen, check
+from bootdiff.views.base import ArgumentError, PerChannel, Shape, View, randint, set_fields
 
 __all__ = ["Mask", "RandomMask"]
 
 
 @dataclass(frozen=True)
-class Mask(View):
-    """A = diag(m): samples at full shape, zero where hidden. Give exactly one of
+class Mask(PerChannel):
+    """One part hidden in every sample: a subtitle, a watermark, a logo, a gap.
+
+    A = diag(m): samples at full shape, zero where hidden. Give exactly one of
 
     `box` (top, left, height, width), hidden in a picture or in all frames of a video; or (first frame, top, left,
     frames, height, width) of a video;
@@ -37,40 +41,52 @@ class Mask(View):
     tensor([[1., 1., 0., 0., 1., 1.]])
     """
 
-    box: tuple[int, ...] | None = None
-    band: tuple[str, int] | None = None
-    image: Any = field(default=None, repr=False)
-    start: int | None = None
-    stop: int | None = None
+    box: Annotated[
+        tuple[Annotated[int, Ge(0)], ...] | None,
+        MinLen(4),
+        MaxLen(6),
+        Doc(
+            "[top, left, height, width] of the hidden box, in all frames; [first frame, top, left, frames, height, "
+            "width] for some"
+        ),
+    ] = None
+    band: Annotated[tuple[str, int] | None, Doc("[bottom, rows] or [top, rows]: that many hidden rows there")] = None
+    image: Annotated[Any, Doc("0 and 1 = observed, as nested sequences or a tensor")] = field(default=None, repr=False)
+    start: Annotated[int | None, Ge(0), Doc("the first hidden sample of a signal or column of a vector, from 0")] = None
+    stop: Annotated[int | None, Ge(1), Doc("where they end: the first one that is observed again")] = None
 
     masked = True
 
     def __post_init__(self) -> None:
         run = None if self.start is None and self.stop is None else (self.start, self.stop)
-        if sum(v is not None for v in (self.box, self.band, self.image, run)) != 1:
-            raise ValueError(
-                "Mask: give one of box=(top, left, height, width), band=(side, rows), image=0/1 (H, W), start and stop"
-            )
+        parts = {"box": self.box, "band": self.band, "image": self.image, "start and stop": run}
+        given = [name for name, value in parts.items() if value is not None]
+        if len(given) != 1:
+            what = f"give exactly one of box, band, image, start and stop; got {' and '.join(given) or 'none'}"
+            raise ArgumentError("Mask", None, what)
         if self.box is not None:
             set_fields(self, box=tuple(map(index, self.box)))
-            k = len(self.box) // 2
-            if len(self.box) not in (4, 6) or min(self.box) < 0 or min(self.box[k:]) < 1:
-                raise ValueError(
-                    f"{self}: box is (top, left, height, width) of the hidden box, in pixels, or (first frame, top, "
-                    f"left, frames, height, width)"
-                )
+            check(self)
+            if len(self.box) not in (4, 6):
+                what = f"must have 4 numbers, or 6 for a part of the frames, got {list(self.box)}"
+                raise ArgumentError(self, "box", what)
+            if min(self.box[len(self.box) // 2 :]) < 1:
+                what = f"must hide at least 1 pixel: [top, left, height, width], got {list(self.box)}"
+                raise ArgumentError(self, "box", what)
         elif self.band is not None:
-            set_fields(self, band=tuple(self.band))
-            if len(self.band) != 2 or self.band[0] not in ("bottom", "top") or index(self.band[1]) < 1:
-                raise ValueError(f'{self}: band is ("bottom" or "top", number of hidden rows)')
+            set_fields(self, band=_band(self.band))
         elif run is not None:
-            if self.start is None or self.stop is None or not 0 <= index(self.start) < index(self.stop):
-                raise ValueError(f"{self}: start and stop, 0 <= start < stop, of the hidden samples start .. stop - 1")
+            if self.start is None or self.stop is None:
+                raise ArgumentError(self, None, "give both: start and stop")
             set_fields(self, start=index(self.start), stop=index(self.stop))
+            check(self)
+            if self.start >= self.stop:
+                raise ArgumentError(self, "stop", f"must be greater than start ({self.start}), got {self.stop}")
         else:
             m = torch.as_tensor(self.image)
             if not 1 <= m.ndim <= 4 or not ((m == 0) | (m == 1)).all() or not m.any():
-                raise ValueError(f"Mask: image must be (H, W) of 0 and 1 = observed, not all 0; got {(*m.shape,)}")
+                what = f"must be (H, W) of 0 and 1 = observed, not all 0; got {(*m.shape,)}"
+                raise ArgumentError("Mask", "image", what)
             set_fields(self, image=_nested(m.int().tolist()))
 
     def shape(self, full: Shape) -> Shape:
@@ -105,7 +121,7 @@ class Mask(View):
     def adjoint(self, y: Tensor, full: Shape) -> Tensor:
         return self.forward(y)
 
-    def _locate(self, c: Tensor) -> Tensor:
+    def _locate(self, c: Tensor, full: Shape) -> Tensor:
         return c  # what is hidden has its place, too
 
     def _window(self, shape: Shape) -> list[tuple[int, int, int]]:
@@ -130,7 +146,9 @@ class Mask(View):
 
 @dataclass(frozen=True)
 class RandomMask(View):
-    """A mask per file that hides a `fraction` of the sample. What it hides (`hide`) is
+    """Another part hidden in every sample.
+
+    A mask per file that hides a `fraction` of the sample. What it hides (`hide`) is
 
     "box": a box of the picture's proportions; in a video the same one in all frames;
     "moving": in a video, such a box that moves along a line, from one random place to another;
@@ -138,25 +156,29 @@ class RandomMask(View):
     "pixels": pixels, samples or columns, each apart (in a video others in each frame);
     "channels": whole channels, or columns of a vector.
 
-    `apart`: each channel has a mask of its own. `draw` gives the Mask of one file; the placements are `count` of them,
+    `apart`: each channel has its own mask. `draw` gives the Mask of one file; the placements are `count` of them,
     fixed by `seed`.
     """
 
-    hide: str = "box"
-    fraction: float = 0.25
-    count: int = 4
-    seed: int = 0
-    apart: bool = False
+    hide: Annotated[
+        Literal["box", "pixels", "moving", "gap", "channels"],
+        Doc(
+            "what is hidden: a box (in all frames alike), pixels or samples each apart, a box moving through the "
+            "frames, a run of samples or frames, whole channels or columns"
+        ),
+    ] = "box"
+    fraction: Annotated[float, Gt(0), Lt(1), Doc("share of the sample that is hidden")] = 0.25
+    count: Annotated[int, Ge(1), Doc("masks asked per new sample")] = 4
+    seed: Annotated[int, Ge(0), Doc("draws these masks")] = 0
+    apart: Annotated[bool, Doc("each channel has its own mask")] = False
 
     masked = True
     is_fixed = False
 
     def __post_init__(self) -> None:
-        known = ("box", "pixels", "moving", "gap", "channels")
-        if self.hide not in known or not 0 < self.fraction < 1 or index(self.count) < 1:
-            raise ValueError(f"{self}: hide is one of {', '.join(known)}; fraction between 0 and 1, count at least 1")
+        check(self)
         if self.apart and self.hide == "channels":
-            raise ValueError(f"{self}: whole channels are hidden; `apart` is for parts of each")
+            raise ArgumentError(self, "apart", "whole channels are hidden: leave it out, or choose another `hide`")
 
     def shape(self, full: Shape) -> Shape:
         kinds = {"box": (3, 4), "moving": (4,), "gap": (2, 4)}.get(self.hide, (1, 2, 3, 4))
@@ -168,6 +190,12 @@ class RandomMask(View):
         if math.prod(values) < 2:
             raise self._misfit(full, "it would hide all there is; choose another `hide`")
         return tuple(full)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self._several()
+
+    def adjoint(self, y: Tensor, full: Shape) -> Tensor:
+        raise self._several()
 
     def placements(self, full: Shape) -> tuple[View, ...]:
         generator = Generator().manual_seed(self.seed)
@@ -224,6 +252,15 @@ class RandomMask(View):
         """Height and width of the hidden box."""
         H, W = (max(1, round(n * math.sqrt(self.fraction))) for n in full[-2:])
         return H, W
+
+
+def _band(band: Any) -> tuple[str, int]:
+    if isinstance(band, list | tuple) and len(band) == 2 and band[0] in ("bottom", "top"):
+        side, rows = band
+        if isinstance(rows, int) and not isinstance(rows, bool) and rows >= 1:
+            return side, rows
+    what = f"must be [bottom, rows] or [top, rows] with at least 1 row, as [bottom, 8]; got {band!r}"
+    raise ArgumentError("Mask", "band", what)
 
 
 def _nested(values: Any) -> Any:

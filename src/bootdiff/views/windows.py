@@ -18,20 +18,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from operator import index
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MaxLen
 from torch import Generator, Tensor
 
-from bootdiff.views.base import Shape, View, coordinates, randint, set_fields
+from bootdiff.settings import Doc, Ge, MinLen, check
+from bootdiff.views.base import ArgumentError, PerChannel, Shape, View, coordinates, randint, set_fields
 
 __all__ = ["Crop", "FrameStride", "FrameWindow", "Stills", "Window"]
 
 Ints = tuple[int, ...]
+Lengths = tuple[Annotated[int, Ge(1)], ...]
+Conditioned = Annotated[
+    bool,
+    Doc(
+        "tell its network where in the full sample each file lies; files say so by the view's `offsets`, simulated "
+        "ones do"
+    ),
+]
 
 
-class _Placed(View):
+class _Placed(PerChannel):
     """A selection along some axes that begins at an offset, or anywhere."""
 
     @property
@@ -59,12 +69,14 @@ class _Placed(View):
         return (self,) if self.is_fixed else tuple(map(self._at, product(*self._offsets(full))))
 
     def draw(self, full: Shape, generator: Generator) -> View:
-        views = self.placements(full)
-        return views[randint(len(views), generator)]
+        self.shape(full)
+        every = [] if self.is_fixed else list(product(*self._offsets(full)))
+        number = randint(max(len(every), 1), generator)  # drawn for a fixed one, too: the files of earlier runs stay
+        return self._at(every[number]) if every else self
 
     def _positions(self, full: Shape) -> Tensor:
         return (
-            torch.cat([self._locate(coordinates(full, a)) for a in self._axes])
+            torch.cat([self._locate(coordinates(full, a), full) for a in self._axes])
             if self.position_conditioned
             else super()._positions(full)
         )
@@ -81,12 +93,13 @@ class _Box(_Placed):
     def _check(self) -> None:
         size, offset, stride = self._box
         set_fields(self, is_fixed=offset is not None)
-        if min(size) < 1 or min(offset or (0,)) < 0 or min(stride or (1,)) < 1:
-            raise ValueError(f"{self}: size and stride must be at least 1, the offset at least 0")
+        check(self)
         if offset is not None and stride is not None:
-            raise ValueError(f"{self}: give an offset (one window) or a stride (a grid of windows), not both")
-        if any(v is not None and len(v) != len(size) for v in (offset, stride)):
-            raise ValueError(f"{self}: size, offset and stride must have one number for each axis")
+            raise ArgumentError(self, "stride", "give an offset (one window) or a stride (a grid of windows), not both")
+        for name, values in (("offset", offset), ("stride", stride)):
+            if values is not None and len(values) != len(size):
+                what = f"must have as many numbers as size ({len(size)}), got {list(values)}"
+                raise ArgumentError(self, name, what)
 
     def shape(self, full: Shape) -> Shape:
         size, offset, _ = self._box
@@ -128,7 +141,9 @@ class _Box(_Placed):
 
 @dataclass(frozen=True)
 class Crop(_Box):
-    """A picks the window of `size` at `offset` of the last axes, as many as the size has numbers: (h, w) of pictures
+    """A window of the picture, of all frames of a video, or a box of a video.
+
+    A picks the window of `size` at `offset` of the last axes, as many as the size has numbers: (h, w) of pictures
     and of all frames of a video, (t, h, w) of videos. An integer stands for a pair.
 
     Without an offset, files may have been cut anywhere and one denoiser serves all: the placements are a grid, `stride`
@@ -141,16 +156,22 @@ class Crop(_Box):
     (3, 2, 4, 4)
     """
 
-    size: Ints
-    offset: Ints | None = None
-    stride: Ints | None = None
-    position_conditioned: bool = False
+    size: Annotated[
+        Lengths,
+        MinLen(1),
+        MaxLen(3),
+        Doc("[height, width] or one number for both, in pixels; [frames, height, width]"),
+    ]
+    offset: Annotated[
+        tuple[Annotated[int, Ge(0)], ...] | None,
+        Doc("[top, left], as many numbers as the size; null: windows cut anywhere"),
+    ] = None
+    stride: Annotated[Lengths | None, Doc("spacing of the windows asked when sampling; null: half the size")] = None
+    position_conditioned: Conditioned = False
 
     def __post_init__(self) -> None:
         size = _ints(self.size, 2) or ()
         set_fields(self, size=size, offset=_ints(self.offset, len(size)), stride=_ints(self.stride, len(size)))
-        if not size:
-            raise ValueError("Crop: size needs one number for each axis, as (h, w)")
         self._check()
 
     @property
@@ -165,16 +186,14 @@ class Crop(_Box):
         return replace(self, offset=offset, stride=None)
 
 
-@dataclass(frozen=True)
 class _Run(_Box):
     """`length` consecutive coordinates along one axis, from `offset` on; without one a grid, `stride` apart (default
     length // 2), always up to the last coordinate. `position_conditioned`: the denoiser sees where
     (`position_channels`)."""
 
     length: int
-    offset: int | None = None
-    stride: int | None = None
-    position_conditioned: bool = False
+    offset: int | None
+    stride: int | None
 
     def __post_init__(self) -> None:
         for name in ("length", "offset", "stride"):
@@ -187,18 +206,25 @@ class _Run(_Box):
         return (self.length,), _ints(self.offset, 1), _ints(self.stride, 1)
 
     def _at(self, offset: Ints) -> View:
-        return replace(self, offset=offset[0], stride=None)
+        return replace(self, offset=offset[0], stride=None)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
 class FrameWindow(_Run):
-    """A picks `length` frames of a video (C, T, H, W), from `offset` on: short clips of long videos. Without an offset,
+    """Some consecutive frames: short clips of long videos.
+
+    A picks `length` frames of a video (C, T, H, W), from `offset` on. Without an offset,
     a grid of windows `stride` apart (default length // 2), always up to the last frame. `position_conditioned`: the
     denoiser sees where (`position_channels`).
 
     >>> [p.offset for p in FrameWindow(4).placements((3, 12, 8, 8))]
     [0, 2, 4, 6, 8]
     """
+
+    length: Annotated[int, Ge(1), Doc("frames")]
+    offset: Annotated[int | None, Ge(0), Doc("the first frame, counted from 0; null: clips cut anywhere")] = None
+    stride: Annotated[int | None, Ge(1), Doc("spacing of the clips asked when sampling; null: half the length")] = None
+    position_conditioned: Conditioned = False
 
     @property
     def _axes(self) -> Ints:
@@ -207,13 +233,20 @@ class FrameWindow(_Run):
 
 @dataclass(frozen=True)
 class Window(_Run):
-    """A picks `length` samples of a signal (C, L), from `offset` on. Without an offset, a grid of windows `stride`
+    """A piece of a signal.
+
+    A picks `length` samples of a signal (C, L), from `offset` on. Without an offset, a grid of windows `stride`
     apart (default length // 2), always up to the last sample. `position_conditioned`: the denoiser sees
     where (`position_channels`).
 
     >>> Window(64).shape((2, 256)), len(Window(64).placements((2, 256)))
     ((2, 64), 7)
     """
+
+    length: Annotated[int, Ge(1), Doc("samples")]
+    offset: Annotated[int | None, Ge(0), Doc("the first sample, counted from 0; null: pieces cut anywhere")] = None
+    stride: Annotated[int | None, Ge(1), Doc("spacing of the pieces asked when sampling; null: half the length")] = None
+    position_conditioned: Conditioned = False
 
     @property
     def _axes(self) -> Ints:
@@ -235,7 +268,9 @@ class _Frames(_Placed):
 
 @dataclass(frozen=True)
 class Stills(_Frames):
-    """A picks one `frame` of a video (C, T, H, W), as a picture (C, H, W). Without one, files may be any frame and one
+    """Single frames of a video, as pictures.
+
+    A picks one `frame` of a video (C, T, H, W), as a picture (C, H, W). Without one, files may be any frame and one
     denoiser serves all: the placements are all frames, or `every` k-th. `position_conditioned`: it
     sees which (`position_channels`).
 
@@ -244,19 +279,18 @@ class Stills(_Frames):
     ((3, 8, 8), [0, 4, 8])
     """
 
-    frame: int | None = None
-    every: int | None = None
-    position_conditioned: bool = False
+    frame: Annotated[int | None, Ge(0), Doc("always this frame, counted from 0; null: any")] = None
+    every: Annotated[int | None, Ge(1), Doc("when sampling, ask every k-th frame, k = `every`; null: all")] = None
+    position_conditioned: Conditioned = False
 
     def __post_init__(self) -> None:
         for name in ("frame", "every"):
             value = getattr(self, name)
             set_fields(self, **{name: None if value is None else index(value)})
         set_fields(self, is_fixed=self.frame is not None)
-        if (self.frame or 0) < 0 or (self.every is not None and self.every < 1):
-            raise ValueError(f"{self}: frame must be at least 0, every at least 1")
+        check(self)
         if self.frame is not None and self.every is not None:
-            raise ValueError(f"{self}: give a frame (this one) or every (one of these), not both")
+            raise ArgumentError(self, "every", "give a frame (this one) or every (one of these), not both")
 
     def shape(self, full: Shape) -> Shape:
         length = self._length(full)
@@ -283,21 +317,24 @@ class Stills(_Frames):
 
 @dataclass(frozen=True)
 class FrameStride(_Frames):
-    """A picks every k-th frame of a video (C, T, H, W), k = `every`, from frame `offset` < k on: low frame rates. T
+    """Every k-th frame of a video: low frame rates.
+
+    A picks every k-th frame of a video (C, T, H, W), k = `every`, from frame `offset` < k on. T
     must be a multiple of k. Without an offset, files may have any phase: the placements are all k of them.
 
     >>> FrameStride(3, offset=1)(torch.arange(6.0).reshape(1, 1, 6, 1, 1)).flatten()
     tensor([1., 4.])
     """
 
-    every: int
-    offset: int | None = None
+    every: Annotated[int, Ge(1), Doc("frames from one to the next; the full video's frames are a multiple of it")]
+    offset: Annotated[int | None, Ge(0), Doc("the first frame, below `every`; null: any")] = None
 
     def __post_init__(self) -> None:
         set_fields(self, every=index(self.every), offset=None if self.offset is None else index(self.offset))
         set_fields(self, is_fixed=self.offset is not None)
-        if self.every < 1 or not 0 <= (self.offset or 0) < self.every:
-            raise ValueError(f"{self}: every must be at least 1, the offset from 0 to every - 1")
+        check(self)
+        if (self.offset or 0) >= self.every:
+            raise ArgumentError(self, "offset", f"must be below every ({self.every}), got {self.offset}")
 
     def shape(self, full: Shape) -> Shape:
         length = self._length(full)

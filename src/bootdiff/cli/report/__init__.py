@@ -1,1 +1,1 @@
-"""What a command leaves to look at: images, figures, curves, tables, files of samples and their units."""
+"""The visible output of a command: images, figures, curves, tables, sample files and their units."""

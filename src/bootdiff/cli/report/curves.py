@@ -15,8 +15,8 @@ __all__ = ["level_curves", "loss_curves"]
 def loss_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path | None:
     """Held-out loss (above) and training loss (below) against steps, a column per kind of network; None without rows.
 
-    Held-out losses are means over the noise levels, 1 for the white base; the training loss of a residual is in units
-    of what the views leave over.
+    Held-out losses are means over the noise levels, 1 for the isotropic Gaussian base; the training loss of a residual
+    is in units of what the views leave over.
 
     Args:
         rows: those of metrics.jsonl.
@@ -25,7 +25,7 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path | N
     groups: dict[str, dict[str, tuple[list[tuple[int, float]], ...]]] = {}
     for row in rows:
         if ".start-" in row["stage"]:
-            continue  # a race: where a network starts
+            continue  # a race between starts
         kind = str(row["stage"]).split("-")[0]
         held_out, training = groups.setdefault(kind, {}).setdefault(row["stage"], ([], []))
         losses = [v for v in (row.get("heldout") or {}).values() if v is not None]
@@ -87,7 +87,7 @@ def level_curves(table: Mapping[str, Mapping[str, Any]], path: str | Path, refer
             bars = None
         axis.errorbar(x, means, bars, marker="o", markersize=4, capsize=2, elinewidth=1, **style)
     if against is not None:
-        # Arms far worse than the reference may leave the picture: the others are what it is about.
+        # Arms far worse than the reference may leave the figure, in favour of the others.
         axis.set_ylim(top=min(axis.get_ylim()[1], 1.35))
     axis.set_xscale("log")
     axis.set_xticks(x, [f"{v:g}" for v in x])

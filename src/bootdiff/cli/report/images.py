@@ -1,7 +1,7 @@
-"""Samples of any kind as pictures: sheets of samples, views beside full samples, animations of videos.
+"""Samples of any kind as images: sheets of samples, views beside full samples, animations of videos.
 
-Images stand in a grid; of a video its frames stand in a row; signals and vectors are plotted (`plots`).  Small pictures
-are enlarged by whole factors with the nearest neighbour, so that every pixel is seen as it is.
+Images are laid out in a grid, the frames of a video in a row; signals and vectors are plotted (`figures`).  Small
+images are enlarged by whole factors, nearest neighbour, so that every pixel is visible.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def _font(size: int) -> Any:
 
 
 def to_pil(x: Tensor, mask: Tensor | None = None) -> Image.Image:
-    """One sample (C, H, W) in [-1, 1] as an 8-bit picture: gray or RGB; of other channel counts the first.
+    """One sample (C, H, W) in [-1, 1] as an 8-bit image: gray or RGB; of other channel counts the first channel.
 
-    mask: (1 or C, H, W); pixels of which any channel is hidden (0) are drawn in pink.
+    mask: (1 or C, H, W); pixels hidden (0) in any channel are drawn in pink.
     """
     pixels = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     pixels = pixels if pixels.shape[0] in (1, 3) else pixels[:1]
-    picture = Image.fromarray(pixels.movedim(0, -1).squeeze(-1).contiguous().numpy()).convert("RGB")
+    image = Image.fromarray(pixels.movedim(0, -1).squeeze(-1).contiguous().numpy()).convert("RGB")
     if mask is not None:
         hidden = ((1 - mask.float().amin(0)) * 255).to(torch.uint8).contiguous().numpy()
-        picture.paste(_HIDDEN, mask=Image.fromarray(hidden))
-    return picture
+        image.paste(_HIDDEN, mask=Image.fromarray(hidden))
+    return image
 
 
 def _frames(x: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
@@ -53,27 +53,27 @@ def _frames(x: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
     return [to_pil(x[:, t], None if mask is None else mask[:, t]) for t in at]
 
 
-def save_png(picture: Image.Image, path: str | Path) -> Path:
-    """Write a picture (atomically); the folder is made."""
-    from bootdiff.training.run import atomic_write_bytes
+def save_png(image: Image.Image, path: str | Path) -> Path:
+    """Write an image (atomically); creates the folder."""
+    from bootdiff.training.files import atomic_write_bytes
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    image.save(file, "PNG", optimize=True)
     atomic_write_bytes(path, file.getvalue())
     return path
 
 
 def save_gif(x: Tensor, path: str | Path, rate: float | None = None, side: int = 96) -> Path:
-    """Videos (n, C, T, H, W) in [-1, 1] side by side as one endless animation, at 8 frames a second if not told."""
-    from bootdiff.training.run import atomic_write_bytes
+    """Videos (n, C, T, H, W) in [-1, 1] side by side as one looping animation, by default at 8 frames a second."""
+    from bootdiff.training.files import atomic_write_bytes
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = animation(x, side)
     file = io.BytesIO()
-    # Viewers slow down what is faster than 50 frames a second.
+    # Viewers slow down animations faster than 50 frames a second.
     pause = max(20, round(1000 / (rate or 8.0)))
     first.save(file, "GIF", save_all=True, append_images=rest, duration=pause, loop=0)
     atomic_write_bytes(path, file.getvalue())
@@ -81,22 +81,22 @@ def save_gif(x: Tensor, path: str | Path, rate: float | None = None, side: int =
 
 
 def animation(x: Tensor, side: int = 96) -> list[Image.Image]:
-    """The pictures of a GIF: at each time, the frames of all videos (n, C, T, H, W) in a grid."""
+    """The images of a GIF: at each time, the frames of all videos (n, C, T, H, W) in a grid."""
     return [grid([to_pil(frame) for frame in x[:, :, t]], side=side) for t in range(x.shape[2])]
 
 
-def _enlarged(picture: Image.Image, side: int) -> Image.Image:
+def _enlarged(image: Image.Image, side: int) -> Image.Image:
     """By the largest whole factor that keeps the longer side within `side` (at least 1)."""
-    factor = max(1, side // max(picture.size))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    factor = max(1, side // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def grid(
-    pictures: Sequence[Image.Image], columns: int | None = None, side: int = 64, gap: int = 3, height: int = 0
+    images: Sequence[Image.Image], columns: int | None = None, side: int = 64, gap: int = 3, height: int = 0
 ) -> Image.Image:
-    """Pictures in rows, each enlarged to about `side` pixels; rows are `height` pixels high at least."""
-    columns = columns or max(1, math.ceil(math.sqrt(len(pictures))))
-    tiles = [_enlarged(picture, side) for picture in pictures]
+    """Images in rows, each enlarged to about `side` pixels; rows are at least `height` pixels high."""
+    columns = columns or max(1, math.ceil(math.sqrt(len(images))))
+    tiles = [_enlarged(image, side) for image in images]
     w, h = max(t.width for t in tiles), max(height, *(t.height for t in tiles))
     rows = math.ceil(len(tiles) / columns)
     sheet = Image.new("RGB", (columns * (w + gap) - gap, rows * (h + gap) - gap), _PAPER)
@@ -106,7 +106,7 @@ def grid(
 
 
 def panels(sheets: Mapping[str, Image.Image], title: str = "", note: str = "", margin: int = 18) -> Image.Image:
-    """Sheets beside each other, each under its name; a title above and a note below."""
+    """Sheets side by side, each under its name; a title above and a note below."""
     big, small = _font(19), _font(14)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     widths = {name: max(sheet.width, math.ceil(ruler.textlength(name, small))) for name, sheet in sheets.items()}
@@ -128,8 +128,8 @@ def panels(sheets: Mapping[str, Image.Image], title: str = "", note: str = "", m
     return page
 
 
-def sheet(x: Tensor, meaning: DataInfo | None = None, real: Tensor | None = None) -> Image.Image:
-    """Samples of one kind, (n, C, *space) in stored coordinates, as one picture.
+def sheet(x: Tensor, info: DataInfo | None = None, real: Tensor | None = None) -> Image.Image:
+    """Samples of one kind, (n, C, *space) in stored coordinates, as one image.
 
     Images: a grid.  Videos: the frames of each in a row, at most 12 videos.  Signals: at most 16 plots.  Vectors: a
     pair plot of the first columns, over that of `real` ones.
@@ -141,78 +141,78 @@ def sheet(x: Tensor, meaning: DataInfo | None = None, real: Tensor | None = None
         frames = [_frames(s) for s in x[:12]]
         return grid([f for row in frames for f in row], len(frames[0]), side=64)
     if kind == "signal":
-        return figures.as_picture(figures.signals(x[:16], meaning))
+        return figures.as_image(figures.signals(x[:16], info))
     groups = {"samples": x} if real is None else {"real": real, "samples": x}
-    return figures.as_picture(figures.vectors(groups, meaning), dpi=70)
+    return figures.as_image(figures.vectors(groups, info), dpi=70)
 
 
-Shown = list[tuple[Tensor, Tensor | None]]
+Samples = list[tuple[Tensor, Tensor | None]]
 """Samples (C, *space) with their masks."""
 
 
-def view_rows(materials: Problem, rows: int = 4, least: int = 96) -> Image.Image:
-    """Each view beside a full sample: the sample, what the view shows of it, and one of the view's own files.
+def view_rows(problem: Problem, rows: int = 4, least: int = 96) -> Image.Image:
+    """Each view beside a full sample: the sample, its view, and one of the view's own files.
 
-    The last two should look alike: where they differ in size, brightness or place, the recipe's view is not what was
-    done to the files.  Vectors, which cannot be looked at one by one, are shown by their histograms.
+    The last two should look alike: where they differ in size, brightness or position, the recipe's view is not how the
+    files were made.  Vectors, which cannot be inspected one by one, are shown as histograms.
     """
-    full, shape = materials.full, tuple(materials.full.shape)
+    full, shape = problem.full, tuple(problem.full.shape)
     vectors = kind_of(shape) == "vector"
     rows = min(200 if vectors else rows, len(full))
     chosen = [full[i] for i in spaced_indices(len(full), rows)]
-    pairs: dict[str, tuple[Shown, Shown, DataInfo]] = {}
+    pairs: dict[str, tuple[Samples, Samples, DataInfo]] = {}
     rng = torch.Generator().manual_seed(0)
-    for name, material in materials.every_view().items():
-        shown = []
+    for name, data in problem.every_view().items():
+        simulated = []
         for sample in chosen:
-            view: View = material.through.draw(shape, rng)
-            seen = view(sample.x[None])[0] / view.scale
+            view: View = data.through.draw(shape, rng)
+            y = view(sample.x[None])[0] / view.scale
             if view.tau:
-                seen = seen + torch.randn(seen.shape, generator=rng) * (view.tau / view.scale)
-            shown.append((seen, view.mask(shape)))
-        train = material.train
-        if train is None:  # its denoiser comes from elsewhere
-            pairs[name] = shown, [], DataInfo()
+                y = y + torch.randn(y.shape, generator=rng) * (view.tau / view.scale)
+            simulated.append((y, view.mask(shape)))
+        train = data.train
+        if train is None:  # its denoiser is pretrained
+            pairs[name] = simulated, [], DataInfo()
             continue
         files = [train[i] for i in spaced_indices(len(train), rows)]
-        fixed = material.through.mask(shape) if material.through.is_fixed else None
-        pairs[name] = shown, [(s.x, fixed if s.mask is None else s.mask) for s in files], DataInfo.of(train)
+        fixed = data.through.mask(shape) if data.through.is_fixed else None
+        pairs[name] = simulated, [(s.x, fixed if s.mask is None else s.mask) for s in files], DataInfo.of(train)
     note = "a view of a full sample and the view's own files should look alike"
-    if any(m.through.masked for m in materials.every_view().values()):
+    if any(m.through.masked for m in problem.every_view().values()):
         note += "; pink is hidden"
     title = "full samples and their views"
     if vectors:
         tables = {}
-        for name, (shown, own, _) in pairs.items():
-            tables[name] = {"seen in full samples": _table(shown)} | ({"files": _table(own)} if own else {})
-        return panels({"": figures.as_picture(figures.histograms(tables))}, title, note)
-    # Pictures are enlarged alike, whatever their own size, and stand in rows as high as a full sample's.
-    films, longest = kind_of(shape) == "video", max(shape[-2:])
-    side = longest * math.ceil((least / 3 if films else least) / longest)
+        for name, (simulated, own, _) in pairs.items():
+            tables[name] = {"view of full samples": _table(simulated)} | ({"files": _table(own)} if own else {})
+        return panels({"": figures.as_image(figures.histograms(tables))}, title, note)
+    # All images are enlarged by one factor, in rows as high as a full sample's.
+    videos, longest = kind_of(shape) == "video", max(shape[-2:])
+    side = longest * math.ceil((least / 3 if videos else least) / longest)
     height = shape[-2] * (side // longest) if len(shape) > 2 else 0
     first = {"full sample": _column([(s.x, s.mask) for s in chosen], DataInfo.of(full), side, height)}
     sheets = {}
-    for name, (shown, own, meaning) in pairs.items():
-        sheets[name] = {f"its {name}": _column(shown, meaning, side, height)}
+    for name, (simulated, own, info) in pairs.items():
+        sheets[name] = {f"its {name}": _column(simulated, info, side, height)}
         if own:
-            sheets[name][f"{name}: files"] = _column(own, meaning, side, height)
-    if films:
-        # Their rows are long: a page's width for each view.
+            sheets[name][f"{name}: files"] = _column(own, info, side, height)
+    if videos:
+        # Their rows are long: one page width for each view.
         pages = [panels({**first, **sheet}, title if i == 0 else "") for i, sheet in enumerate(sheets.values())]
         return panels({"": grid(pages, 1, side=1, gap=0)}, note=note)
     return panels(first | {k: v for sheet in sheets.values() for k, v in sheet.items()}, title, note)
 
 
-def _table(shown: Shown) -> Tensor:
-    return torch.stack([x for x, _ in shown])
+def _table(samples: Samples) -> Tensor:
+    return torch.stack([x for x, _ in samples])
 
 
-def _column(shown: Shown, meaning: DataInfo, side: int, height: int) -> Image.Image:
-    """Samples below each other."""
-    kind = kind_of(shown[0][0].shape)
+def _column(samples: Samples, info: DataInfo, side: int, height: int) -> Image.Image:
+    """Samples in one column."""
+    kind = kind_of(samples[0][0].shape)
     if kind == "image":
-        return grid([to_pil(x, mask) for x, mask in shown], 1, side, height=height)
+        return grid([to_pil(x, mask) for x, mask in samples], 1, side, height=height)
     if kind == "video":
-        rows = [_frames(x, mask) for x, mask in shown]
+        rows = [_frames(x, mask) for x, mask in samples]
         return grid([f for row in rows for f in row], len(rows[0]), side, gap=2, height=height)
-    return figures.as_picture(figures.signals(_table(shown), meaning, [mask for _, mask in shown], columns=1), dpi=70)
+    return figures.as_image(figures.signals(_table(samples), info, [mask for _, mask in samples], columns=1), dpi=70)

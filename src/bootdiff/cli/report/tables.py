@@ -1,4 +1,4 @@
-"""The tables of a comparison, each within 80 columns, and several seeds made into one."""
+"""The tables of a comparison, each within 80 columns, and their means over several seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["costs", "information", "levels", "long_range", "losses", "over_seeds
 
 
 def plain_table(title: str, first: str, *columns: str) -> Table:
-    """An empty table: names to the left, figures to the right."""
+    """An empty table: names left-aligned, figures right-aligned."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False)
     table.add_column(first, no_wrap=True)
     for column in columns:
@@ -23,7 +23,7 @@ def plain_table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _pm(entry: Mapping[str, Any] | None, digits: int = 4, sign: bool = False, scale: float = 1.0) -> str:
+def _pm(entry: Mapping[str, Any] | None, digits: int = 4, *, sign: bool = False, scale: float = 1.0) -> str:
     if entry is None or _absent(entry.get("mean")):
         return "-"
     text = f"{scale * entry['mean']:{'+' if sign else ''}.{digits}f}"
@@ -43,7 +43,7 @@ def losses(table: Mapping[str, Any], measured_on: str, gap: Mapping[str, Any] | 
     lines: list[Any] = ["", out]
     if gap is not None and not _absent(gap["mean"]) and table["oracle"]["mean"] < table["full_only"]["mean"]:
         lines.append(f"bootdiff closes {_pm(gap, 0, scale=100)} % of the gap between full_only and oracle.")
-    lines.append(f"Measured on {measured_on}. 1 = knowing the mean and spread only; less is better.\n")
+    lines.append(f"Measured on {measured_on}. 1 = with only mean and variance known; lower is better.\n")
     return lines
 
 
@@ -57,24 +57,24 @@ def levels(table: Mapping[str, Any]) -> Table:
 
 
 def information(found: Mapping[str, Any] | None) -> list[Any]:
-    """What `bench.evaluate.information` found, with its interval and the noise levels that it covers."""
+    """The result of `evaluate.information`, with its interval and the noise levels that it covers."""
     if found is None:
         return []
     of, than, share = found["of"], found["than"], 100 * found["confidence"]
-    lines: list[Any] = [f"What {of} leaves over and {than} knows, at least ({share:g} % interval):"]
+    lines: list[Any] = [f"Information that {than} captures and {of} does not, at least ({share:g} % interval):"]
     for unit, digits, name in (("nats", 2, "nats"), ("bits", 2, "bits"), ("bits_per_dim", 4, "bits per dimension")):
         low, high = found["interval"][unit]
         lines.append(f"  {found[unit]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {name}")
     (low, high), (first, last) = found["range"], found["ends"]
     lines.append(
-        f"Noise levels from {low:g} to {high:g} alone; at these two ends the integrand is at {100 * first:.0f} % and "
+        f"Noise levels from {low:g} to {high:g} only; at these two ends the integrand is at {100 * first:.0f} % and "
         f"{100 * last:.0f} % of its largest value.\n"
     )
     return lines
 
 
 def costs(totals: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What each arm cost to train, all its networks together."""
+    """Training cost of each arm, over all its networks."""
     out = plain_table(
         "Cost of training", "arm", "nets", "parameters", "images", "FLOPs", "x full_only", "time", "memory"
     )
@@ -89,19 +89,19 @@ def costs(totals: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def stages(ledger: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What each network cost, per step."""
+    """Cost of each network, per step."""
     out = plain_table("Each network", "network", "parameters", "steps", "FLOPs / step", "ms / step", "memory")
     for name, s in ledger.items():
         out.add_row(
             name, number(s["parameters"]), f"{s['steps']:,}",
-            number(s["flops_per_step"]) if s["steps"] else f"{number(s.get('forward_flops', 0))} / answer",
+            number(s["flops_per_step"]) if s["steps"] else f"{number(s.get('forward_flops', 0))} / evaluation",
             f"{1000 * s['seconds'] / max(s['steps'], 1):.3g}", number(s["peak_memory"]) + "B",
         )  # fmt: skip
     return out
 
 
 def quality(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
-    """Figures of the samples."""
+    """Sample quality."""
     first = next(iter(table.values()))
     out = plain_table(
         f"{first['count']} samples against {first['reference_count']} real images",
@@ -112,7 +112,7 @@ def quality(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
             arm, f"{q['fid']:.3g}", _pm(q["kid"], 2, scale=1000), f"{q['precision']:.2f}", f"{q['recall']:.2f}",
             f"{q['coverage']:.2f}", f"{100 * q['memorization']['share']:.1f} %", style=_style(arm),
         )  # fmt: skip
-    copies = "Copies: samples far nearer to one training image than to any other."
+    copies = "Copies: samples much closer to one training image than to any other."
     return ["", out, f"Features: {first['features']}. {copies}\n"]
 
 
@@ -120,18 +120,18 @@ def long_range(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """Correlation along time at the longest lag, of samples and of real ones."""
     first = next(iter(table.values()))
     lag, real = first["lag"], first["real"]
-    title = f"Correlation of what lies {lag} step(s) apart; real: {_pm(real, 3)}"
-    out = plain_table(title, "arm", "samples ± s.e.", "less the real ± s.e.", "rms over all lags ± s.e.")
+    title = f"Correlation over {lag} step(s); real: {_pm(real, 3)}"
+    out = plain_table(title, "arm", "samples ± s.e.", "minus real ± s.e.", "rms over all lags ± s.e.")
     for arm, q in table.items():
         out.add_row(arm, _pm(q["samples"], 3), _pm(q["difference"], 3, sign=True), _pm(q["rms"], 3), style=_style(arm))
     return ["", out, f"{first['count']} samples against {first['reference_count']} real ones.\n"]
 
 
 def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What `metrics.json` of several seeds say together, in the same form: {"holdout_loss", "gap_closed", "samples",
+    """The `metrics.json` of several seeds as one, in the same form: {"holdout_loss", "gap_closed", "samples",
     "long_range"}.
 
-    Means over the seeds; standard errors are those of the seeds' spread.
+    Means over the seeds; standard errors are over the seeds.
     """
     tables = [m["holdout_loss"] for m in metrics]
     losses: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""Samples as files: what the name's ending asks for, in the units of the data where these are known.
+"""Samples as files, of the type of the name's ending, in the units of the data where these are known.
 
-    kind      pictures                               numbers, channels last
+    kind      images                                 numbers, channels last
     image     .png (a grid), a folder of .png        .npy .npz
     video     .gif (all, moving), .png (frames in    .npy .npz
               rows), a folder of .gif
@@ -33,77 +33,77 @@ _SUFFIXES = {
     "signal": (".png", ".svg", ".npy", ".npz"),
     "vector": (".png", ".svg", ".csv", ".npy", ".npz"),
 }
-_FOLDERS = {"image": "PNG pictures", "video": "GIF animations", "signal": "CSV tables"}
+_FOLDERS = {"image": "PNG images", "video": "GIF animations", "signal": "CSV tables"}
 
 
 def default_suffix(shape: tuple[int, ...]) -> str:
-    """What samples of this shape, channels first, are written as unless asked otherwise: pictures to look at."""
+    """The default ending for samples of this shape, channels first: something to look at."""
     return _SUFFIXES[kind_of(shape)][0]
 
 
-def as_stored(x: Tensor, meaning: DataInfo | None = None) -> np.ndarray:
-    """Samples (n, C, *space) as an array (n, *space, C) in original units: uint8 for pictures of 8 bits, else float32.
+def as_stored(x: Tensor, info: DataInfo | None = None) -> np.ndarray:
+    """Samples (n, C, *space) as an array (n, *space, C) in original units: uint8 for images of 8 bits, else float32.
 
-    Without a meaning, pictures are taken to be of 8 bits, and other samples stay in stored coordinates.
+    Without info, images are taken to be of 8 bits, and other samples stay in stored coordinates.
     """
-    meaning = meaning or DataInfo()
+    info = info or DataInfo()
     x = x.detach().cpu().float()
     if kind_of(x.shape[1:]) in ("image", "video"):
         x = x.clamp(-1, 1)
-        if meaning.bytes:
+        if info.bytes:
             return ((x + 1) * 127.5).round().byte().movedim(1, -1).numpy()
-    return meaning.restore(x).movedim(1, -1).contiguous().numpy()
+    return info.restore(x).movedim(1, -1).contiguous().numpy()
 
 
 def check_out(out: Path, shape: tuple[int, ...]) -> None:
-    """Raises BootdiffError where samples of this shape, channels first, are not written as such a file."""
+    """Raises BootdiffError where samples of this shape, channels first, cannot be written as such a file."""
     kind, suffix = kind_of(shape), out.suffix.lower()
     if (suffix or kind not in _FOLDERS) and suffix not in _SUFFIXES[kind] and not (out.is_dir() and kind in _FOLDERS):
         folder = f" or into a folder of {_FOLDERS[kind]} (no ending)" if kind in _FOLDERS else ""
         raise BootdiffError(f"--out {out}: {kind}s are written as {', '.join(_SUFFIXES[kind])}{folder}")
 
 
-def write_samples(x: Tensor, out: Path, title: str = "", meaning: DataInfo | None = None) -> Path:
-    """Samples (n, C, *space) in stored coordinates to `out`; the module's table says which endings there are.
+def write_samples(x: Tensor, out: Path, title: str = "", info: DataInfo | None = None) -> Path:
+    """Samples (n, C, *space) in stored coordinates to `out`; the module's table lists the endings.
 
     Raises:
-        BootdiffError: a file of another kind is asked for, or the place cannot be written.
+        BootdiffError: a file type that this kind of samples does not have, or a path that cannot be written.
     """
     check_out(out, x.shape[1:])
     kind, suffix = kind_of(x.shape[1:]), out.suffix.lower()
-    meaning = meaning or DataInfo()
+    info = info or DataInfo()
     try:
         if suffix not in _SUFFIXES[kind]:
-            return _write_each(x, out, kind, meaning)
+            return _write_each(x, out, kind, info)
         if suffix == ".gif":
-            return images.save_gif(x, out, meaning.rate)
+            return images.save_gif(x, out, info.rate)
         if suffix in (".npy", ".npz", ".csv"):
-            return _write_numbers(as_stored(x, meaning), out, meaning)
+            return _write_numbers(as_stored(x, info), out, info)
         if kind == "signal":
-            return figures.write_figure(figures.signals(x[:32], meaning), out)
+            return figures.write_figure(figures.signals(x[:32], info), out)
         if kind == "vector":
-            return figures.write_figure(figures.vectors({title: x}, meaning), out)
-        return images.save_png(images.panels({title: images.sheet(x, meaning)}), out)
+            return figures.write_figure(figures.vectors({title: x}, info), out)
+        return images.save_png(images.panels({title: images.sheet(x, info)}), out)
     except OSError as error:
-        raise BootdiffError(f"--out {out}: cannot be written ({error.strerror}); choose another place") from None
+        raise BootdiffError(f"--out {out}: cannot be written ({error.strerror}); choose a different place") from None
 
 
-def _write_each(x: Tensor, out: Path, kind: str, meaning: DataInfo) -> Path:
+def _write_each(x: Tensor, out: Path, kind: str, info: DataInfo) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     digits = max(5, len(str(len(x) - 1)))
     for i, sample in enumerate(x):
         if kind == "image":
             images.save_png(images.to_pil(sample), out / f"{i:0{digits}d}.png")
         elif kind == "signal":
-            write_table(as_stored(sample[None], meaning)[0], out / f"{i:0{digits}d}.csv", meaning)
+            write_table(as_stored(sample[None], info)[0], out / f"{i:0{digits}d}.csv", info)
         else:
-            images.save_gif(sample[None], out / f"{i:0{digits}d}.gif", meaning.rate, side=max(sample.shape[-2:]))
+            images.save_gif(sample[None], out / f"{i:0{digits}d}.gif", info.rate, side=max(sample.shape[-2:]))
     return out
 
 
-def _write_numbers(values: np.ndarray, out: Path, meaning: DataInfo) -> Path:
+def _write_numbers(values: np.ndarray, out: Path, info: DataInfo) -> Path:
     if out.suffix.lower() == ".csv":
-        return write_table(values, out, meaning)
+        return write_table(values, out, info)
     out.parent.mkdir(parents=True, exist_ok=True)
     file = io.BytesIO()
     if out.suffix.lower() == ".npy":
@@ -114,12 +114,12 @@ def _write_numbers(values: np.ndarray, out: Path, meaning: DataInfo) -> Path:
     return out
 
 
-def write_table(values: np.ndarray, out: Path, meaning: DataInfo) -> Path:
-    """Rows of C values (rows, C), float32, as CSV under the names of the columns; the folder is made."""
+def write_table(values: np.ndarray, out: Path, info: DataInfo) -> Path:
+    """Rows of C values (rows, C), float32, as CSV under the names of the columns; creates the folder."""
     out.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([meaning.name(c) for c in range(values.shape[1])])
-    rows.writerows([f"{v:.7g}" for v in row] for row in values.tolist())  # what float32 holds
+    rows.writerow([info.name(c) for c in range(values.shape[1])])
+    rows.writerows([f"{v:.7g}" for v in row] for row in values.tolist())  # the precision of float32
     atomic_write_bytes(out, text.getvalue().encode())
     return out

@@ -1,65 +1,66 @@
-"""Arrays on disk or in memory: .npy, .npz, JPEG mosaics inside .npz, and scikit-learn's digits.
+"""Arrays in memory, and .npy and .npz files as such; scikit-learn's digits are one.
 
 A stored value v of the declared range [lo, hi] becomes
 
     x = 2 (v - lo) / (hi - lo) - 1   in [-1, 1].
 
-Integers have their type's range unless another is declared (uint8: [0, 255], uint16: [0, 65535]); floats must lie in
-the declared range; undeclared, they are taken as [-1, 1] where negative values occur and as [0, 1] where none do.
+Integers have their type's range unless a different one is declared (uint8: [0, 255], uint16: [0, 65535]); floats must
+lie in the declared range; undeclared, they are taken as [-1, 1] where negative values occur and as [0, 1] where none
+do.
 Signals and vectors may be standardized instead (`units`): x = (v - mean_c) / deviation_c, measured per channel over all
 observed values. Files are never unpickled. A .npy file is mapped, not read: memory stays bounded by the batches; a .npz
-member is unpacked once and kept in its own type.
+member is unpacked once and kept in the type it has.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bootdiff.data.dataset import Dataset, Sample, UnusableFile, split
+from bootdiff.data.dataset import Dataset, Sample, UnusableFile
 from bootdiff.data.kinds import layout
 from bootdiff.data.labels import number_labels
-from bootdiff.data.readers.numpy_files import read_arrays
 from bootdiff.data.units import Units
 from bootdiff.data.value_range import check_values, declared_range, measured_units
 from bootdiff.errors import BootdiffError
 
-__all__ = ["Arrays", "Digits"]
+__all__ = ["Arrays"]
 
-_CHUNK = 64 << 20  # bytes looked at in one go when checking and hashing
+_CHUNK = 64 << 20  # bytes read at a time when checking and hashing
 
 
 class Arrays(Dataset):
-    """An array of N samples of any kind (`kinds`), as a source.
+    """An array of N samples of any kind (`kinds`).
 
-    data: path of a .npy or .npz file, or an array. key: which array of the .npz (only needed if it holds several; a
-    JPEG mosaic stored as ``<key>_jpeg`` with ``<key>_shape`` counts as the array ``<key>``). kind: "vector", "signal",
-    "image" or "video"; needed where the shape leaves it open. labels_key: array of N integer or text labels, or True
-    for the usual names (``<key>_label``, ``labels``, ...). masks_key: array of masks, 1 = observed, N x space, for
-    videos also N x H x W (all frames alike), or with a last axis for channels; or True likewise. labels, masks: the
-    same as arrays. range: [lo, hi] of the stored values. standardize: mean and deviation of each channel instead
-    (signals and vectors). units: those of other data of the same standardized quantity, instead of measuring. missing:
-    "mask" takes NaN for "not observed" and gives every sample a mask, "refuse" takes it for damage. unlabelled: "keep"
-    allows samples without a label. channels_first: the array is N x C x space. channels: what the samples must have;
-    gray is repeated to 3, nothing else is converted. on_error: "refuse" raises at the first sample with NaN, infinite
-    or out-of-range values, "skip" leaves it out and lists it in ``problems``. classes: fixes the meaning of text labels
-    across several files. columns: names of the channels. row: what a sample is called.
+    Args:
+        array: numbers; a mapped one is read in pieces.
+        kind: "vector", "signal", "image" or "video"; needed where the shape leaves it open.
+        labels: N whole numbers or text.
+        classes: fixes the numbers of text labels across several arrays.
+        unlabelled: "keep" allows samples without a label.
+        masks: 1 = observed, N x space, for videos also N x H x W (all frames alike), or with a last axis for channels.
+        range: [lo, hi] of the stored values.
+        standardize: mean and deviation of each channel instead (signals and vectors).
+        units: those of other data of the same standardized quantity, instead of measuring.
+        missing: "mask" takes NaN for "not observed" and gives every sample a mask, "refuse" takes it for damage.
+        channels_first: the array is N x C x space.
+        channels: what the samples must have; gray is repeated to 3, nothing else is converted.
+        on_error: "refuse" raises at the first sample with NaN, infinite or out-of-range values, "skip" leaves it out
+            and lists it in ``problems``.
+        columns: names of the channels.
+        where, row: what messages call the array, and a sample.
 
     Raises BootdiffError for anything wrong with the data, ValueError for wrong arguments.
     """
 
     def __init__(
         self,
-        data: str | Path | np.ndarray,
-        key: str | None = None,
-        labels_key: str | bool | None = None,
-        masks_key: str | bool | None = None,
+        array: np.ndarray,
         *,
         kind: str | None = None,
         labels: Sequence[Any] | np.ndarray | None = None,
@@ -74,7 +75,7 @@ class Arrays(Dataset):
         on_error: str = "refuse",
         classes: Sequence[str] | None = None,
         columns: Sequence[str] | None = None,
-        where: str | None = None,
+        where: str = "array",
         row: str = "sample {0}",
     ) -> None:
         for name, value, known in (
@@ -86,16 +87,8 @@ class Arrays(Dataset):
                 raise ValueError(f'Arrays: {name} must be "{known[0]}" or "{known[1]}", got {value!r}')
         if range is not None and (standardize or units is not None):
             raise ValueError("Arrays: give a range or standardize, not both")
-        self._row_name = row
-        if isinstance(data, (str, Path)):
-            path = Path(data)
-            self.where = where or (f"{path}[{key}]" if key else str(path))
-            array, labels, masks = read_arrays(path, key, labels_key, masks_key, labels, masks)
-        else:
-            if key or labels_key or masks_key:
-                raise ValueError("Arrays: key, labels_key and masks_key belong to files; pass labels= and masks=")
-            self.where, array = where or "array", np.asarray(data)
-        self._array, found = layout(array, kind, self.where, channels_first=channels_first, channels=channels)
+        self.where, self._row_name = where, row
+        self._array, found = layout(np.asarray(array), kind, where, channels_first=channels_first, channels=channels)
         self._repeat = self._repeated(channels)
         self.shape = (self._array.shape[-1] * self._repeat, *self._array.shape[1:-1])
         if standardize and found not in ("signal", "vector"):
@@ -105,7 +98,7 @@ class Arrays(Dataset):
         by_range = not standardize and units is None
         bounds = declared_range(self._array, range, self.where, found) if by_range else None
         checked = check_values(
-            self._array, bounds, self.where, self._row, on_error, missing == "mask", _CHUNK, by_range=by_range
+            self._array, bounds, self.where, self._row, on_error, _CHUNK, missing=missing == "mask", by_range=by_range
         )
         self.range, self._shared = checked.range, checked.shared
         self.problems = [UnusableFile(self._row(i), reason) for i, reason in sorted(checked.bad.items())]
@@ -125,9 +118,9 @@ class Arrays(Dataset):
                 labels, count, self.where, self._row, rows=self._rows, classes=classes, unlabelled=unlabelled
             )
             self.unlabelled = unlabelled == "keep"
-        self._holes = missing == "mask"
+        self._missing = missing == "mask"
         self._masks = self._read_masks(masks, count)
-        self.masked = self._holes or self._masks is not None
+        self.masked = self._missing or self._masks is not None
         self._hash: str | None = None
 
     # -- opening ------------------------------------------------------------------------------------------------
@@ -183,7 +176,7 @@ class Arrays(Dataset):
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         rows = self._rows[[self._check_index(i) for i in indices]]
         stored = self._array[rows]
-        masks = self._seen(stored, rows)
+        masks = self._batch_masks(stored, rows)
         if self.range is None:
             values = torch.from_numpy(np.moveaxis(stored, -1, 1).astype(np.float64))
             x = self.units.store(values, len(self.shape) - 1).float()
@@ -191,23 +184,23 @@ class Arrays(Dataset):
             low, high = self.range
             x = torch.from_numpy(np.moveaxis(stored, -1, 1).astype(np.float32))
             x = x.sub_(low).mul_(2 / (high - low)).sub_(1)
-        if self._holes:
+        if self._missing:
             x = x.nan_to_num(nan=0.0)
         if self._repeat > 1:
             x = x.repeat_interleave(self._repeat, dim=1)
         labels = None if self._labels is None else torch.from_numpy(self._labels[rows])
         return x.contiguous(), labels, masks
 
-    def _seen(self, stored: np.ndarray, rows: np.ndarray) -> Tensor | None:
+    def _batch_masks(self, stored: np.ndarray, rows: np.ndarray) -> Tensor | None:
         """(b, 1 or C, *space) float32 masks of these rows."""
-        seen = None if self._masks is None else self._masks[rows]
-        if self._holes:
+        observed = None if self._masks is None else self._masks[rows]
+        if self._missing:
             whole = ~np.isnan(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, bool)
             whole = whole[..., :1] if self._shared and len(self.shape) > 1 else whole
-            seen = whole if seen is None else seen & whole
-        if seen is None:
+            observed = whole if observed is None else observed & whole
+        if observed is None:
             return None
-        return torch.from_numpy(np.moveaxis(seen, -1, 1).astype(np.float32)).contiguous()
+        return torch.from_numpy(np.moveaxis(observed, -1, 1).astype(np.float32)).contiguous()
 
     def __getitem__(self, index: int) -> Sample:
         x, labels, masks = self.batch([index])
@@ -216,11 +209,11 @@ class Arrays(Dataset):
 
     def fingerprint(self) -> str:
         if self._hash is None:
-            said: tuple = (self._array.shape, self._array.dtype.str, self.shape, self.range)
+            settings: tuple = (self._array.shape, self._array.dtype.str, self.shape, self.range)
             # Data without these have the fingerprint that they always had.
-            said += () if self.range is not None else (self.units.config(),)
-            said += ("missing",) if self._holes else ()
-            digest = hashlib.sha256(repr(said).encode())
+            settings += () if self.range is not None else (self.units.config(),)
+            settings += ("missing",) if self._missing else ()
+            digest = hashlib.sha256(repr(settings).encode())
             for array in (self._array, self._rows, self._labels, self._masks):
                 if array is not None:
                     step = max(1, _CHUNK // max(1, array[0].nbytes))
@@ -229,32 +222,3 @@ class Arrays(Dataset):
             digest.update(repr(self.classes).encode())
             self._hash = digest.hexdigest()
         return self._hash
-
-
-class Digits(Arrays):
-    """scikit-learn's 1,797 handwritten digits: 1 x 8 x 8, values 0..16, ten classes (needs scikit-learn).
-
-    part: None or "all", or "train" (1,497) or "test" (300), a fixed random division.
-    """
-
-    def __init__(self, part: str | None = None, labels: bool = False, channels: int | None = None) -> None:
-        if part not in (None, "all", "train", "test"):
-            raise BootdiffError(f"digits: no part {part!r}; known parts: all, train, test")
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError:
-            raise BootdiffError("digits: needs scikit-learn; install it with pip install scikit-learn") from None
-        found = load_digits()
-        images, target = found.images.astype(np.uint8), found.target.astype(np.int64)
-        if part in ("train", "test"):
-            train, test = split(len(images), [None, 300], seed=0)
-            rows = train if part == "train" else test
-            images, target = images[rows], target[rows]
-        super().__init__(
-            images,
-            labels=target if labels else None,
-            range=(0, 16),
-            channels=channels,
-            classes=[str(i) for i in np.arange(10)] if labels else None,
-            where="digits" if part is None else f"digits[{part}]",
-        )

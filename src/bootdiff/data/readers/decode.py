@@ -1,29 +1,56 @@
 """One encoded picture -> one array at its full depth.
 
-Pillow reads 16-bit gray PNGs in full but cuts 16-bit colour down to 8 bits without a word, so those are decoded here:
-a PNG row stores each byte minus a prediction from its left, upper and upper-left neighbours a, b, c (PNG specification,
-section 9: none, sub, up, average, Paeth), modulo 256. Pixel (r, k) needs only pixels of smaller r + k, so whole
-anti-diagonals are computed at once.
+Pillow reads 16-bit gray PNGs in full but cuts 16-bit colour down to its upper bytes without a word. Asked to,
+its PNG decoder unpacks the lower bytes (raw mode "RGB;16L" in place of "RGB;16B"), so such files are decoded twice:
+
+    value = 256 upper + lower .
+
+Only formats that Pillow decodes by itself are opened: whatever its name, a PostScript file would start an interpreter.
 """
 
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import warnings
-import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["Undecodable", "decode", "decode_mask", "from_pillow", "glance", "to_channels"]
+__all__ = [
+    "FORMATS", "Undecodable", "check_regular", "decode", "decode_mask", "from_pillow", "read_file", "read_header",
+    "to_channels",
+]  # fmt: skip
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
+_UNREADABLE = "cannot be decoded ({}); it is damaged, cut short or no picture"
 
 
 class Undecodable(ValueError):
-    """A picture that cannot be used; the message is the reason alone."""
+    """A file that cannot be used; the message is the reason alone."""
+
+
+def check_regular(path: Path) -> None:
+    """Raises Undecodable for pipes and devices, whose end may never come; OSError where there is no such file."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Undecodable("is no regular file")
+
+
+def read_file(path: Path) -> bytes:
+    """All of a regular file. Raises Undecodable where it cannot be read, or is a pipe or a device."""
+    try:
+        check_regular(path)
+        return path.read_bytes()
+    except OSError as error:
+        raise Undecodable(f"cannot be read ({error.strerror})") from None
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def decode(data: bytes, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
@@ -35,17 +62,18 @@ def decode(data: bytes, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data))
+            picture = _open(data)
             if getattr(picture, "n_frames", 1) > 1:
                 raise Undecodable(f"is animated ({picture.n_frames} frames); save single frames")  # type: ignore[attr-defined]
+            # The header chunk of a PNG: depth at byte 24, kind of colour at byte 25.
             if picture.format == "PNG" and data[24] == 16 and data[25] != 0:
-                return _flatten(_png16(data), alpha), None
+                return _flatten(_decode_16_bit(data), alpha), None
             picture.load()
     except Undecodable:
         raise
     # Pillow raises OSError, SyntaxError, ValueError, zlib.error, struct.error ... for damaged files.
     except Exception as error:
-        raise Undecodable(f"cannot be decoded ({error}); it is damaged, cut short or no picture") from None
+        raise Undecodable(_UNREADABLE.format(error)) from None
     return from_pillow(picture, alpha)
 
 
@@ -71,7 +99,7 @@ def from_pillow(picture: Image.Image, alpha: str = "refuse") -> tuple[np.ndarray
     return _flatten(pixels, alpha), lost
 
 
-def glance(data: bytes) -> tuple[int, int, int]:
+def read_header(data: bytes) -> tuple[int, int, int]:
     """Height, width and channels (1 or 3) from the header, and whether the end is there, without decoding.
 
     Raises Undecodable for what is no picture or obviously cut short.
@@ -79,14 +107,14 @@ def glance(data: bytes) -> tuple[int, int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data))
+            picture = _open(data)
             width, height = picture.size
             # Asking a PNG for its orientation decodes it, so only those that have one are asked.
             turned = picture.format != "PNG" or b"eXIf" in data
             if turned and picture.getexif().get(0x0112, 1) >= 5:
                 width, height = height, width
     except Exception as error:
-        raise Undecodable(f"cannot be decoded ({error}); it is damaged, cut short or no picture") from None
+        raise Undecodable(_UNREADABLE.format(error)) from None
     tail = data[-65536:]
     whole = {
         "PNG": b"IEND" in tail,
@@ -114,7 +142,7 @@ def to_channels(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, str | No
 def decode_mask(data: bytes, size: Sequence[int], of: str = "pictures", all_hidden: bool = False) -> np.ndarray:
     """A picture of a mask -> (H, W) bool, True = observed. size: (height, width) of the `of` it belongs to.
 
-    Raises Undecodable for a damaged mask, one of another size, and, unless `all_hidden`, one that hides everything.
+    Raises Undecodable for a damaged mask, one of a different size, and, unless `all_hidden`, one that hides everything.
     """
     pixels, _ = to_channels(decode(data, "drop")[0], 1)
     if pixels.shape[:2] != tuple(size):
@@ -143,40 +171,21 @@ def _flatten(pixels: np.ndarray, alpha: str) -> np.ndarray:
     return ((mixed + full // 2) // full).astype(pixels.dtype)
 
 
-def _png16(data: bytes) -> np.ndarray:
+def _decode_16_bit(data: bytes) -> np.ndarray:
     """A 16-bit colour or gray-and-alpha PNG -> (H, W, C) uint16."""
-    width, height, _, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
-    if interlaced:
-        raise Undecodable("is an interlaced 16-bit PNG; save it without interlacing")
-    channels, packed, at = {2: 3, 4: 2, 6: 4}[colour], [], 8
-    while at + 8 <= len(data):
-        length, kind = struct.unpack(">I4s", data[at : at + 8])
-        body = data[at + 8 : at + 8 + length]
-        if kind == b"tRNS":
-            raise Undecodable("is a 16-bit PNG with one colour declared transparent; save it with an alpha channel")
-        if kind in (b"IDAT", b"IHDR") and zlib.crc32(kind + body) != int.from_bytes(data[at + 8 + length :][:4], "big"):
-            raise Undecodable("is damaged (a checksum is wrong) or cut short")
-        if kind == b"IDAT":
-            packed.append(body)
-        at += length + 12
-    step = 2 * channels
-    size = height * (1 + width * step)
-    raw = zlib.decompressobj().decompress(b"".join(packed), size)
-    if len(raw) < size:
-        raise Undecodable("is cut short")
-    rows = np.frombuffer(raw, np.uint8).reshape(height, 1 + width * step)
-    filters, rest = rows[:, 0], rows[:, 1:].reshape(height, width, step).astype(np.int32)
-    if filters.max() > 4:
-        raise Undecodable(f"is damaged (row filter {filters.max()})")
-    # One row and one column of zeros in front: the neighbours of the first ones.
-    out = np.zeros((height + 1, width + 1, step), np.int32)
-    for diagonal in range(height + width - 1):
-        r = np.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
-        k = diagonal - r
-        a, b, c = out[r + 1, k], out[r, k + 1], out[r, k]
-        p = a + b - c
-        pa, pb, pc = abs(p - a), abs(p - b), abs(p - c)
-        paeth = np.where((pa <= pb) & (pa <= pc), a, np.where(pb <= pc, b, c))
-        guess = np.choose(filters[r][:, None], [np.zeros_like(a), a, b, (a + b) // 2, paeth])
-        out[r + 1, k + 1] = (rest[r, k] + guess) & 255
-    return np.ascontiguousarray(out[1:, 1:].astype(np.uint8)).view(">u2").astype(np.uint16)
+    _open(data).verify()  # checksums, which decoding does not look at
+
+    def unpack(rawmode: str) -> np.ndarray:
+        with _open(data) as picture:
+            if "transparency" in picture.info:
+                raise Undecodable("is a 16-bit PNG with one colour declared transparent; save it with an alpha channel")
+            picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]  # type: ignore[attr-defined]
+            return np.asarray(picture).astype(np.uint16)
+
+    kind = data[25]
+    if kind == 4:
+        # Gray and alpha are four bytes a pixel, as 8-bit RGBA is.
+        high_and_low = unpack("RGBA")
+        return high_and_low[..., 0::2] << 8 | high_and_low[..., 1::2]
+    mode = {2: "RGB", 6: "RGBA"}[kind]
+    return unpack(f"{mode};16B") << 8 | unpack(f"{mode};16L")

@@ -9,38 +9,34 @@ from typing import Any
 import numpy as np
 
 from bootdiff.data.dataset import Dataset, Sample, UnusableFile, spaced_indices
+from bootdiff.data.options import HFOptions
 from bootdiff.data.readers.decode import Undecodable, decode, from_pillow, to_channels
 from bootdiff.data.readers.images import to_tensor
+from bootdiff.data.readers.reader import Reader
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
-__all__ = ["HFDataset"]
+__all__ = ["MARKERS", "HFDataset", "HFReader"]
+
+MARKERS = ("dataset_info.json", "dataset_dict.json", "state.json")
+"""Files that `save_to_disk` writes into its folder."""
 
 
 class HFDataset(Dataset):
     """The pictures in one column of a data set that ``datasets.load_from_disk`` opens.
 
-    column: needed if there are several columns of pictures. split: needed if the folder holds several. labels: column
-    of class numbers, or True for "label". channels, alpha, on_error, limit: as for Images. Every row is decoded once
-    on opening, and again on access.
+    Args:
+        folder: the data set's.
+        options: column: needed if there are several columns of pictures. key: which part, needed if the folder holds
+            several. labels: column of class numbers, or True for "label". channels, alpha, on_error, limit: as for
+            Images. Every row is decoded once on opening, and again on access.
 
-    Raises BootdiffError where ``datasets`` is missing or the data are wrong, ValueError for wrong arguments.
+    Raises BootdiffError where ``datasets`` is missing or the data are wrong.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        column: str | None = None,
-        split: str | None = None,
-        labels: bool | str = False,
-        *,
-        on_error: str = "refuse",
-        channels: int | None = None,
-        alpha: str = "refuse",
-        limit: int | None = None,
-    ) -> None:
-        if on_error not in ("refuse", "skip"):
-            raise ValueError(f'HFDataset: on_error must be "refuse" or "skip", got {on_error!r}')
+    def __init__(self, folder: str | Path, options: HFOptions | None = None) -> None:
+        o = options or HFOptions()
+        part = o.key
         self.where = str(folder)
         try:
             import datasets
@@ -55,22 +51,22 @@ class HFDataset(Dataset):
                 f"{folder}: datasets cannot open it ({error}); was it written by save_to_disk?"
             ) from None
         if isinstance(data, dict):
-            if split is None and len(data) == 1:
-                split = next(iter(data))
-            if split not in data:
-                what = "holds several parts" if split is None else f"has no part {split!r}"
+            if part is None and len(data) == 1:
+                part = next(iter(data))
+            if part not in data:
+                what = "holds several parts" if part is None else f"has no part {part!r}"
                 raise BootdiffError(f"{folder}: {what}; say key: one of {', '.join(data)}")
-            data = data[split]
-        elif split is not None:
-            raise BootdiffError(f"{folder}: has no parts, so no key {split!r}; remove the key")
+            data = data[part]
+        elif part is not None:
+            raise BootdiffError(f"{folder}: has no parts, so no key {part!r}; remove the key")
         known = list(data.column_names)
-        self._data, self._alpha = data, alpha
-        self._column = self._pick(column, known)
-        label = "label" if labels is True else labels
+        self._data, self._alpha = data, o.alpha
+        self._column = self._pick(o.column, known)
+        label = "label" if o.labels is True else o.labels
         if label and label not in known:
             raise BootdiffError(f"{folder}: has no column {label!r} for labels; columns: {', '.join(known)}")
         self._label = label or None
-        self._open(spaced_indices(len(data), limit), channels, on_error)
+        self._open(spaced_indices(len(data), o.limit), o.channels, o.on_error)
 
     def _pick(self, column: str | None, known: list[str]) -> str:
         if column is None:
@@ -91,13 +87,14 @@ class HFDataset(Dataset):
         digest = hashlib.sha256(repr((self._column, self._label, channels, self._alpha)).encode())
         for row in rows:
             try:
-                pixels = self._decode(self._data[row][self._column])
+                values = self._row(row)
+                pixels = self._decode(values[self._column])
                 if channels is not None:
                     pixels, _ = to_channels(pixels, channels)
                 shape = shape or pixels.shape
                 if pixels.shape[:2] != shape[:2]:
                     raise Undecodable(f"is {pixels.shape[0]} x {pixels.shape[1]} pixels, not {shape[0]} x {shape[1]}")
-                label = self._data[row][self._label] if self._label else None
+                label = values[self._label] if self._label else None
                 if self._label and (not isinstance(label, int) or label < 0):
                     raise Undecodable(f"has no valid label ({label!r})")
             except Undecodable as error:
@@ -120,6 +117,14 @@ class HFDataset(Dataset):
             names = getattr(self._data.features[self._label], "names", None)
             self.classes = list(names) if names else [str(i) for i in range(max(labels) + 1)]
         self._digest = digest.hexdigest()
+
+    def _row(self, row: int) -> dict[str, Any]:
+        """The columns of a row, which `datasets` decodes."""
+        try:
+            return self._data[row]
+        # datasets and Pillow raise many kinds of errors for damaged pictures.
+        except Exception as error:
+            raise Undecodable(f"cannot be decoded ({' '.join(str(error).split())[:200]})") from None
 
     def _decode(self, value: Any) -> np.ndarray:
         if isinstance(value, dict) and value.get("bytes"):
@@ -146,5 +151,17 @@ class HFDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         index = self._check_index(index)
-        pixels, _ = to_channels(self._decode(self._data[self._rows[index]][self._column]), self._channels)
+        try:
+            pixels, _ = to_channels(self._decode(self._row(self._rows[index])[self._column]), self._channels)
+        except Undecodable as error:
+            raise BootdiffError(f"{self.where}: {self.name(index)} {error}. Mend the data and start again.") from None
         return Sample(to_tensor(pixels), self._labels[index])
+
+
+class HFReader(Reader):
+    """Folders that ``save_to_disk`` wrote."""
+
+    what, kinds, options = "a Hugging Face data set", ("image",), HFOptions
+
+    def open(self, path: Path, options: HFOptions) -> Dataset:
+        return HFDataset(path, options)

@@ -1,12 +1,7 @@
-"""Arrays in .npy and .npz files, and JPEG mosaics inside .npz. Nothing is ever unpickled.
-
-A mosaic ``<key>_jpeg`` is one JPEG of all tiles in reading order, ``<key>_shape`` says N x ... x H x W x C: pictures,
-or the frames of videos.
-"""
+"""Arrays, their labels and their masks in .npy and .npz files. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
-import io
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -14,81 +9,90 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from bootdiff.data.dataset import Dataset
+from bootdiff.data.labels import shortened
+from bootdiff.data.options import ArrayOptions
+from bootdiff.data.readers.arrays import Arrays
+from bootdiff.data.readers.decode import check_regular
+from bootdiff.data.readers.reader import Reader
+from bootdiff.data.transforms import Windowed
 from bootdiff.errors import BootdiffError
 
-__all__ = ["read_arrays", "some", "unreadable"]
+__all__ = ["ARRAY_SUFFIXES", "ArrayReader", "read_arrays", "unreadable"]
 
+ARRAY_SUFFIXES = (".npy", ".npz")
 _LABELS = ("{key}_label", "{key}_labels", "labels", "label", "y")
 _MASKS = ("{key}_mask", "{key}_masks", "masks", "mask")
 
 
 def read_arrays(
-    path: Path, key: str | None, labels_key: Any, masks_key: Any, labels: Any = None, masks: Any = None
-) -> tuple[np.ndarray, Any, Any]:
-    """The array (mapped, if the file is a .npy), labels and masks in a .npy or .npz file.
+    path: Path, key: str | None = None, labels: bool | str = False, masks: bool | str = False
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The array (mapped, if the file is a .npy), its labels and its masks in a .npy or .npz file.
 
-    key, labels_key, masks_key: as for `Arrays`. Raises BootdiffError for anything wrong with the file or the keys.
+    key: which array of the .npz (only needed if it holds several). labels, masks: True for the usual names
+    (``<key>_label``, ``labels``, ...; ``<key>_mask``, ``masks``, ...), or the name; False for none.
+
+    Raises BootdiffError for anything wrong with the file or the names.
     """
-    if path.suffix not in (".npy", ".npz"):
-        raise BootdiffError(f"{path}: unknown suffix {path.suffix!r}; arrays are read from .npy and .npz files")
-    if path.suffix == ".npy":
-        if key or isinstance(labels_key, str) or isinstance(masks_key, str):
+    single = path.suffix.lower() == ".npy"
+    if single:
+        if key or isinstance(labels, str) or isinstance(masks, str):
             raise BootdiffError(f"{path}: a .npy file holds one array without keys; remove the key or use a .npz file")
-        if labels_key or masks_key:
+        if labels or masks:
             raise BootdiffError(f"{path}: a .npy file holds no labels or masks; save them all in one .npz file")
     try:
+        check_regular(path)
         # Opened here: NumPy leaves the file open where it finds it damaged.
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if path.suffix == ".npy":
-                return np.load(path, mmap_mode="r", allow_pickle=False), labels, masks
+            if single:
+                return np.load(path, mmap_mode="r", allow_pickle=False), None, None
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise BootdiffError(f"{path}: is a .npy file by its contents; rename it")
-            return _members(path, key, labels_key, masks_key, labels, masks, archive)
+            return _members(path, key, labels, masks, archive)
     except FileNotFoundError:
         raise BootdiffError(f"{path}: no such file; check the path (a recipe's paths start at its folder)") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OverflowError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise unreadable(path, error) from None
 
 
 def _members(
-    path: Path, key: str | None, labels_key: Any, masks_key: Any, labels: Any, masks: Any, archive: Any
-) -> tuple[np.ndarray, Any, Any]:
-    names = list(archive.files)
-    mosaics = [n[: -len("_jpeg")] for n in names if n.endswith("_jpeg") and n[: -len("_jpeg")] + "_shape" in names]
-    hidden = {m + tail for m in mosaics for tail in ("_jpeg", "_shape")}
-    known = [n for n in names if n not in hidden] + mosaics
+    path: Path, key: str | None, labels: bool | str, masks: bool | str, archive: Any
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    known = list(archive.files)
     if key is None:
         if len(known) != 1:
-            raise BootdiffError(f"{path}: holds {len(known)} arrays; say which with key: one of {some(known)}")
+            raise BootdiffError(f"{path}: holds {len(known)} arrays; say which with key: one of {shortened(known)}")
         key = known[0]
     if key not in known:
-        raise BootdiffError(f"{path}: has no key {key!r}; known keys: {some(known)}")
-    array = _mosaic(path, key, archive) if key in mosaics else _member(path, key, archive)
-    if labels_key:
-        labels = _member(path, _pick(path, labels_key, _LABELS, key, known, "labels"), archive)
-    if masks_key:
-        masks = _member(path, _pick(path, masks_key, _MASKS, key, known, "masks"), archive)
-    return array, labels, masks
+        raise BootdiffError(f"{path}: has no key {key!r}; known keys: {shortened(known)}")
+    return (
+        _member(path, key, archive),
+        _member(path, _pick(path, labels, _LABELS, key, known, "labels"), archive) if labels else None,
+        _member(path, _pick(path, masks, _MASKS, key, known, "masks"), archive) if masks else None,
+    )
 
 
 def _pick(path: Path, asked: str | bool, usual: Sequence[str], key: str, known: list[str], what: str) -> str:
     names = [asked] if isinstance(asked, str) else [pattern.format(key=key) for pattern in usual]
     found = next((name for name in names if name in known), None)
     if found is None:
-        raise BootdiffError(f"{path}: no {what} under {' or '.join(map(repr, names))}; known keys: {some(known)}")
+        raise BootdiffError(f"{path}: no {what} under {' or '.join(map(repr, names))}; known keys: {shortened(known)}")
     return found
 
 
 def _member(path: Path, key: str, archive: Any) -> np.ndarray:
     try:
-        return archive[key]
+        member = archive[key]
     # zlib.error and lzma.LZMAError of damaged members derive from Exception alone.
     except Exception as error:
         raise unreadable(f"{path}[{key}]", error) from None
+    if not isinstance(member, np.ndarray):
+        raise BootdiffError(f"{path}[{key}]: is no array; save it with numpy.savez")
+    return member
 
 
 def unreadable(where: Any, error: Exception) -> BootdiffError:
@@ -100,31 +104,25 @@ def unreadable(where: Any, error: Exception) -> BootdiffError:
     return BootdiffError(f"{where}: cannot be read ({error}). The file may be cut short; copy or save it again.")
 
 
-def _mosaic(path: Path, key: str, archive: Any) -> np.ndarray:
-    """N x ... x H x W x C cut from one JPEG of tiles in reading order."""
-    shape = tuple(int(v) for v in _member(path, key + "_shape", archive).ravel())
-    if len(shape) < 4 or min(shape) < 1:
-        raise BootdiffError(f"{path}[{key}_shape]: must be N x ... x H x W x C with positive sizes, got {shape}")
-    *lead, h, w, c = shape
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large pictures; this one's size is declared and checked below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = np.asarray(Image.open(io.BytesIO(_member(path, key + "_jpeg", archive).tobytes())))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise unreadable(f"{path}[{key}_jpeg]", error) from None
-    if picture.ndim == 2:
-        picture = picture[..., None]
-    rows, cols = picture.shape[0] // h, picture.shape[1] // w
-    need = int(np.prod(lead))
-    if picture.shape != (rows * h, cols * w, c) or rows * cols < need:
-        raise BootdiffError(
-            f"{path}[{key}_jpeg]: a {picture.shape} mosaic does not hold {need} tiles of {h} x {w} x {c}"
-        )
-    tiles = picture.reshape(rows, h, cols, w, c).swapaxes(1, 2).reshape(-1, h, w, c)
-    return tiles[:need].reshape(shape)
+class ArrayReader(Reader):
+    """Files of NumPy arrays."""
 
+    what, kinds, options = "an array", ("vector", "signal", "image", "video"), ArrayOptions
+    suffixes = ARRAY_SUFFIXES
 
-def some(names: Sequence[str], most: int = 12) -> str:
-    more = f", ... ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
+    def open(self, path: Path, options: ArrayOptions) -> Dataset:
+        o = options
+        array, labels, masks = read_arrays(path, o.key, o.labels, o.masks)
+        dataset = Arrays(
+            array, kind=o.kind, labels=labels, classes=o.classes, unlabelled=o.unlabelled, masks=masks, range=o.range,
+            standardize=o.standardize and o.units is None, units=o.units, missing=o.missing, channels=o.channels,
+            on_error=o.on_error, where=f"{path}[{o.key}]" if o.key else str(path),
+        )  # fmt: skip
+        for name, length, needed in (("frames", o.frames, "video"), ("length", o.length, "signal")):
+            if length is not None:
+                if dataset.kind != needed:
+                    raise BootdiffError(
+                        f"{path}: holds samples of kind {dataset.kind}, to which {name} means nothing; remove it"
+                    )
+                return Windowed(dataset, length, o.stride)
+        return dataset

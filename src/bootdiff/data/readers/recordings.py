@@ -5,7 +5,7 @@ A recording of n steps gives the windows
     [k s, k s + w),        k = 0, 1, ... while k s + w <= n,
 
 w the window's length and s the stride (by default w, so windows do not overlap). What is left over at its end is not
-used. Undeclared, w is the length that most recordings have, and those of another length are problems.
+used. Undeclared, w is the length that most recordings have, and those of a different length are problems.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from bootdiff.data.dataset import Dataset, Sample, Span, UnusableFile
-from bootdiff.data.folders import classes_by_folder, refuse
+from bootdiff.data.folders import classes_by_folder, unusable_files
+from bootdiff.data.options import SignalOptions, VideoOptions
+from bootdiff.data.readers.decode import check_regular
+from bootdiff.data.transforms import windows
 from bootdiff.errors import BootdiffError
 
-__all__ = ["Recordings", "Windowed", "file_hash", "relative", "windows"]
-
-
-def windows(steps: int, length: int, stride: int | None) -> range:
-    """First steps of the windows of a recording."""
-    return range(0, steps - length + 1, stride or length)
+__all__ = ["Recordings", "folder_and_file", "long_file_digest"]
 
 
 class Recordings(Dataset):
@@ -37,22 +35,17 @@ class Recordings(Dataset):
     noun = "steps"  # what a recording is made of
     key = "length"  # the recipe's key for the length of a window
 
-    def __init__(self, where: str, on_error: str, unlabelled: str) -> None:
-        for name, value, known in (
-            ("on_error", on_error, ("refuse", "skip")),
-            ("unlabelled", unlabelled, ("refuse", "keep")),
-        ):
-            if value not in known:
-                raise ValueError(f'{type(self).__name__}: {name} must be "{known[0]}" or "{known[1]}", got {value!r}')
-        self.where, self._on_error, self._unlabelled = where, on_error, unlabelled
+    def __init__(self, path: str | Path, options: VideoOptions | SignalOptions) -> None:
+        self.where, self.options = str(path), options
+        self.folder, self._only = folder_and_file(Path(path))
         self.problems = []
         self._steps: dict[str, int] = {}
         self._labels: dict[str, int] = {}
-        self._noted = hashlib.sha256()
+        self._hash = hashlib.sha256()
 
     # -- opening ------------------------------------------------------------------------------------------------
 
-    def _object(self, name: str, reason: str) -> None:
+    def _add_problem(self, name: str, reason: str) -> None:
         if all(problem.file != name for problem in self.problems):
             self.problems.append(UnusableFile(name, reason))
 
@@ -60,7 +53,7 @@ class Recordings(Dataset):
         wrong = {problem.file for problem in self.problems}
         return [name for name in self._steps if name not in wrong]
 
-    def _agree_on_rate(self, rates: Mapping[str, float | None], unit: str, hint: str) -> None:
+    def _check_rates(self, rates: Mapping[str, float | None], unit: str, hint: str) -> None:
         """One rate, that of most; a recording whose rate differs by more than 0.5 % is a problem that names both."""
         known = {name: rate for name in self._usable() if (rate := rates[name]) is not None}
         if not known:
@@ -71,44 +64,45 @@ class Recordings(Dataset):
         self.rate = sorted(alike)[len(alike) // 2]
         for name, rate in known.items():
             if abs(rate - self.rate) > 0.005 * self.rate:
-                self._object(name, f"has {rate:.5g} {unit}, most have {self.rate:.5g}; {hint.format(self.rate)}")
+                self._add_problem(name, f"has {rate:.5g} {unit}, most have {self.rate:.5g}; {hint.format(self.rate)}")
 
-    def _agree_on_length(self, length: int | None) -> None:
-        """The length of a window; recordings too short for it, or of another length than most, are problems."""
+    def _check_lengths(self, length: int | None) -> None:
+        """The length of a window; recordings too short for it, or of a different length than most, are problems."""
         usable = self._usable()
         most = Counter(self._steps[name] for name in usable).most_common(1)
         self.steps = length if length is not None else (most[0][0] if most else 1)
         for name in usable:
             n = self._steps[name]
             if length is not None and n < length:
-                self._object(name, f"has {n} {self.noun}, {self.key} asks for {length}: too short")
+                self._add_problem(name, f"has {n} {self.noun}, {self.key} asks for {length}: too short")
             elif length is None and n != self.steps:
                 longer = f"; say {self.key}: {self.steps} to cut windows of that length" if n > self.steps else ""
-                self._object(name, f"has {n} {self.noun}, most have {self.steps}{longer}")
+                self._add_problem(name, f"has {n} {self.noun}, most have {self.steps}{longer}")
 
-    def _label(self, labels: bool, classes: Sequence[str] | None) -> None:
-        if labels:
-            self._labels, self.classes = classes_by_folder(self._usable(), classes, self._unlabelled, self._object)
-            self.unlabelled = self._unlabelled == "keep"
+    def _number_classes(self) -> None:
+        o = self.options
+        if o.labels:
+            self._labels, self.classes = classes_by_folder(self._usable(), o.classes, o.unlabelled, self._add_problem)
+            self.unlabelled = o.unlabelled == "keep"
 
-    def _close(self, total: int, stride: int | None, dropped: set[Span] | None = None) -> None:
+    def _finish(self, total: int, dropped: set[Span] | None = None) -> None:
         """Settles which recordings are used and cuts them; BootdiffError where none is, or one is not that should be.
 
         dropped: windows left out, by the number of their recording among the usable ones.
         """
         self.names = self._usable()
-        if self.problems and (self._on_error == "refuse" or not self.names):
-            raise refuse(self.where, self.problems, total, len(self.names), "recordings")
+        if self.problems and (self.options.on_error == "refuse" or not self.names):
+            raise unusable_files(self.where, self.problems, total, len(self.names), "recordings")
         self._spans = [
             span
             for k, name in enumerate(self.names)
-            for start in windows(self._steps[name], self.steps, stride)
+            for start in windows(self._steps[name], self.steps, self.options.stride)
             if (span := Span(k, start, start + self.steps)) not in (dropped or ())
         ]
         if not self._spans:
             raise BootdiffError(f"{self.where}: no window of {self.steps} {self.noun} can be used; shorten {self.key}")
-        self._digest = self._noted.hexdigest()
-        del self._noted  # hash objects cannot be sent to workers
+        self._digest = self._hash.hexdigest()
+        del self._hash  # hash objects cannot be sent to workers
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -133,59 +127,21 @@ class Recordings(Dataset):
         return name if alone else f"{name}[{span.start}:{span.stop}]"
 
     def fingerprint(self) -> str:
-        said = (self.names, self.classes, self.shape, self._spans, self.units.config())
-        return hashlib.sha256((self._digest + repr(said)).encode()).hexdigest()
+        settings = (self.names, self.classes, self.shape, self._spans, self.units.config())
+        return hashlib.sha256((self._digest + repr(settings)).encode()).hexdigest()
 
 
-class Windowed(Dataset):
-    """Windows of the samples of another source, cut along its first axis of space: frames of videos, values of signals.
-
-    Raises BootdiffError where its samples are shorter than a window.
-    """
-
-    def __init__(self, source: Dataset, length: int, stride: int | None = None) -> None:
-        if len(source.shape) not in (2, 4):
-            raise ValueError(f"Windowed: only signals and videos have windows, got samples of shape {source.shape}")
-        steps = source.shape[1]
-        if steps < length:
-            noun = "frames" if len(source.shape) == 4 else "values"
-            raise BootdiffError(
-                f"{source.where}: samples have {steps} {noun}, fewer than the {length} asked for; ask for fewer"
-            )
-        self._like(source)
-        self.source, self.shape = source, (source.shape[0], length, *source.shape[2:])
-        self._starts = list(windows(steps, length, stride))
-
-    def __len__(self) -> int:
-        return len(self.source) * len(self._starts)
-
-    def span(self, index: int) -> Span | None:
-        recording, k = divmod(self._check_index(index), len(self._starts))
-        return Span(recording, self._starts[k], self._starts[k] + self.shape[1])
-
-    def name(self, index: int) -> str:
-        recording, k = divmod(self._check_index(index), len(self._starts))
-        return f"{self.source.name(recording)}[{self._starts[k]}:{self._starts[k] + self.shape[1]}]"
-
-    def __getitem__(self, index: int) -> Sample:
-        recording, k = divmod(self._check_index(index), len(self._starts))
-        sample = self.source[recording]
-        at = slice(self._starts[k], self._starts[k] + self.shape[1])
-        return Sample(
-            sample.x[:, at].clone(), sample.label, None if sample.mask is None else sample.mask[:, at].clone()
-        )
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.source.fingerprint()} {self.shape} {self._starts}".encode()).hexdigest()
-
-
-def relative(path: Path) -> tuple[Path, list[str] | None]:
+def folder_and_file(path: Path) -> tuple[Path, list[str] | None]:
     """The folder of a path, and its own name where it is one file."""
     return (path, None) if path.is_dir() else (path.parent, [path.name])
 
 
-def file_hash(name: str, path: Path) -> bytes:
-    """What stands for a file in a fingerprint: its name, length, and the hash of all of it, or of its ends if long."""
+def long_file_digest(name: str, path: Path) -> bytes:
+    """What stands for a file in a fingerprint: its name, length, and the hash of all of it, or of its ends if long.
+
+    Raises Undecodable for pipes and devices, OSError where it cannot be read.
+    """
+    check_regular(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         data = file.read(1 << 20 if size <= 1 << 20 else 1 << 19)

@@ -11,109 +11,94 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bootdiff.data.dataset import Sample, Span, UnusableFile
-from bootdiff.data.folders import nothing_found, walk
+from bootdiff.data.dataset import Dataset, Sample, Span, UnusableFile
+from bootdiff.data.folders import list_files, nothing_found
+from bootdiff.data.options import SignalOptions
 from bootdiff.data.readers.decode import Undecodable
-from bootdiff.data.readers.recordings import Recordings, file_hash, relative, windows
-from bootdiff.data.readers.tables import TABLES, read_table
+from bootdiff.data.readers.reader import Reader
+from bootdiff.data.readers.recordings import Recordings, long_file_digest
+from bootdiff.data.readers.tables import TABLE_SUFFIXES, read_table
+from bootdiff.data.transforms import windows
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
-__all__ = ["SIGNALS", "Signals"]
+__all__ = ["SIGNAL_SUFFIXES", "SignalReader", "Signals"]
 
-SIGNALS = (".wav", ".npy", *TABLES)
-_STEP = 1 << 20  # values looked at in one go
+SIGNAL_SUFFIXES = (".wav", ".npy", *TABLE_SUFFIXES)
+_STEP = 1 << 20  # steps read at a time
 
 
 class Signals(Recordings):
-    """Signals in ``folder`` (or one file) as a source of windows of `length` values, (C, L).
+    """Signals in a folder, or one file, as windows of one length, (C, L).
 
-    length: of the windows (by default the length that most files have); stride: values between their starts (by default
-    `length`). labels: a file's class is the first sub-folder on its path. range: [lo, hi] of the values; standardize:
-    mean and deviation of each channel instead; units: those of other data of the same quantity. missing: "mask" takes
-    NaN for "not observed", so samples have masks, (1, L) where all channels are missing at once, else (C, L). columns:
-    the columns of tables to use. on_error, classes, unlabelled: as for Images.
+    Args:
+        path: the folder or file.
+        options: length of the windows (by default the length that most files have); stride, values between their starts
+            (by default the length). labels: a file's class is the first sub-folder on its path. range: [lo, hi] of the
+            values; standardize: mean and deviation of each channel instead; units: those of other data of the same
+            quantity. missing: "mask" takes NaN for "not observed", so samples have masks, (1, L) where all channels are
+            missing at once, else (C, L). columns: those of tables to use. on_error, classes, unlabelled: as for Images.
 
-    Raises BootdiffError for anything wrong with the files, ValueError for wrong arguments.
+    Raises BootdiffError for anything wrong with the files.
     """
 
     noun, key = "values", "length"
 
-    def __init__(
-        self,
-        folder: str | Path,
-        labels: bool = False,
-        *,
-        length: int | None = None,
-        stride: int | None = None,
-        range: Sequence[float] | None = None,
-        standardize: bool = False,
-        units: Units | None = None,
-        missing: str = "refuse",
-        columns: Sequence[str] | None = None,
-        on_error: str = "refuse",
-        classes: Sequence[str] | None = None,
-        unlabelled: str = "refuse",
-    ) -> None:
-        super().__init__(str(folder), on_error, unlabelled)
-        for name, value in (("length", length), ("stride", stride)):
-            if value is not None and value < 1:
-                raise ValueError(f"Signals: {name} must be 1 or more, got {value}")
-        if missing not in ("refuse", "mask"):
-            raise ValueError(f'Signals: missing must be "refuse" or "mask", got {missing!r}')
-        standardize = standardize and units is None
-        if range is not None and (standardize or units is not None):
-            raise ValueError("Signals: give a range or standardize, not both")
-        self.folder, only = relative(Path(folder))
-        self.masked, self._wanted = missing == "mask", None if columns is None else list(columns)
-        self._noted.update(repr((labels, length, stride, range, standardize, missing, columns)).encode())
+    def __init__(self, path: str | Path, options: SignalOptions | None = None) -> None:
+        o = options or SignalOptions()
+        super().__init__(path, o)
+        units = o.units
+        standardize = o.standardize and units is None
+        bounds = None if o.range is None else [float(v) for v in o.range]
+        self.masked, self._wanted = o.missing == "mask", None if o.columns is None else list(o.columns)
+        settings = (bool(o.labels), o.length, o.stride, o.range, standardize, o.missing, o.columns)
+        self._hash.update(repr(settings).encode())
         self._tables: dict[str, np.ndarray] = {}
-        self._holes: dict[str, np.ndarray] = {}
+        self._missing: dict[str, np.ndarray] = {}
         self._shared = True
-        everything = walk(self.folder, "signals") if only is None else only
-        names = [n for n in everything if n.lower().endswith(SIGNALS)]
+        files = self._only or list_files(self.folder, "signals", self._add_problem)
+        names = [n for n in files if n.lower().endswith(SIGNAL_SUFFIXES)]
         if not names:
-            raise nothing_found(self.folder, everything, "signals", "a signal", SIGNALS)
+            raise nothing_found(self.folder, files, "signals", "a signal", SIGNAL_SUFFIXES, self.problems)
         channels: dict[str, int] = {}
         rates: dict[str, float | None] = {}
         for name in names:
-            self._look(name, channels, rates)
-        self._agree_on_channels(channels)
-        self._agree_on_rate(rates, "Hz", "resample it to {:g} Hz")
-        self._agree_on_length(length)
-        self._label(labels, classes)
+            self._open(name, channels, rates)
+        self._check_channels(channels)
+        self._check_rates(rates, "Hz", "resample it to {:g} Hz")
+        self._check_lengths(o.length)
+        self._number_classes()
         self._channels = channels[self._usable()[0]] if self._usable() else 1
-        if range is not None:
-            units = Units.of_range(*(float(v) for v in range))
-        self._measure(standardize, units, range is not None)
-        self._close(len(names), stride, self._unseen(stride))
+        if bounds is not None:
+            units = Units.of_range(*bounds)
+        self._measure(standardize, units, declared=bounds is not None)
+        self._finish(len(names), self._unobserved())
         self.shape = (self._channels, self.steps)
-        for kept in (self._tables, self._holes):
+        for kept in (self._tables, self._missing):
             for name in kept.keys() - set(self.names):
                 del kept[name]
 
     # -- opening ------------------------------------------------------------------------------------------------
 
-    def _look(self, name: str, channels: dict[str, int], rates: dict[str, float | None]) -> None:
+    def _open(self, name: str, channels: dict[str, int], rates: dict[str, float | None]) -> None:
         path = self.folder / name
         try:
-            self._noted.update(file_hash(name, path))
-            if name.lower().endswith(TABLES):
+            self._hash.update(long_file_digest(name, path))
+            if name.lower().endswith(TABLE_SUFFIXES):
                 found, self.columns = self._table(name)
                 self._tables[name], rate = found, None
             else:
-                found, rate = _opened(path)
+                found, rate = _read_signal(path)
         except Undecodable as error:
-            self._object(name, str(error))
+            self._add_problem(name, str(error))
             return
         except OSError as error:
-            self._object(name, f"cannot be read ({error.strerror})")
+            self._add_problem(name, f"cannot be read ({error.strerror})")
             return
         self._steps[name], channels[name] = found.shape
         rates[name] = rate
@@ -126,50 +111,50 @@ class Signals(Recordings):
             )
         return table.values, table.columns
 
-    def _agree_on_channels(self, channels: dict[str, int]) -> None:
+    def _check_channels(self, channels: dict[str, int]) -> None:
         usable = self._usable()
         if usable:
             most = Counter(channels[name] for name in usable).most_common(1)[0][0]
             for name in usable:
                 if channels[name] != most:
-                    self._object(name, f"has {channels[name]} channel(s), most have {most}")
+                    self._add_problem(name, f"has {channels[name]} channel(s), most have {most}")
 
     def _values(self, name: str, start: int, stop: int) -> np.ndarray:
         """(stop - start, C) float64 in original units."""
-        found = self._tables[name] if name in self._tables else _opened(self.folder / name)[0]
+        found = self._tables[name] if name in self._tables else _read_signal(self.folder / name)[0]
         return _amplitude(found[start:stop], name)
 
-    def _measure(self, standardize: bool, units: Units | None, declared: bool) -> None:
-        """Looks at every value: the units in force, holes, and files that cannot be used."""
+    def _measure(self, standardize: bool, units: Units | None, *, declared: bool) -> None:
+        """Reads every value: the units in force, gaps, and files that cannot be used."""
         total = square = count = np.zeros(self._channels)
         low, high = np.inf, -np.inf
         where: dict[str, tuple[float, float]] = {}
         for name in self._usable():
-            holes = []
-            for start in range_of(self._steps[name]):
+            gaps = []
+            for start in _pieces(self._steps[name]):
                 v = self._values(name, start, min(start + _STEP, self._steps[name]))
-                hole = np.isnan(v)
-                if np.isinf(v).any() or (hole.any() and not self.masked):
+                gap = np.isnan(v)
+                if np.isinf(v).any() or (gap.any() and not self.masked):
                     bad = ~np.isfinite(v) if not self.masked else np.isinf(v)
                     hint = "" if self.masked else "; where NaN means not observed, say missing: mask (partial data)"
-                    self._object(
+                    self._add_problem(
                         name, f"holds NaN or infinite values, first at {start + int(np.argmax(bad.any(1)))}{hint}"
                     )
                     break
-                self._shared &= bool((hole == hole[:, :1]).all())
-                holes.append(np.flatnonzero(hole.all(1)) + start)
-                seen = ~hole
-                total = total + np.where(seen, v, 0).sum(0)
-                count = count + seen.sum(0)
-                if seen.any():
-                    low, high = min(low, float(v[seen].min())), max(high, float(v[seen].max()))
-                    where.setdefault(name, (float(v[seen].min()), float(v[seen].max())))
+                self._shared &= bool((gap == gap[:, :1]).all())
+                gaps.append(np.flatnonzero(gap.all(1)) + start)
+                observed = ~gap
+                total = total + np.where(observed, v, 0).sum(0)
+                count = count + observed.sum(0)
+                if observed.any():
+                    low, high = min(low, float(v[observed].min())), max(high, float(v[observed].max()))
+                    where.setdefault(name, (float(v[observed].min()), float(v[observed].max())))
             else:
-                self._holes[name] = np.concatenate(holes) if self.masked else np.zeros(0, np.int64)
+                self._missing[name] = np.concatenate(gaps) if self.masked else np.zeros(0, np.int64)
         mean = total / np.maximum(count, 1)
         if standardize and units is None:
             for name in self._usable():
-                for start in range_of(self._steps[name]):
+                for start in _pieces(self._steps[name]):
                     v = self._values(name, start, min(start + _STEP, self._steps[name]))
                     square = square + np.where(np.isnan(v), 0, (v - mean) ** 2).sum(0)
             deviation = np.sqrt(square / np.maximum(count, 1))
@@ -196,19 +181,19 @@ class Signals(Recordings):
         for name, (least, most) in found.items():
             if least < low - slack or most > high + slack:
                 value = least if least < low - slack else most
-                self._object(name, f"holds {value:.6g}, outside the range [{low:g}, {high:g}]")
+                self._add_problem(name, f"holds {value:.6g}, outside the range [{low:g}, {high:g}]")
 
-    def _unseen(self, stride: int | None) -> set[Span]:
-        """Windows in which nothing is observed; each is a problem of its own."""
+    def _unobserved(self) -> set[Span]:
+        """Windows in which nothing is observed; each is a problem."""
         dropped = set()
         usable = self._usable()
         for k, name in enumerate(usable):
-            hole = self._holes[name]
-            if not len(hole):
+            gap = self._missing[name]
+            if not len(gap):
                 continue
-            for start in windows(self._steps[name], self.steps, stride):
+            for start in windows(self._steps[name], self.steps, self.options.stride):
                 stop = start + self.steps
-                if np.searchsorted(hole, stop) - np.searchsorted(hole, start) == self.steps:
+                if np.searchsorted(gap, stop) - np.searchsorted(gap, start) == self.steps:
                     dropped.add(Span(k, start, stop))
                     self.problems.append(UnusableFile(f"{name}[{start}:{stop}]", "holds no observed value at all"))
         return dropped
@@ -230,12 +215,12 @@ class Signals(Recordings):
         return Sample(x, self._labels.get(name), mask)
 
 
-def range_of(steps: int) -> range:
-    """First steps of the pieces that a signal is looked at in."""
+def _pieces(steps: int) -> range:
+    """First steps of the pieces that a signal is read in."""
     return range(0, steps, _STEP)
 
 
-def _opened(path: Path) -> tuple[np.ndarray, float | None]:
+def _read_signal(path: Path) -> tuple[np.ndarray, float | None]:
     """(L, C) as stored, mapped where that is possible, and values per second (None: not known)."""
     if path.suffix.lower() == ".npy":
         try:
@@ -247,7 +232,7 @@ def _opened(path: Path) -> tuple[np.ndarray, float | None]:
         return array[:, None] if array.ndim == 1 else array, None
     from scipy.io import wavfile
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             try:
@@ -257,7 +242,7 @@ def _opened(path: Path) -> tuple[np.ndarray, float | None]:
                 rate, data = wavfile.read(path)
         except Exception as error:
             raise Undecodable(f"cannot be decoded ({error}); it is damaged, cut short or no WAV file") from None
-    for warning in said:
+    for warning in caught:
         if "EOF" in str(warning.message):
             raise Undecodable(f"is cut short ({warning.message})")
     if not len(data):
@@ -273,3 +258,14 @@ def _amplitude(stored: np.ndarray, name: str) -> np.ndarray:
     if stored.dtype == np.uint8:
         return (v - 128) / 128
     return v / -float(np.iinfo(stored.dtype).min)
+
+
+class SignalReader(Reader):
+    """Folders of signals, and single files."""
+
+    what, kinds, options = "a folder of signals", ("signal",), SignalOptions
+    suffixes, folder_suffixes = SIGNAL_SUFFIXES, (".wav",)
+
+    def open(self, path: Path, options: SignalOptions) -> Dataset:
+        self.refuse_names(path, options)
+        return Signals(path, options)

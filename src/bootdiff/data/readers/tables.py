@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from bootdiff.data.dataset import Dataset
+from bootdiff.data.options import TableOptions
+from bootdiff.data.readers.arrays import Arrays
 from bootdiff.data.readers.decode import Undecodable
+from bootdiff.data.readers.reader import Reader
 from bootdiff.errors import BootdiffError
 
-__all__ = ["TABLES", "Table", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "Table", "TableReader", "read_table"]
 
-TABLES = (".csv", ".tsv", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass
@@ -51,7 +55,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, label: str | No
     chosen = [name for name in known if name != label] if columns is None else list(columns)
     if not chosen or not len(frame):
         raise Undecodable("holds no rows" if chosen else "holds no columns of numbers")
-    values = np.stack([_numbers(pandas, frame[name], name, columns is None) for name in chosen], 1)
+    values = np.stack([_numbers(pandas, frame[name], name, suggest=columns is None) for name in chosen], 1)
     return Table(chosen, values, None if label is None else _labels(frame[label]))
 
 
@@ -70,12 +74,12 @@ def _frame(pandas: Any, path: Path) -> Any:
         raise Undecodable(f"cannot be read as a table ({' '.join(str(error).split())[:200]})") from None
 
 
-def _numbers(pandas: Any, column: Any, name: str, hint: bool) -> np.ndarray:
+def _numbers(pandas: Any, column: Any, name: str, *, suggest: bool) -> np.ndarray:
     found = pandas.to_numeric(column, errors="coerce")
     text = np.flatnonzero(found.isna() & column.notna())
     if len(text):
         row = int(text[0])
-        also = "; say which columns to use with columns: [...]" if hint else ""
+        also = "; say which columns to use with columns: [...]" if suggest else ""
         raise Undecodable(f"column {name!r} holds {column.iloc[row]!r} in row {row}, which is no number{also}")
     return found.to_numpy(dtype=np.float64, na_value=np.nan)
 
@@ -84,3 +88,21 @@ def _labels(column: Any) -> np.ndarray:
     if column.dtype.kind in "biuf":
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     return np.asarray(["" if value is None or value != value else str(value) for value in column.tolist()])
+
+
+class TableReader(Reader):
+    """Tables whose rows are vectors."""
+
+    what, kinds, options, suffixes = "a table of vectors", ("vector",), TableOptions, TABLE_SUFFIXES
+
+    def open(self, path: Path, options: TableOptions) -> Dataset:
+        o = options
+        try:
+            table = read_table(path, o.columns, "label" if o.labels is True else o.labels or None)
+        except Undecodable as error:
+            raise BootdiffError(f"{path}: {error}.") from None
+        return Arrays(
+            table.values, kind="vector", labels=table.labels, unlabelled=o.unlabelled, classes=o.classes, range=o.range,
+            standardize=o.standardize and o.units is None, units=o.units, missing=o.missing, on_error=o.on_error,
+            columns=table.columns, where=str(path), row="row {0}",
+        )  # fmt: skip

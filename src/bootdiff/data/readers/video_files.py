@@ -1,7 +1,7 @@
 """One video: all of its frames in order, or some of them again.
 
 Folders of frames and animated GIF and WebP files go through Pillow, everything else through PyAV (extra ``video``).
-A film is looked at once, from end to end and one frame at a time; what is kept are its times, and its frames where
+A video is scanned once, from end to end and one frame at a time; what is kept are its times, and its frames where
 there is memory for them. Frames are found again exactly: a seek lands on the key frame before, and decoding goes on to
 the frame of the same time stamp.
 """
@@ -18,19 +18,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bootdiff.data.readers.decode import Undecodable, decode, from_pillow, glance
+from bootdiff.data.readers.decode import Undecodable, decode, from_pillow, read_file, read_header
 from bootdiff.errors import BootdiffError
 
-__all__ = ["Film", "FilmFile", "FrameFolder", "Look", "PillowFilm", "film_at", "nearest", "uneven"]
+__all__ = [
+    "PYAV_SUFFIXES", "FrameFolder", "PillowVideo", "PyAVVideo", "Video", "VideoInfo", "nearest_frames", "open_video",
+    "uneven_spacing",
+]  # fmt: skip
 
-PILLOW = (".gif", ".webp")
-PYAV = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg")
+_PILLOW = {".gif": "GIF", ".webp": "WEBP"}
+PYAV_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg")
 
 
 @dataclass
-class Look:
-    """What a film is: count of frames, (height, width, channels), frames per second (None: not known), times in seconds
-    (None: not known), frames in memory (None: too many), and what was converted at a loss."""
+class VideoInfo:
+    """What a video is: count of frames, (height, width, channels), frames per second (None: not known), times in
+    seconds (None: not known), frames in memory (None: too many), and what was converted at a loss."""
 
     count: int
     size: tuple[int, int, int]
@@ -40,7 +43,7 @@ class Look:
     lost: str | None
 
 
-class Film(ABC):
+class Video(ABC):
     """Frames are (H, W, 1 or 3), uint8 or uint16. Anything wrong with the file raises Undecodable, naming the frame."""
 
     @abstractmethod
@@ -49,9 +52,9 @@ class Film(ABC):
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
-        """The frames of these numbers, which rise and may repeat. Only after `look`."""
+        """The frames of these numbers, which rise and may repeat. Only after `scan`."""
 
-    def look(self, budget: int) -> Look:
+    def scan(self, budget: int) -> VideoInfo:
         """Every frame once; they are kept while they fit into `budget` bytes."""
         kept: list[np.ndarray] | None = []
         stamps: list[float | None] = []
@@ -73,10 +76,10 @@ class Film(ABC):
         if size is None:
             raise Undecodable("holds no frame")
         times = None if any(t is None for t in stamps) else np.asarray(stamps, dtype=np.float64)
-        return Look(len(stamps), size, _rate(times), times, kept, lost)  # type: ignore[arg-type]
+        return VideoInfo(len(stamps), size, _rate(times), times, kept, lost)  # type: ignore[arg-type]
 
 
-class FrameFolder(Film):
+class FrameFolder(Video):
     """The pictures `names` in `folder`; their rate is not known."""
 
     def __init__(self, folder: Path, names: Sequence[str], alpha: str, note: Callable[[str, bytes], None]) -> None:
@@ -85,9 +88,9 @@ class FrameFolder(Film):
 
     def _bytes(self, name: str) -> bytes:
         try:
-            return (self.folder / name).read_bytes()
-        except OSError as error:
-            raise Undecodable(f"its frame {name} cannot be read ({error.strerror})") from None
+            return read_file(self.folder / name)
+        except Undecodable as error:
+            raise Undecodable(f"its frame {name} {error}") from None
 
     def _decode(self, name: str, data: bytes) -> tuple[np.ndarray, str | None]:
         try:
@@ -104,9 +107,9 @@ class FrameFolder(Film):
             yield None, pixels, lost
         self._note = None
 
-    def look(self, budget: int) -> Look:
+    def scan(self, budget: int) -> VideoInfo:
         if budget > 0:
-            return super().look(budget)
+            return super().scan(budget)
         # Too many to decode them all twice: headers and ends tell of most damage.
         size: tuple[int, int, int] | None = None
         for k, name in enumerate(self.names):
@@ -114,7 +117,7 @@ class FrameFolder(Film):
             if self._note is not None:
                 self._note(name, data)
             try:
-                found = glance(data)
+                found = read_header(data)
             except Undecodable as error:
                 raise Undecodable(f"its frame {name} {error}") from None
             size = found if size is None else (*size[:2], max(size[2], found[2]))
@@ -122,13 +125,13 @@ class FrameFolder(Film):
                 raise Undecodable(f"changes its size at frame {k} ({name}): {_by(found)} after {_by(size)} pixels")
         self._note = None
         assert size is not None
-        return Look(len(self.names), size, None, None, None, None)
+        return VideoInfo(len(self.names), size, None, None, None, None)
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         return _each(indices, lambda i: self._decode(self.names[i], self._bytes(self.names[i]))[0])
 
 
-class PillowFilm(Film):
+class PillowVideo(Video):
     """An animated GIF or WebP file."""
 
     def __init__(self, path: Path, alpha: str) -> None:
@@ -138,7 +141,7 @@ class PillowFilm(Film):
         time: float | None = 0.0
         count = 0
         try:
-            with Image.open(self.path) as picture:
+            with Image.open(self.path, formats=[_PILLOW[self.path.suffix.lower()]]) as picture:
                 for k in itertools.count():
                     try:
                         picture.seek(k)
@@ -174,7 +177,7 @@ class PillowFilm(Film):
             raise Undecodable(f"is cut short after frame {count - 1} (its end is missing)")
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
-        with Image.open(self.path) as picture:
+        with Image.open(self.path, formats=[_PILLOW[self.path.suffix.lower()]]) as picture:
 
             def at(i: int) -> np.ndarray:
                 picture.seek(i)
@@ -183,7 +186,7 @@ class PillowFilm(Film):
             return _each(indices, at)
 
 
-class FilmFile(Film):
+class PyAVVideo(Video):
     """A file that PyAV reads: MP4, WebM and others. Its sound and further streams are not looked at.
 
     Raises BootdiffError where PyAV is not installed.
@@ -239,10 +242,10 @@ class FilmFile(Film):
         except Undecodable:
             raise
         except (av.FFmpegError, OSError, ValueError, EOFError) as error:
-            said = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or error
             if count == 0:
-                raise Undecodable(f"cannot be decoded ({said}); it is damaged, cut short or no video") from None
-            raise Undecodable(f"its stream is damaged at frame {count} ({said})") from None
+                raise Undecodable(f"cannot be decoded ({reason}); it is damaged, cut short or no video") from None
+            raise Undecodable(f"its stream is damaged at frame {count} ({reason})") from None
 
     def frames(self) -> Iterator[tuple[float | None, np.ndarray, str | None]]:
         stamps = []
@@ -254,20 +257,20 @@ class FilmFile(Film):
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         stamps = self._stamps
-        # Without time stamps of its own a frame can only be counted off.
+        # Without time stamps a frame can only be counted off.
         seekable = len(np.unique(stamps)) == len(stamps)
         try:
-            found = self._found(indices, seekable)
+            found = self._find(indices, seek=seekable)
         except Undecodable:
             # Frames just behind a key frame may need those before it.
             found = None
         if found is None:
-            found = self._found(indices, False)
+            found = self._find(indices, seek=False)
         if found is None:
             raise Undecodable("has changed since it was opened: frames are missing")
         return _each(indices, found.__getitem__)
 
-    def _found(self, indices: Sequence[int], seek: bool) -> dict[int, np.ndarray] | None:
+    def _find(self, indices: Sequence[int], *, seek: bool) -> dict[int, np.ndarray] | None:
         wanted = set(indices)
         by_stamp = {int(self._stamps[i]): i for i in wanted}
         found: dict[int, np.ndarray] = {}
@@ -280,19 +283,19 @@ class FilmFile(Film):
         return None
 
 
-def film_at(path: Path, alpha: str) -> Film:
+def open_video(path: Path, alpha: str) -> Video:
     """The reader of a video file."""
-    return PillowFilm(path, alpha) if path.suffix.lower() in PILLOW else FilmFile(path)
+    return PillowVideo(path, alpha) if path.suffix.lower() in _PILLOW else PyAVVideo(path)
 
 
-def nearest(look: Look, fps: float) -> list[int]:
-    """Frame numbers of a film at `fps` frames per second: each the nearest in time, ties to the earlier one.
+def nearest_frames(info: VideoInfo, fps: float) -> list[int]:
+    """Frame numbers of a video at `fps` frames per second: each the nearest in time, ties to the earlier one.
 
-    Raises Undecodable where the film's times are not known.
+    Raises Undecodable where the video's times are not known.
     """
-    if look.times is None:
+    if info.times is None:
         raise Undecodable("does not say when its frames are shown, so fps cannot be met; leave fps out")
-    t = look.times - look.times[0]
+    t = info.times - info.times[0]
     wanted = np.arange(int(t[-1] * fps + 1e-6) + 1) / fps
     right = np.clip(np.searchsorted(t, wanted), 0, len(t) - 1)
     left = np.maximum(right - 1, 0)
@@ -326,11 +329,11 @@ def _rate(times: np.ndarray | None) -> float | None:
     return (len(times) - 1) / float(times[-1] - times[0])
 
 
-def uneven(look: Look) -> str | None:
+def uneven_spacing(info: VideoInfo) -> str | None:
     """What is wrong where frames are shown for times so different that they cannot count as evenly spaced."""
-    if look.times is None or len(look.times) < 3:
+    if info.times is None or len(info.times) < 3:
         return None
-    gaps = np.diff(look.times)
+    gaps = np.diff(info.times)
     usual = float(np.median(gaps))
     # Time stamps in whole milliseconds jitter by one.
     if gaps.max() - gaps.min() <= 0.5 * usual + 2e-3:

@@ -1,0 +1,249 @@
+"""The door for Python: data as tensors or data sets, own networks and views, no recipe.
+
+    model = bootdiff.fit(
+        full=x_full,                                                 # a few full samples
+        views={"thumbs": (bootdiff.Downsample(4), thumbnails)},      # plenty of partial ones
+    )
+
+What the command line does from a recipe, `fit` does from objects: it makes the `Problem` and the `MethodSettings` and
+carries out the stages of `method.stages`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from bootdiff.data import Dataset, as_dataset
+from bootdiff.denoise import Denoiser, ScaledDenoiser
+from bootdiff.errors import BootdiffError
+from bootdiff.method.plan import ARMS
+from bootdiff.method.problem import (
+    VIEW_HOLDOUT,
+    Problem,
+    ViewData,
+    hold_out,
+    partial_data,
+    with_common_classes,
+)
+from bootdiff.method.settings import (
+    PARTS,
+    DistillationSettings,
+    GainSettings,
+    MethodSettings,
+    ResidualSettings,
+    SamplingSettings,
+    ViewSettings,
+)
+from bootdiff.method.stages import Bootstrap
+from bootdiff.nets.network import Network, as_network, default_networks
+from bootdiff.noise import LEVELS
+from bootdiff.serialization import save
+from bootdiff.training.run import Run
+from bootdiff.training.settings import TrainingSettings
+from bootdiff.views import VIEWS, View
+from bootdiff.views.laws import check_view
+
+__all__ = ["fit"]
+
+_PARTS = ("views", *PARTS)
+
+
+def fit(
+    full: Any,
+    views: Mapping[str, Sequence[Any]],
+    *,
+    networks: Any = None,
+    training: TrainingSettings | Mapping[str, TrainingSettings] | None = None,
+    run: str | Path | None = None,
+    arm: str = "bootdiff",
+    held_out: Any = 0.2,
+    test: Any = None,
+    oracle: Any = None,
+    init: Mapping[str, Denoiser] | None = None,
+    gains: GainSettings | None = None,
+    residual: ResidualSettings | None = None,
+    distillation: DistillationSettings | None = None,
+    sampling: SamplingSettings | None = None,
+    levels: Sequence[float] = LEVELS,
+    flip: Literal["none", "horizontal"] = "none",
+    seed: int = 0,
+    device: str = "auto",
+    reuse: Sequence[str | Path] = (),
+    log: Callable[[str], None] | None = print,
+    progress: Callable[[Any], None] | None = None,
+) -> Denoiser:
+    """Train a model of full samples from a few of them and plenty of partial ones.
+
+    Args:
+        full: the full samples: a tensor or array (n, C, *space) in [-1, 1], a map-style torch Dataset, or what
+            `bootdiff.open` returned (`data.as_dataset`).
+        views: name -> (view, its files), likewise in stored coordinates; or (view, denoiser) for a model of such files
+            that is there already; or (view, files, TrainingSettings).
+        networks: name -> network, each trained separately and stacked; or a single one.  A network is a name ("unet",
+            "local", "mlp", "linear"), a module, or a class or function f(c_in, c_out) that makes one, called as
+            net(x, c_noise, label=None).  None: a UNet and a local net, for vectors an MLP and a linear map.
+        training: of every network; or by part: "views", "full", "residual", "oracle", "distilled", the others having
+            the defaults.
+        run: folder of the run: killed, the same call goes on; called with more steps, it trains on.  None: a temporary
+            folder.
+        arm: what to train: "bootdiff", "full_only", "views_only", "unregularized", "distilled" or "oracle".
+        held_out: full samples to choose with, never trained on: a number, a share, or samples.
+        test: full samples for reporting only, not used here: for `evaluation`.
+        oracle: all of the data in full, for the arm "oracle".
+        init: "full", "residual" or a view's name -> a model to start at (`bootdiff.load`, or
+            `DiffusersDenoiser.from_folder`), whose networks have the form of those that are trained.
+        gains, residual, distillation, sampling: settings of these parts; None: the defaults.
+        levels: noise levels (standard deviations, in units of the data) at which things are fitted.
+        flip: "horizontal" mirrors images and videos at random.
+        seed: of everything random.
+        device: "auto", "cpu", "cuda" or "mps".
+        reuse: other runs, whose stages of the same data and settings are copied.
+        log: called with a line per finished stage; None: silence.
+        progress: called a few times a second with a `training.loop.Progress`.
+
+    Returns:
+        The finished denoiser D(x, sigma), in evaluation mode; `bootdiff.sample` draws from it, `bootdiff.save` keeps
+        it.
+
+    Raises:
+        BootdiffError: data, views, networks or a run that do not fit; it says what, where and what to do.
+        ValueError: wrong arguments.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"no arm {arm!r}; known: {', '.join(ARMS)}")
+    if arm == "oracle" and oracle is None:
+        raise ValueError("the arm 'oracle' is trained on all of the data in full: give `oracle`")
+    say = log or (lambda text: None)
+    problem = _problem(full, views, held_out, test, oracle, seed)
+    settings = _settings(problem, views, networks, training, init or {})
+    settings = replace(
+        settings, levels=tuple(float(s) for s in levels), seed=seed, flip=flip, gains=gains or GainSettings(),
+        residual=residual or ResidualSettings(), distillation=_distillation(distillation),
+        sampling=sampling or SamplingSettings(),
+    )  # fmt: skip
+    accelerator = _accelerator(device, settings)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bootdiff-")) if run is None else run
+        main = accelerator.is_main_process
+        opened = stack.enter_context(Run.open(folder, None, problem.fingerprint(), seed=seed, main=main))
+        accelerator.wait_for_everyone()
+        stages = Bootstrap(settings, problem, opened, accelerator, progress, say, reuse)
+        stages.check_networks([arm])
+        model = stages.denoiser(arm)
+        if main:
+            save(model, opened.path / arm)
+        accelerator.wait_for_everyone()
+    return model
+
+
+def _problem(
+    full: Any, views: Mapping[str, Sequence[Any]], held_out: Any, test: Any, oracle: Any, seed: int
+) -> Problem:
+    samples = _dataset(full, "full")
+    if isinstance(held_out, int | float) and not isinstance(held_out, bool):
+        count = round(held_out * len(samples)) if isinstance(held_out, float) else held_out
+        count = max(1, count)
+        if count >= len(samples):
+            raise BootdiffError(
+                f"full: {len(samples)} sample(s) with {count} held out leave none to train on; give more, or lower "
+                "held_out"
+            )
+        held, train = hold_out(samples, count, seed + 1, "full")
+    else:
+        held, train = _dataset(held_out, "held_out"), samples  # type: ignore[assignment]
+    if not views:
+        raise ValueError("no views: give at least one kind of partial data, name -> (view, files)")
+    shape = tuple(samples.shape)
+    for what, other in (("held_out", held), ("test", test), ("oracle", oracle)):
+        if other is not None and tuple(_dataset(other, what).shape) != shape:
+            found = tuple(_dataset(other, what).shape)
+            raise BootdiffError(f"{what}: samples are {found}, the full ones {shape}; they must be alike")
+    parts = {name: _view(name, given, samples, seed) for name, given in views.items()}
+    problem = Problem(
+        train, held, parts, None if test is None else _dataset(test, "test"),
+        None if oracle is None else _dataset(oracle, "oracle"),
+    )  # fmt: skip
+    return with_common_classes(problem)
+
+
+def _dataset(value: Any, where: str) -> Dataset:
+    return value if isinstance(value, Dataset) else as_dataset(value, where=where)
+
+
+def _view(name: str, given: Sequence[Any], full: Dataset, seed: int) -> ViewData:
+    at = f"views[{name!r}]"
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3) or not isinstance(given[0], View):
+        raise ValueError(f"{at} must be (view, files), as (Downsample(4), thumbnails); got {type(given).__name__}")
+    view, data = given[0], given[1]
+    shape = tuple(full.shape)
+    try:
+        view.shape(shape)
+        if type(view) not in VIEWS.values():
+            check_view(view, shape)
+    except ValueError as error:
+        raise BootdiffError(f"{at}: {error}") from None
+    if isinstance(data, Denoiser):
+        wanted = tuple(view.shape(shape))
+        if tuple(data.shape) != wanted:
+            raise BootdiffError(f"{at}: its model is of samples of {tuple(data.shape)}, the view's are {wanted}")
+        model = data if view.scale == 1 else ScaledDenoiser(data, view.scale)
+        return ViewData(view, view, pretrained=model.requires_grad_(False).eval())
+    dataset = partial_data(view, _dataset(data, at), shape, at, full_samples=full)
+    count = max(1, min(round(0.1 * len(dataset)), VIEW_HOLDOUT))
+    if count >= len(dataset):
+        raise BootdiffError(f"{at}: {len(dataset)} sample(s) leave none to train on beside {count} held out; give more")
+    held, train = hold_out(dataset, count, seed + 2, at)
+    return ViewData(view, view, train, held)
+
+
+def _settings(
+    problem: Problem, views: Mapping[str, Sequence[Any]], networks: Any, training: Any, init: Mapping[str, Denoiser]
+) -> MethodSettings:
+    given = _networks(networks, len(problem.shape) - 1)
+    if isinstance(training, Mapping):
+        unknown = sorted(set(training) - set(_PARTS))
+        if unknown:
+            raise ValueError(f"training: no part {unknown[0]!r}; known: {', '.join(_PARTS)}")
+        by_part = {part: training.get(part, TrainingSettings()) for part in _PARTS}
+    else:
+        by_part = dict.fromkeys(_PARTS, training or TrainingSettings())
+    by_part = {part: replace(how, warmup=min(how.warmup, how.steps)) for part, how in by_part.items()}
+    own = {name: v[2] for name, v in views.items() if len(v) == 3}
+    parts = {name: ViewSettings(given, own.get(name, by_part["views"])) for name in problem.views}
+    unknown = sorted(set(init) - {"full", "residual", "oracle", *problem.views})
+    if unknown:
+        raise ValueError(f"init: no {unknown[0]!r}; known: full, residual, oracle, {', '.join(problem.views)}")
+    return MethodSettings(given, parts, {part: by_part[part] for part in PARTS}, init=dict(init))
+
+
+def _networks(networks: Any, axes: int) -> dict[str, Network]:
+    if networks is None:
+        return default_networks(axes)
+    if isinstance(networks, Mapping):
+        if not networks:
+            raise ValueError("networks: give at least one, or leave them out")
+        return {str(name): as_network(network) for name, network in networks.items()}
+    return {networks if isinstance(networks, str) else "own": as_network(networks)}
+
+
+def _distillation(given: DistillationSettings | None) -> DistillationSettings:
+    if given is None or given.networks is None:
+        return given or DistillationSettings()
+    return replace(given, networks={name: as_network(network) for name, network in given.networks.items()})
+
+
+def _accelerator(device: str, settings: MethodSettings) -> Any:
+    import torch
+    from accelerate import Accelerator
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "auto": True, "cpu": True}
+    if device not in there:
+        raise ValueError(f"device must be auto, cpu, cuda or mps, got {device!r}")
+    if not there[device]:
+        raise BootdiffError(f"device: {device}: torch finds none here; say device='auto' (or 'cpu')")
+    return Accelerator(cpu=device == "cpu", mixed_precision=settings.training["full"].precision)

@@ -1,0 +1,53 @@
+"""`bootdiff check`: a recipe and its data, validated and priced before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bootdiff.cli.options import RecipeFile, run_folder
+
+__all__ = ["check"]
+
+
+def check(
+    recipe: RecipeFile,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: runs/NAME/check.")] = None,
+) -> None:
+    """Validate a recipe and its data, and estimate the training time.
+
+    Reads everything, trains nothing. Writes views.png: full images, each view of them, and the view's own files; the
+    last two should look alike. Then prints networks, parameters, FLOPs and times, measured on a few steps of each.
+
+    bootdiff check mine.yaml
+    """
+    from bootdiff.cli import costs
+    from bootdiff.cli.console import Console
+    from bootdiff.cli.report import images
+    from bootdiff.cli.session import accelerate, arms_of, report_unusable
+    from bootdiff.method.plan import plan
+    from bootdiff.recipe.build import build_problem, method_settings
+    from bootdiff.recipe.schema import load_recipe
+    from bootdiff.training.files import atomic_write_json
+
+    loaded, folder = load_recipe(recipe), out or run_folder(recipe) / "check"
+    screen = Console()
+    accelerator = accelerate(loaded)
+    problem = build_problem(loaded)
+    settings = method_settings(loaded, problem.shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    report_unusable(folder, problem, screen)
+    data = costs.describe(problem)
+    screen.show(costs.data_table(data))
+    warnings = costs.warnings_of(problem, data)
+    for warning in warnings:
+        screen.print(f"warning: {warning}", "yellow")
+    images.save_png(images.view_rows(problem), folder / "views.png")
+    names = arms_of(problem)
+    rows = costs.estimate(settings, problem, accelerator, names, screen)
+    screen.show(*costs.cost_table(rows, plan(settings, problem, ["bootdiff", *names]), names))
+    report = {"data": data, "warnings": warnings, "plan": [vars(row) for row in rows]}
+    atomic_write_json(folder / "check.json", report)
+    screen.print(f"{recipe} is valid. Look at {folder / 'views.png'}, then: bootdiff fit {recipe}", "bold")

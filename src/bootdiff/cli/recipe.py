@@ -1,0 +1,42 @@
+"""`bootdiff recipe`: the reference of a recipe's keys, and a recipe to start from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bootdiff.errors import BootdiffError
+
+__all__ = ["embedded_text", "recipe"]
+
+
+def recipe(
+    example: Annotated[bool, typer.Option("--example", help="Print a recipe to start from instead.")] = False,
+    find: Annotated[str, typer.Option(help="Only keys whose name or description contains this.")] = "",
+) -> None:
+    """List every key of a recipe: type, default, meaning.
+
+    bootdiff recipe
+    bootdiff recipe --find noise
+    bootdiff recipe --example > mine.yaml
+    """
+    from bootdiff.recipe.schema import reference
+
+    if example:
+        typer.echo(embedded_text("example"), nl=False)
+        return
+    entries = [e for e in reference() if find.lower() in f"{e.key} {e.description}".lower()]
+    if not entries:
+        raise BootdiffError(f"--find {find}: no key of a recipe has this in its name or description")
+    for entry in entries:
+        default = f" [{entry.default}]" if entry.default else ""
+        typer.secho(entry.key, bold=True, nl=False)
+        typer.echo(f"  {entry.type}{default}\n    {entry.description}")
+
+
+def embedded_text(name: str) -> str:
+    """A recipe that the package carries: "example" or "digits"."""
+    from importlib.resources import files
+
+    return files("bootdiff.recipe").joinpath("embedded", f"{name}.yaml").read_text(encoding="utf-8")

@@ -1,0 +1,224 @@
+"""The options of all readers: what each means, its bounds and default, and which kinds of data it is for.
+
+Each meaning is written once, as an annotation; each reader has the dataclass of the options that it understands; and
+`DataOptions` is all of them together, which `open_dataset` takes by name and a recipe's data blocks are built from.
+Nothing heavy is imported here, so a recipe can be read in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_types import MaxLen
+
+from bootdiff.settings import Doc, Ge, Gt, MinLen, annotations_of, check
+
+__all__ = [
+    "ArrayOptions", "DataOptions", "DigitsOptions", "HFOptions", "ImageOptions", "ReaderOptions", "SignalOptions",
+    "TableOptions", "VideoOptions", "conflicts", "defaults_of", "kinds_of",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ForKinds:
+    """Marks an option that means something for these kinds of data only."""
+
+    kinds: tuple[str, ...]
+
+
+# --- what each option means ---
+
+Kind = Annotated[
+    Literal["image", "video", "signal", "vector"] | None,
+    Doc("what one sample is; null: what the files leave no doubt about"),
+]
+Key = Annotated[str | None, Doc("name of the array in an .npz file, or of the part of a Hugging Face data set")]
+Labels = Annotated[bool | str, Doc("true: sub-folders are classes; or the name of the array or column of labels")]
+Unlabelled = Annotated[Literal["refuse", "keep"], Doc("with labels: what to do with samples without")]
+OnError = Annotated[Literal["refuse", "skip"], Doc("what to do with files that cannot be used")]
+Channels = Annotated[
+    Literal[1, 3] | None, ForKinds(("image", "video")), Doc("1 gray, 3 colour; null: as most of the files")
+]
+Alpha = Annotated[
+    Literal["refuse", "white", "black", "drop"], ForKinds(("image", "video")), Doc("what to do with transparency")
+]
+Masks = Annotated[
+    bool | str,
+    Doc("true: each file has a mask beside it, name.mask.png (white = observed); or the array's name"),
+]
+Missing = Annotated[Literal["refuse", "mask"], Doc("NaN and empty cells: damage, or not observed")]
+Column = Annotated[str | None, Doc("column of pictures in a Hugging Face dataset saved to disk")]
+Columns = Annotated[
+    Annotated[list[str], MinLen(1)] | None,
+    ForKinds(("vector", "signal")),
+    Doc("columns of a table to use, in this order; null: all, which must hold numbers"),
+]
+Limit = Annotated[int | None, Ge(1), Doc("use at most this many samples, evenly spaced over all there are")]
+Frames = Annotated[
+    int | None, Ge(1), ForKinds(("video",)), Doc("frames of a video to use; longer ones give several windows")
+]
+Length = Annotated[
+    int | None, Ge(1), ForKinds(("signal",)), Doc("values of a signal to use; longer ones give several windows")
+]
+Stride = Annotated[
+    int | None, Ge(1), ForKinds(("video", "signal")), Doc("spacing of such windows; null: one after the other")
+]
+Fps = Annotated[
+    float | None, Gt(0), ForKinds(("video",)), Doc("resample video files to this many frames per second (nearest)")
+]
+Range = Annotated[
+    Annotated[list[float], MinLen(2), MaxLen(2)] | None,
+    Doc("[low, high] of float arrays; null: measured, [0, 1] or [-1, 1]"),
+]
+Standardize = Annotated[
+    bool,
+    ForKinds(("vector", "signal")),
+    Doc("signals, vectors: scale by each channel's mean and deviation, measured on full samples"),
+]
+# Not in recipes, where one block's classes and units are found for all.
+Size = Annotated[tuple[int, int] | None, Doc("(height, width) that every file must have; null: what most have")]
+Classes = Annotated[list[str] | None, Doc("names of the classes, which fix their numbers across several folders")]
+UnitsOfOthers = Annotated[Any, Doc("`Units` of other data of the same quantity, in place of measuring them")]
+
+
+# --- what each reader understands ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderOptions:
+    """What every reader understands."""
+
+    kind: Kind = None
+    labels: Labels = False
+    on_error: OnError = "refuse"
+    limit: Limit = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name, problem in conflicts(self):
+            raise ValueError(f"{type(self).__name__}.{name}: {problem}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsOptions(ReaderOptions):
+    """Of scikit-learn's digits; `key` is all, train or test."""
+
+    key: Key = None
+    channels: Channels = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayOptions(ReaderOptions):
+    """Of .npy and .npz files."""
+
+    key: Key = None
+    unlabelled: Unlabelled = "refuse"
+    classes: Classes = None
+    channels: Channels = None
+    masks: Masks = False
+    missing: Missing = "refuse"
+    range: Range = None
+    standardize: Standardize = False
+    units: UnitsOfOthers = None
+    frames: Frames = None
+    length: Length = None
+    stride: Stride = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(ReaderOptions):
+    """Of a table whose rows are vectors."""
+
+    unlabelled: Unlabelled = "refuse"
+    classes: Classes = None
+    columns: Columns = None
+    missing: Missing = "refuse"
+    range: Range = None
+    standardize: Standardize = False
+    units: UnitsOfOthers = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalOptions(TableOptions):
+    """Of a folder of signals, or one."""
+
+    length: Length = None
+    stride: Stride = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(ReaderOptions):
+    """Of a folder of pictures."""
+
+    unlabelled: Unlabelled = "refuse"
+    classes: Classes = None
+    channels: Channels = None
+    alpha: Alpha = "refuse"
+    masks: Masks = False
+    size: Size = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions(ImageOptions):
+    """Of a folder of videos, or one."""
+
+    frames: Frames = None
+    stride: Stride = None
+    fps: Fps = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HFOptions(ReaderOptions):
+    """Of a Hugging Face data set saved to disk."""
+
+    key: Key = None
+    column: Column = None
+    channels: Channels = None
+    alpha: Alpha = "refuse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(HFOptions, VideoOptions, SignalOptions, ArrayOptions):
+    """Every option of every reader."""
+
+
+def defaults_of(options: type[ReaderOptions]) -> dict[str, Any]:
+    """Names and defaults of a reader's options."""
+    return {f.name: f.default for f in fields(options)}
+
+
+def kinds_of(option: str) -> tuple[str, ...] | None:
+    """The kinds of data for which an option means something; None where for all.
+
+    >>> kinds_of("stride"), kinds_of("labels")
+    (('video', 'signal'), None)
+    """
+    marks = get_args(annotations_of(DataOptions)[option])[1:]
+    return next((m.kinds for m in marks if isinstance(m, ForKinds)), None)
+
+
+def conflicts(options: Any) -> Iterator[tuple[str, str]]:
+    """Pairs (option, what is wrong with it) of options that exclude or need each other."""
+    defaults = defaults_of(DataOptions)
+    given = {name: v for name in defaults if (v := getattr(options, name, None)) not in (None, defaults[name])}
+    for name in ("labels", "masks"):
+        if not isinstance(given.get(name, False), bool | str):
+            yield name, f"must be true, false or the name of an array, got {given[name]!r}"
+    if "range" in given and not given["range"][0] < given["range"][1]:
+        yield "range", f"must be [low, high] with low < high, got {list(given['range'])}"
+    if "range" in given and "standardize" in given:
+        yield "standardize", "the values have a range already; leave out one of the two"
+    if "range" in given and "units" in given:
+        yield "units", "the values have a range already; leave out one of the two"
+    if "frames" in given and "length" in given:
+        yield "length", "videos have frames, signals have a length; leave out one of the two"
+    if "stride" in given and "frames" not in given and "length" not in given:
+        yield "stride", "spaces windows, but there is no frames (videos) or length (signals)"
+    if given.get("unlabelled") == "keep" and "labels" not in given:
+        yield "unlabelled", "there are no labels to lack; say labels, or leave this out"
+    for name in given:
+        kinds = kinds_of(name)
+        if kinds is not None and "kind" in given and given["kind"] not in kinds:
+            yield name, f"means nothing for kind: {given['kind']} (only for {' and '.join(kinds)}); leave it out"

@@ -1,0 +1,176 @@
+"""How the method is carried out, as plain settings: gains, residual, distillation, and the networks of each part.
+
+A `MethodSettings` says all that the stages need beside the data (`problem.Problem`).  It is what Python users give in
+parts to `bootdiff.fit`, and what the recipe builds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from bootdiff.noise import LEVELS
+from bootdiff.settings import Doc, Ge, Gt, check
+from bootdiff.training.settings import TrainingSettings
+
+if TYPE_CHECKING:  # recipes are read without torch
+    from bootdiff.denoise import Denoiser
+    from bootdiff.nets.network import Network
+
+__all__ = [
+    "PARTS",
+    "DistillationSettings",
+    "GainSettings",
+    "MethodSettings",
+    "ResidualSettings",
+    "SamplingSettings",
+    "ViewSettings",
+]
+
+PARTS = ("full", "residual", "distilled", "oracle")
+"""What has networks beside the views: each is trained by its own settings."""
+
+
+@dataclass(frozen=True)
+class GainSettings:
+    """How much each view counts at each noise level."""
+
+    mode: Annotated[Literal["fit", "unit"], Doc("fit: ridge regression on full samples; unit: all 1")] = "fit"
+    folds: Annotated[int, Ge(2), Doc("folds of the cross-validation")] = 5
+    draws: Annotated[int, Ge(1), Doc("noise draws per full sample and level")] = 4
+    smooth: Annotated[float, Ge(0), Doc("width of the smoothing over ln sigma; 0, 1 and 2 of it are tried")] = 0.35
+    prune: Annotated[float, Ge(0), Doc("gains that improve by less than this many standard errors become 0")] = 2.0
+    screen: Annotated[
+        float,
+        Ge(0),
+        Doc(
+            "views that improve full-only training by less than this many standard errors, over all levels together, "
+            "are left out"
+        ),
+    ] = 0.5
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """The widths of the smoothing that are tried."""
+        return (0.0, self.smooth, 2 * self.smooth) if self.smooth else (0.0,)
+
+
+@dataclass(frozen=True)
+class ResidualSettings:
+    """What is learned on the full samples beyond the views, and how it is regularized."""
+
+    energy: Annotated[float, Ge(0), Doc("weight of the residual's energy in the loss (shrinks to the views)")] = 0.0
+    uses_views: Annotated[bool, Doc("its networks take the views' estimates as input beside x")] = True
+    start: Annotated[
+        Literal["auto", "best", "full", "views"],
+        Doc(
+            "best: its networks start at full-only's or a view's, whichever wins a short race, and learn to use the "
+            "views; full: at full-only's last weights; views: at zero, on top of the views; auto: best, unless energy, "
+            "uses_views or full_experts say otherwise"
+        ),
+    ] = "auto"
+    full_experts: Annotated[bool, Doc("stack denoisers trained on the full samples alone, too")] = True
+    snapshots: Annotated[int, Ge(1), Doc("snapshots per expert offered to the choice per noise level")] = 4
+    prune: Annotated[
+        float,
+        Ge(0),
+        Doc(
+            "experts that improve a noise level by less than this many standard errors are not evaluated there: 2 "
+            "samples faster, at a loss of up to 1 %"
+        ),
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.start in ("best", "full") and (self.energy or not self.uses_views):
+            raise ValueError(
+                f"ResidualSettings.start: {self.start} goes without energy, and with uses_views; or write views"
+            )
+
+    @property
+    def warm_start(self) -> bool:
+        """Whether training starts at networks that are there already, for which full-only's are needed.
+
+        >>> ResidualSettings().warm_start, ResidualSettings(energy=0.1).warm_start
+        (True, False)
+        """
+        auto = self.uses_views and self.full_experts and not self.energy
+        return self.start in ("best", "full") or (self.start == "auto" and auto)
+
+    @property
+    def starts_best(self) -> bool:
+        """Whether a race decides which of these networks it starts at."""
+        return self.warm_start and self.start != "full"
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How samples are drawn."""
+
+    scheduler: Annotated[Literal["dpm", "heun", "euler"], Doc("solver")] = "dpm"
+    steps: Annotated[int, Ge(2), Doc("noise levels visited")] = 40
+    sigma_min: Annotated[float, Gt(0), Doc("last noise level")] = 0.02
+    sigma_max: Annotated[float, Gt(0), Doc("first noise level")] = 80.0
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"SamplingSettings.sigma_min must be below sigma_max ({self.sigma_max:g}), got {self.sigma_min:g}"
+            )
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """How the arm `distilled` is made: bootdiff's model in as few networks as full-only has.
+
+    samples: drawn from bootdiff's model, to learn on beside the full samples.  networks: by name; None: full-only's.
+    """
+
+    samples: Annotated[int, Ge(1), Doc("drawn from bootdiff's model, to learn on beside the full samples")] = 1000
+    networks: Mapping[str, Network] | None = None
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How a view's denoiser is made.
+
+    networks: by name, stacked.  training: of each of them.  start: "best": at full-only's networks or those of the
+    views before it, where they are alike, whichever wins a short race; "scratch".  inner: the settings of its own
+    problem, where the view has views of its samples.
+    """
+
+    networks: Mapping[str, Network]
+    training: TrainingSettings
+    start: Literal["best", "scratch"] = "best"
+    inner: MethodSettings | None = None
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """All that the stages need beside the data.
+
+    networks: of full-only, residual and oracle, by name.  views: by name.  training: by the parts of `PARTS`.  init: a
+    model whose networks those of a part ("full", "residual", "oracle") or of a view start at, by its name.
+    """
+
+    networks: Mapping[str, Network]
+    views: Mapping[str, ViewSettings]
+    training: Mapping[str, TrainingSettings]
+    levels: tuple[float, ...] = LEVELS
+    seed: int = 0
+    flip: Literal["none", "horizontal"] = "none"
+    gains: GainSettings = field(default_factory=GainSettings)
+    residual: ResidualSettings = field(default_factory=ResidualSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    init: Mapping[str, Denoiser] = field(default_factory=dict)
+
+    @property
+    def distilled_networks(self) -> Mapping[str, Network]:
+        """The networks of the arm `distilled`."""
+        return self.distillation.networks or self.networks

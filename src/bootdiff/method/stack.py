@@ -1,0 +1,141 @@
+"""The stack: the finished denoiser, experts weighed against each other per noise level.
+
+    D(x, sigma) = V + sum_k kappa_k(sigma) (D_k - V),     kappa_k >= 0 fitted on held-out samples (`weights`),
+
+with the composite V and experts D_k trained separately: residual experts, and denoisers of the full samples alone.  A
+single expert's kappa is the closed-form shrinkage of the residual.  Where a weight is 0, its expert is not evaluated.
+An expert is several snapshots of one training, each noise level using the one that held-out samples chose for it.
+Sources: stacking: Wolpert 1992, Breiman 1996.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bootdiff.denoise import Denoiser, expand
+from bootdiff.method.composite import CompositeDenoiser, Estimates, takes_classes
+from bootdiff.method.residual import ResidualExpert
+from bootdiff.noise import interpolate, nearest_level
+
+__all__ = ["SnapshotsByNoiseLevel", "StackedDenoiser"]
+
+
+class SnapshotsByNoiseLevel(Denoiser):
+    """Several snapshots of one expert; each noise level uses the one that held-out samples chose for it.
+
+    Args:
+        members: the snapshots, alike but for their networks' weights.
+        levels: noise levels, ascending; in between, the nearest in ln sigma counts.
+        choice: index into `members` for each level.
+    """
+
+    def __init__(self, members: Sequence[ResidualExpert], levels: Sequence[float], choice: Sequence[int]) -> None:
+        super().__init__()
+        self.members, self.shape = nn.ModuleList(members), members[0].shape
+        self.levels, self.choice = list(levels), list(choice)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"members": list(self.members), "levels": self.levels, "choice": self.choice}
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        at: Estimates | None = None,
+    ) -> Tensor:
+        """D_k(x, sigma), (B, *shape); `at`: the composite's estimates at x, where they are there already."""
+        chosen = torch.tensor(self.choice, device=sigma.device)[nearest_level(sigma, self.levels)]
+        used = chosen.unique().tolist()
+        if len(used) == 1:
+            return self.members[used[0]](x, sigma, label, context, at=at)
+        out = torch.zeros_like(x)
+        for k in used:
+            rows = (chosen == k).nonzero()[:, 0]
+            rest = (None if v is None else v[rows] for v in (label, context))
+            part = self.members[k](x[rows], sigma[rows], *rest, at=_rows(at, rows))
+            out = out.index_copy(0, rows, part.to(x.dtype))
+        return out
+
+
+class StackedDenoiser(Denoiser):
+    """D: the composite and experts on it, weighed.
+
+    Where views were trained with classes and no expert was, D(c) is D(none) with the views' own estimates for the class
+    in their row spaces: the weights, fitted on samples of no class, would all but silence them.
+
+    Args:
+        composite: V (without views: the prior).
+        experts: D_k; experts that take the composite's estimates, or any other denoisers of the full samples.
+        levels: noise levels of `weights`, ascending.
+        weights: kappa_k at each level, (levels, experts); None stands for 1 / experts.
+    """
+
+    weights: Tensor
+    levels: Tensor
+
+    def __init__(
+        self,
+        composite: CompositeDenoiser,
+        experts: Sequence[Denoiser],
+        levels: Sequence[float],
+        weights: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.composite, self.experts, self.shape = composite, nn.ModuleList(experts), composite.shape
+        count = len(experts)
+        values = torch.full((len(levels), count), 1 / max(count, 1)) if weights is None else torch.tensor(weights)
+        self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
+        self.register_buffer("weights", values.double().reshape(len(levels), count), persistent=False)
+        self._classed_by_views = (
+            count > 0 and not any(map(_own_classes, experts)) and any(map(takes_classes, composite.denoisers.values()))
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "composite": self.composite,
+            "experts": list(self.experts),
+            "levels": self.levels.tolist(),
+            "weights": self.weights.tolist(),
+        }
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """D(x, sigma), (B, *shape)."""
+        if label is None or not self._classed_by_views:
+            return self._stacked(x, sigma, label, context)
+        return self.composite.of_class(self._stacked(x, sigma, None, context), x, sigma, label)
+
+    def _stacked(self, x: Tensor, sigma: Tensor, label: Tensor | None, context: Tensor | None) -> Tensor:
+        at = self.composite.estimate(x, sigma, label)
+        kappa = interpolate(sigma, self.levels, self.weights).to(x.dtype)
+        out = at.mean
+        for k, expert in enumerate(self.experts):
+            active = kappa[:, k] > 0
+            if not bool(active.any()):
+                continue
+            rows = slice(None) if bool(active.all()) else active.nonzero()[:, 0]
+            part = [None if v is None else v[rows] for v in (x, sigma, label, context)]
+            shared = {"at": _rows(at, rows)} if isinstance(expert, ResidualExpert | SnapshotsByNoiseLevel) else {}
+            r = expand(kappa[rows, k], x) * (expert(*part, **shared) - at.mean[rows])
+            out = out + r if isinstance(rows, slice) else out.index_add(0, rows, r.to(out.dtype))
+        return out
+
+
+def _own_classes(expert: Denoiser) -> bool:
+    """Whether an expert's networks take classes; its composite's do not count."""
+    if isinstance(expert, SnapshotsByNoiseLevel):
+        return any(map(_own_classes, expert.members))  # type: ignore[arg-type]
+    return takes_classes(expert.net if isinstance(expert, ResidualExpert) else expert)
+
+
+def _rows(at: Estimates | None, rows: Any) -> Estimates | None:
+    if at is None or isinstance(rows, slice):
+        return at
+    return Estimates(*(None if v is None else v[rows] for v in at))  # type: ignore[arg-type]
