@@ -185,6 +185,9 @@ class Trainer:
             return {"start": f"{name}.start-{best}/final.safetensors", "losses": losses, "ledgers": spent}
 
         short, steps = race(len(start), training.steps)
+        begun = stage.begun
+        if not self._store.exists(stage, "start.json") and begun:
+            short, steps = 0, training.steps  # for fewer steps there was no race; now it is under way
         begin, spent = start[0] if start else None, []
         if short:
             found = self._store.get_or_compute(stage, "start.json", raced)
