@@ -74,7 +74,7 @@ def viewed(**views):
 
 
 def everything():
-    """Every class at once: two views, one of them a stack of its own, snapshots, both kinds of experts."""
+    """Every class at once: two views, one of them itself a stack, snapshots, both kinds of experts."""
     composite = viewed(small=Downsample(2), gray=ChannelMix.gray())
     snapshots = SnapshotsByNoiseLevel([expert(composite=composite) for _ in range(2)], LEVELS, (1, 0, 1))
     experts = [snapshots, expert(UNet, composite, anchor="prior"), expert(MLP)]

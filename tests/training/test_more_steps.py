@@ -86,7 +86,7 @@ def test_a_training_is_the_loop_written_out_bit_by_bit(run, changes):
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_complete_training_goes_on_from_its_average(run, schedule):
-    """Model and average begin at final.safetensors, AdamW anew at step 60, so that its warmup comes again."""
+    """Model and average begin at final.safetensors, AdamW begins again at step 60, and so does its warmup."""
     how = {"schedule": schedule, "warmup": 5, "lr": 1e-2}
     stage, model = run.stage("toy"), network()
     train(stage, model=model, **how)

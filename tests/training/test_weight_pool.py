@@ -119,7 +119,7 @@ def test_opening_a_run_removes_what_nothing_links_to(tmp_path):
     shutil.rmtree(run.stages / "other")
     with Run.open(tmp_path / "run", "seed: 3") as run:
         assert 0 < len(os.listdir(run.pool.path)) < count
-    shutil.copytree(tmp_path / "run", tmp_path / "copy")  # each link becomes a file of its own
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")  # each link becomes a separate file
     with Run.open(tmp_path / "copy", "seed: 3") as run:
         assert os.listdir(run.pool.path) == []
         assert train(run.stage("toy")).snapshots

@@ -90,7 +90,7 @@ def fit(
         accelerator: accelerate's; None: a new one.
         evaluate: ``evaluate(ema_model)`` returns the held-out losses by key; it is called every
             ``settings.evaluate_every`` steps and at the end, in eval mode, without gradients, by every process; it must
-            draw from generators of its own.
+            draw from its own generators.
         progress: called a few times per second.
         keep: keep the best snapshots.
 
