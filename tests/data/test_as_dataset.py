@@ -357,7 +357,7 @@ class Endless(torch.utils.data.Dataset):
         ([PIXELS[0].transpose(1, 2, 0)], ["sample 0: 6 x 8 x 3 means 6 channels", "torch.movedim(x, -1, 0)"]),
         ([np.zeros((28, 28), np.float32)], ["28 x 28 could be two things", "x[None]"]),
     ],
-    ids=str,
+    ids=lambda v: str(v) if isinstance(v, list | str) and "object at" not in str(v) else type(v).__name__,
 )
 def test_what_is_no_data_set(value, said):
     refused(value, "data: ", *said)
