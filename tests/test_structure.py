@@ -24,6 +24,7 @@ FLOORS = [
     ["restoration"],
     ["method"],
     ["serialization"],
+    ["api"],
     ["pipeline", "recipe"],
     ["evaluation", "forecast", "tools"],
     ["cli"],

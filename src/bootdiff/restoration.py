@@ -1,7 +1,5 @@
 """Restoration of one sample: full samples that agree with a partial one, drawn from the posterior of any `Denoiser`.
 
-(How good such restorations are: `bootdiff.evaluation.restoration`.)
-
 Given y = A x0 + tau n (a view of one sample, A A^T A = A) and D(x, sigma) = E[x0 | x], x = x0 + sigma n, samples of
 x0 | y are wanted.  The denoiser E[x0 | x, y], put into any solver of `sampling`, draws them.  With x0 | x taken as a
 Gaussian of covariance V,

@@ -121,7 +121,12 @@ def _check_value(where: str, rule: _Rule, value: Any) -> None:
         if not number or not math.isfinite(value) or (float not in kinds and int(value) != value):
             said.append(f"a {'finite' if float in kinds else 'whole'} number")
             raise ValueError(f"{where} must be {' or '.join(said)}, got {value!r}")
-    if bool in kinds and not isinstance(value, bool) and not (rule.item and isinstance(value, list | tuple)):
+    if (
+        bool in kinds
+        and str not in kinds
+        and not isinstance(value, bool)
+        and not (rule.item and isinstance(value, list | tuple))
+    ):
         raise ValueError(f"{where} must be True or False{' or a list' if rule.item else ''}, got {value!r}")
     if (
         rule.item

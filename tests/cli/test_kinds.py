@@ -120,7 +120,7 @@ def test_arms_are_trained_measured_and_drawn(trained):
     assert trained.kind != "vector" or np.isfinite(said["samples"]["bootdiff"]["fid"])
     for name in ("samples.png", "samples/real.png", "samples/bootdiff.png"):
         assert min(opened(trained.run / name).size) > 50
-    nets = {path.name for path in trained.run.glob("full-*")}
+    nets = {path.name for path in trained.run.glob("stages/full-*")}
     assert nets == {"full-mlp", "full-linear", "full-stack"} if trained.kind == "vector" else "full-unet" in nets
 
 

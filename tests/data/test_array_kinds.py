@@ -108,9 +108,9 @@ def test_units_of_a_view_make_its_files_match(view):
 def test_a_view_that_mixes_units_has_none():
     mix = ChannelMix(weights=(0.5, 0.5))
     even, odd = Units((1.0, 2.0), (3.0, 3.0), True), Units((1.0, 2.0), (3.0, 4.0), True)
-    assert even.marginal(mix, (2, 16)).offset == pytest.approx((1.5,))
+    assert even.through(mix, (2, 16)).offset == pytest.approx((1.5,))
     with pytest.raises(BootdiffError, match=r"views.x: this view mixes channels"):
-        odd.marginal(compose(mix, Crop(size=(4,), offset=(0,))), (2, 16), "views.x")
+        odd.through(compose(mix, Crop(size=(4,), offset=(0,))), (2, 16), "views.x")
 
 
 def gaps() -> np.ndarray:

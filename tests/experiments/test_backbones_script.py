@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bootdiff.recipe.backbones import default_backbones
+from bootdiff.nets import default_networks
 from experiments.scripts import backbones
 from experiments.scripts.results import RESULTS
 
@@ -15,7 +15,7 @@ COMMITTED = json.loads((RESULTS / "backbones.json").read_text())["rows"]
 
 def test_every_default_network_of_every_case_is_in_the_table():
     names = [
-        f"{case} {net}" for case, (shape, _) in backbones.CASES.items() for net in default_backbones(len(shape) - 1)
+        f"{case} {net}" for case, (shape, _) in backbones.CASES.items() for net in default_networks(len(shape) - 1)
     ]
     assert list(COMMITTED) == names
     assert {name: row["batch"] for name, row in COMMITTED.items()} == {
@@ -27,7 +27,7 @@ def test_every_default_network_of_every_case_is_in_the_table():
 def test_parameters_and_flops_are_those_of_the_committed_table(name):
     case, net = name.rsplit(" ", 1)
     shape, batch = backbones.CASES[case]
-    found = backbones.measure(shape, batch, default_backbones(len(shape) - 1)[net], steps=1)
+    found = backbones.measure(shape, batch, default_networks(len(shape) - 1)[net], steps=1)
     assert found["parameters"] == COMMITTED[name]["parameters"]
     assert found["flops"] == COMMITTED[name]["flops"]
     assert 0 < found["fastest"] <= found["seconds"]

@@ -23,7 +23,7 @@ def test_a_recipe_is_forecast_once(tiny_run, tmp_path, monkeypatch):
     assert (found["recipe"], found["seed"]) == ("tiny", 0)
     assert found["cpu_seconds"] > 0
     assert set(found["forecast"]["views"]) == {"thumbnails", "halves"}
-    assert found["screening"] == json.loads((tiny_run.run / "screening" / "done.json").read_text())
+    assert found["screening"] == json.loads((tiny_run.run / "stages" / "screening" / "done.json").read_text())["value"]
     assert json.loads(out.read_text())["forecast"]["levels"] == [0.2, 0.8, 3.2]
     monkeypatch.setattr("bootdiff.recipe.schema.load_recipe", None)
     assert forecast.forecast_recipe(tiny_run.recipe, 0, tiny_run.run, out)["screening"] == found["screening"]

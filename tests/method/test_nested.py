@@ -242,10 +242,10 @@ def test_files_of_an_inner_view_are_scaled_by_both(tmp_path):
     assert small.through.tau == pytest.approx(small.view.tau)
     seen, _, _ = gray.train.batch(range(len(gray.train)))
     ids = gray.train.indices
-    torch.testing.assert_close(gray.marginal(x[ids]), gray.through.scale * seen, atol=1e-5, rtol=1e-5)
-    assert torch.equal(small.view(gray.marginal(x)), small.marginal(x))
+    torch.testing.assert_close(gray.through(x[ids]), gray.through.scale * seen, atol=1e-5, rtol=1e-5)
+    assert torch.equal(small.view(gray.through(x)), small.through(x))
     own, _, _ = small.train.batch(range(len(small.train)))
-    off = small.through.scale * own - small.marginal(x[small.train.indices])
+    off = small.through.scale * own - small.through(x[small.train.indices])
     assert float(off.std()) == pytest.approx(small.through.tau, rel=0.3)
     assert {"view gray", "view gray.small"} <= set(materials.datasets())
 

@@ -178,7 +178,7 @@ def test_models_that_do_not_fit(tmp_path):
 
 def test_a_run_without_an_arm_or_with_several(tmp_path):
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "recipe.yaml").write_text("seed: 0")
+    (tmp_path / "model" / "run.json").write_text("{}")
     refused(tmp_path, "this run has no arm yet")
     for arm in ("full_only", "oracle"):
         (tmp_path / "model" / arm).mkdir()

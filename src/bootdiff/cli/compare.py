@@ -82,6 +82,7 @@ class Assessment:
 def compare(session: Session, arms: Sequence[str] = (), samples: int | None = None) -> dict[str, Any]:
     """Train the arms (none given: all possible ones), measure them and write metrics.json; returns its content."""
     arms = arms_of(session.problem, arms)
+    session.bootstrap.check_networks(arms)
     session.screen.expect([stage.name for stage in session.bootstrap.plan(arms).trainings])
     denoisers = {arm: session.train(arm) for arm in arms}
     costs = session.write_ledger()

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -35,8 +35,16 @@ from bootdiff.errors import BootdiffError
 __all__ = ["app", "main"]
 
 
+_TRUST = "--trust-imports"
+
+
 class _Verbs(TyperGroup):
-    """Turns errors into a message on stderr and an exit code."""
+    """Turns errors into a message on stderr and an exit code; takes `--trust-imports` behind the verb, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        here = args[: args.index("--")] if "--" in args else args
+        trusting = [_TRUST] if _TRUST in here else []
+        return super().parse_args(ctx, [*trusting, *(arg for arg in here if arg != _TRUST), *args[len(here) :]])
 
     def invoke(self, ctx: Any) -> Any:
         # Read by OpenMP when torch is imported: busy-waiting threads slow a step tenfold beside another busy process.
@@ -126,8 +134,14 @@ _TOP = """
 
 
 @app.callback(help=_flowing(_TOP))
-def _top() -> None:
-    pass
+def _top(
+    ctx: typer.Context,
+    trust: Annotated[
+        bool, typer.Option(_TRUST, help="Let recipes run code: networks and views of your own by import path.")
+    ] = False,
+) -> None:
+    if trust:
+        ctx.with_resource(import_module("bootdiff.recipe.trust").trust_imports())
 
 
 def _add(panel: str, *verbs: Callable[..., None]) -> None:

@@ -30,6 +30,7 @@ from bootdiff.method.problem import Problem
 from bootdiff.method.stages import Bootstrap
 from bootdiff.recipe.build import build_problem, method_settings
 from bootdiff.recipe.schema import Recipe, load_recipe_text
+from bootdiff.recipe.trust import imported_classes
 from bootdiff.serialization import load, save
 from bootdiff.training.run import Run, atomic_write_json, read_json
 from bootdiff.training.state import Interrupted
@@ -150,6 +151,7 @@ def open_session(
     screen.quiet = screen.quiet or not accelerator.is_main_process
     problem = build_problem(recipe)
     recipe = recipe.with_defaults_for(problem.shape)
+    settings = method_settings(recipe, problem.shape)  # before the run is there: what is refused must leave no trace
     run = Run.open(
         out, recipe.dump(place=False), problem.fingerprint(), seed=recipe.seed, main=accelerator.is_main_process
     )
@@ -162,7 +164,6 @@ def open_session(
         if tensorboard:
             accelerator.init_trackers("tensorboard")
         others = [Path(other) for other in reuse if Path(other).resolve() != run.path.resolve()]
-        settings = method_settings(recipe, problem.shape)
         bootstrap = Bootstrap(settings, problem, run, accelerator, screen, screen.print, others)
         try:
             yield Session(recipe, problem, run, accelerator, screen, bootstrap)
@@ -228,7 +229,7 @@ def load_arm(path: str | Path, arm: str | None, device: Any) -> tuple[str, Denoi
     """
     path = Path(path)
     if arm is None and (path / "model.json").is_file():
-        return path.name, load(path, device)
+        return path.name, load(path, device, imported_classes())
     Run.read(path)
     there = saved_arms(path)
     if not there:
@@ -236,7 +237,7 @@ def load_arm(path: str | Path, arm: str | None, device: Any) -> tuple[str, Denoi
     chosen = arm or ("bootdiff" if "bootdiff" in there else there[0])
     if chosen not in there:
         raise BootdiffError(f"{path}: has no trained arm {chosen!r}; there are: {', '.join(there)}")
-    return chosen, load(path / chosen, device)
+    return chosen, load(path / chosen, device, imported_classes())
 
 
 def classes_of(path: str | Path) -> list[str] | None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bootdiff.data.dataset import Sample as Sample
     from bootdiff.data.dataset import Span as Span
     from bootdiff.data.dataset import UnusableFile as UnusableFile
-    from bootdiff.data.dataset import as_dataset as as_dataset
     from bootdiff.data.dataset import spaced_indices as spaced_indices
     from bootdiff.data.dataset import split as split
     from bootdiff.data.dataset import split_by_recording as split_by_recording
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from bootdiff.data.kinds import axes_of as axes_of
     from bootdiff.data.kinds import kind_of as kind_of
     from bootdiff.data.labels import common_classes as common_classes
+    from bootdiff.data.open import as_dataset as as_dataset
     from bootdiff.data.open import open_dataset as open_dataset
     from bootdiff.data.readers.arrays import Arrays as Arrays
     from bootdiff.data.readers.digits import load_digits as load_digits
@@ -52,11 +52,11 @@ _HOME = {
         "batches": ("Batches", "rank_slice"),
         "dataset": (
             *("Dataset", "Sample", "Span", "UnusableFile"),
-            *("as_dataset", "spaced_indices", "split", "split_by_recording"),
+            *("spaced_indices", "split", "split_by_recording"),
         ),
         "kinds": ("KINDS", "axes_of", "kind_of"),
         "labels": ("common_classes",),
-        "open": ("open_dataset",),
+        "open": ("as_dataset", "open_dataset"),
         "readers.arrays": ("Arrays",),
         "readers.digits": ("load_digits",),
         "readers.hf": ("HFDataset",),

@@ -1,4 +1,4 @@
-"""What every data set is, the door for data that Python already holds (`as_dataset`), and how samples are divided.
+"""What every data set is, and how samples are divided.
 
 A *data set* holds n samples in **stored coordinates**: float32, channels first, the range of stored values mapped to
 [-1, 1] or standardized (`units`). The number of axes tells the kind: vector (C,), signal (C, L), image (C, H, W), video
@@ -29,7 +29,6 @@ __all__ = [
     "Sample",
     "Span",
     "UnusableFile",
-    "as_dataset",
     "generator",
     "spaced_indices",
     "split",
@@ -168,44 +167,6 @@ class Dataset(ABC):
         if not -n <= index < n:
             raise IndexError(f"sample {index} of {n} in {self.where}")
         return int(index) % n
-
-
-def as_dataset(value: Any, **options: Any) -> Dataset:
-    """The data set that a value from Python stands for.
-
-    Args:
-        value: a `Dataset`, returned as it is; or
-
-            * a tensor or NumPy array (n, C, *space), channels first: floats of any precision in [-1, 1], taken as they
-              are, or uint8 (uint16, bool), whose range becomes [-1, 1]; `readers.tensors`;
-            * anything with `__len__` and `__getitem__`, as a `torch.utils.data.Dataset` or a list, whose samples are
-              tensors, arrays, PIL pictures, dicts or tuples, or `Sample`; `readers.torch_dataset`.
-        options: keyword arguments of `tensor_dataset` or `TorchDataset` there: labels, classes, unlabelled, masks,
-            where, and others.
-
-    Raises:
-        BootdiffError: a value, or one of its samples, that cannot be used; it says which, why, and what to do.
-        TypeError: an option that this kind of value does not know.
-    """
-    # The readers stand on this module.
-    from bootdiff.data.readers.tensors import tensor_dataset
-    from bootdiff.data.readers.torch_dataset import TorchDataset, unusable
-
-    where = str(options.get("where", "data"))
-    if isinstance(value, Dataset):
-        if options:
-            raise TypeError(f"{where}: is a Dataset already, which takes no options; got {', '.join(options)}")
-        return value
-    if isinstance(value, Tensor | np.ndarray):
-        return tensor_dataset(value, **options)
-    reason = unusable(value)
-    if reason is not None:
-        raise BootdiffError(f"{where}: {reason}")
-    if isinstance(value, torch.utils.data.TensorDataset) and len(value.tensors) <= 2 and "labels" not in options:
-        # All in memory already: checked as a whole, and its classes are known.
-        x, *labels = value.tensors
-        return tensor_dataset(x, labels=labels[0] if labels else None, **options)
-    return TorchDataset(value, **options)
 
 
 def generator(seed: int, *path: int) -> torch.Generator:

@@ -1,4 +1,5 @@
-"""One door to all files: picks the reader by what lies at the path and by the kind that is asked for."""
+"""The two doors: to all files, picking the reader by what lies at the path and by the kind that is asked for; and to
+data that Python already holds."""
 
 from __future__ import annotations
 
@@ -6,6 +7,10 @@ import difflib
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from bootdiff.data.dataset import Dataset, spaced_indices
 from bootdiff.data.folders import list_files
@@ -18,11 +23,13 @@ from bootdiff.data.readers.numpy_files import ArrayReader
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.signals import SignalReader
 from bootdiff.data.readers.tables import TableReader
+from bootdiff.data.readers.tensors import tensor_dataset
+from bootdiff.data.readers.torch_dataset import TorchDataset, unusable
 from bootdiff.data.readers.videos import VideoReader
 from bootdiff.data.transforms import Subset
 from bootdiff.errors import BootdiffError
 
-__all__ = ["open_dataset"]
+__all__ = ["as_dataset", "open_dataset"]
 
 # Readers of folders and of the files in them, one for each kind; and of files that hold many samples.
 _FOLDERS: tuple[Reader, ...] = (ImageReader(), VideoReader(), SignalReader())
@@ -76,6 +83,40 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
     if checked.limit is None or checked.limit >= len(dataset):
         return dataset
     return Subset(dataset, spaced_indices(len(dataset), checked.limit))
+
+
+def as_dataset(value: Any, **options: Any) -> Dataset:
+    """The data set that a value from Python stands for.
+
+    Args:
+        value: a `Dataset`, returned as it is; or
+
+            * a tensor or NumPy array (n, C, *space), channels first: floats of any precision in [-1, 1], taken as they
+              are, or uint8 (uint16, bool), whose range becomes [-1, 1]; `readers.tensors`;
+            * anything with `__len__` and `__getitem__`, as a `torch.utils.data.Dataset` or a list, whose samples are
+              tensors, arrays, PIL pictures, dicts or tuples, or `Sample`; `readers.torch_dataset`.
+        options: keyword arguments of `tensor_dataset` or `TorchDataset` there: labels, classes, unlabelled, masks,
+            where, and others.
+
+    Raises:
+        BootdiffError: a value, or one of its samples, that cannot be used; it says which, why, and what to do.
+        TypeError: an option that this kind of value does not know.
+    """
+    where = str(options.get("where", "data"))
+    if isinstance(value, Dataset):
+        if options:
+            raise TypeError(f"{where}: is a Dataset already, which takes no options; got {', '.join(options)}")
+        return value
+    if isinstance(value, Tensor | np.ndarray):
+        return tensor_dataset(value, **options)
+    reason = unusable(value)
+    if reason is not None:
+        raise BootdiffError(f"{where}: {reason}")
+    if isinstance(value, torch.utils.data.TensorDataset) and len(value.tensors) <= 2 and "labels" not in options:
+        # All in memory already: checked as a whole, and its classes are known.
+        x, *labels = value.tensors
+        return tensor_dataset(x, labels=labels[0] if labels else None, **options)
+    return TorchDataset(value, **options)
 
 
 def _reader(path: str | Path, kind: str | None) -> Reader:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -200,10 +199,16 @@ class Trainer:
         )
         self.ledger[name] = with_earlier_costs(result.ledger, spent)
         most = self.settings.residual.snapshots
-        choose = partial(snapshots.choose, stage, expert, validator, result.snapshots, most)
+        news = not done
+
+        def choose() -> dict[str, Any]:
+            nonlocal news
+            news = True
+            return snapshots.choose(stage, expert, validator, result.snapshots, most)
+
         choice = self._store.get_or_compute(stage, "choice.json", choose, of=steps)
         self._store.prune(stage, choice["steps"])
-        if not done:
+        if news:
             for other, loss in (found["losses"] if short else {}).items():
                 self.log(f"{name}: started at {other}, held-out loss {loss:.4f} after {short} steps")
             self.log(f"{name}: held-out loss {choice['loss']:.4f}, best steps {choice['steps']} of {steps}")

@@ -96,7 +96,8 @@ class TemplateNetwork(Network):
                 f"{type(self.net).__name__} takes {takes} channels, and there are only {in_channels} for samples of "
                 f"shape {tuple(shape)}; give one that takes as many, or its class in place of the module"
             )
-        net = deepcopy(self.net)
+        # A copy is where its original is, not where `torch.device` says that new tensors go.
+        net = deepcopy(self.net).to(torch.get_default_device())
         net = net if takes == in_channels else AdaptedInput(net, in_channels - takes, takes)
         check_network(net, in_channels, shape, classes)
         return net

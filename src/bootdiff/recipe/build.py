@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from bootdiff.data import Dataset, Simulated, Subset, open_dataset, read_offsets, split_by_recording
+from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.method.problem import (
     VIEW_HOLDOUT,
@@ -194,7 +196,11 @@ def build_problem(recipe: Recipe) -> Problem:
 
 
 def method_settings(recipe: Recipe, shape: Sequence[int]) -> MethodSettings:
-    """All that the stages need of a recipe beside its data, for full samples of `shape`."""
+    """All that the stages need of a recipe beside its data, for full samples of `shape`.
+
+    Raises:
+        BootdiffError: no model where `init` says.
+    """
     recipe = recipe.with_defaults_for(shape)
 
     def networks(blocks: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,6 +225,7 @@ def method_settings(recipe: Recipe, shape: Sequence[int]) -> MethodSettings:
         residual=recipe.residual.settings(),
         distillation=DistillationSettings(distill.samples, own),
         sampling=recipe.sampling.settings(),
+        init={name: _opened(recipe, path, f"init.{name}")[0] for name, path in recipe.init.items()},
     )
 
 
@@ -343,16 +350,21 @@ def load_models(
         if material.through.masked or material.through.position_conditioned:
             what = "what is hidden" if material.through.masked else "where its sample lies"
             raise BootdiffError(f"{key}: a pretrained model is not told {what}; train this view on its own data")
-        located = recipe.locate(folder)
-        try:
-            denoiser = open_pretrained(located)
-        except BootdiffError as error:
-            raise BootdiffError(f"{key}: {error}") from None
+        denoiser, located = _opened(recipe, folder, key)
         size = material.through.shape(tuple(shape))
         material.pretrained = as_view(denoiser, size, material.through.scale, classes, key, located)
     for material in every.values():
         if material.owner is not None:
             material.pretrained = every[material.owner].pretrained
+
+
+def _opened(recipe: Recipe, folder: str, key: str) -> tuple[Denoiser, Path]:
+    """The model in a folder that the recipe names under `key`, and where that is."""
+    located = recipe.locate(folder)
+    try:
+        return open_pretrained(located), located
+    except BootdiffError as error:
+        raise BootdiffError(f"{key}: {error}") from None
 
 
 def _by(shape: Any) -> str:

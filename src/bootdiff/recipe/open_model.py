@@ -11,6 +11,7 @@ from pathlib import Path
 from bootdiff.denoise import Denoiser, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.pretrained import DiffusersDenoiser, is_diffusers
+from bootdiff.recipe.trust import imported_classes
 from bootdiff.sampling import classes_of
 from bootdiff.serialization import load
 
@@ -28,9 +29,9 @@ def open_pretrained(folder: str | Path) -> Denoiser:
     if not folder.is_dir():
         raise BootdiffError(f"{folder}: no such folder; give a trained model's (paths start at the recipe's folder)")
     if (folder / "model.json").is_file():
-        return load(folder)
+        return load(folder, classes=imported_classes())
     if (folder / "denoiser" / "model.json").is_file():
-        return load(folder / "denoiser")
+        return load(folder / "denoiser", classes=imported_classes())
     if (folder / "run.json").is_file():
         arms = sorted(path.parent.name for path in folder.glob("*/model.json"))
         chosen = "bootdiff" if "bootdiff" in arms else arms[0] if len(arms) == 1 else None
@@ -39,7 +40,7 @@ def open_pretrained(folder: str | Path) -> Denoiser:
             if arms:
                 what = f"has the arms {', '.join(arms)}; give one of them, {folder / arms[0]} say"
             raise BootdiffError(f"{folder}: this run {what}")
-        return load(folder / chosen)
+        return load(folder / chosen, classes=imported_classes())
     if is_diffusers(folder):
         return DiffusersDenoiser.from_folder(folder)
     raise BootdiffError(

@@ -96,6 +96,11 @@ class Recipe(Block):
     )
     residual: Residual = Field(default_factory=Residual, description="what is learned beyond the views")
     gains: Gains = Field(default_factory=Gains, description="how much each view counts")
+    init: dict[str, str] = Field(
+        default_factory=dict,
+        description="`full`, `residual`, `oracle` or a view's name: folder of a trained model of the same form (a run, "
+        "a saved model, one of diffusers) to start at",
+    )
     distill: Distill = Field(default_factory=Distill, description="how the arm `distilled` is made")
     sampling: Sampling = Field(default_factory=Sampling, description="how samples are drawn")
     evaluate: Evaluation = Field(default_factory=Evaluation, description="how the result is measured")
@@ -137,10 +142,23 @@ class Recipe(Block):
         for path, view in nesting.walk(self.views):
             yield from _attention_problems(nesting.location(path, "backbone", "attention"), view.backbone)
         yield from nesting.problems(self.views)
+        for name in self.init:
+            problem = self._init_problem(name)
+            if problem is not None:
+                yield ("init", name), problem
         blocks: dict[tuple[str | int, ...], Data | None] = {("full",): self.full, ("test",): self.test}
         blocks[("oracle",)], blocks[("simulate", "pool")] = self.oracle, self.simulate.pool if self.simulate else None
         for place, block in blocks.items():
             yield from (((*place, key), text) for key, text in (() if block is None else partial_only(block)))
+
+    def _init_problem(self, name: str) -> str | None:
+        known = ["full", "residual", "oracle", *self.views]
+        if name not in known:
+            return f"nothing is trained by this name; known: {', '.join(known)}"
+        view = self.views.get(name)
+        if view is not None and (view.views or view.pretrained or view.same_as):
+            return "this view's own network is not trained, so it cannot start anywhere; leave it out"
+        return None
 
     def _simulate_problems(self, simulate: Simulate) -> Iterator[tuple[tuple[str | int, ...], str]]:
         if self.full.path:
@@ -223,7 +241,7 @@ class Recipe(Block):
             "residual": _merge(training.residual, spec.training),
         }
         own = {} if spec.backbone is None else {"backbones": self.backbones_for(view)}
-        update = {"views": spec.views or {}, "training": training.model_copy(update=both), **own}
+        update = {"views": spec.views or {}, "init": {}, "training": training.model_copy(update=both), **own}
         found = self.model_copy(update=update)
         found._at = f"{self._at}views.{view}."
         return found
@@ -269,8 +287,9 @@ class Recipe(Block):
 
     def _plain(self, absolute: bool) -> dict[str, Any]:
         plain = self.model_dump(mode="json")
-        if self.distill == Distill():
-            del plain["distill"]  # recipes of earlier runs are written without it
+        for name, default in (("distill", Distill()), ("init", {})):
+            if getattr(self, name) == default:
+                del plain[name]  # recipes of earlier runs are written without it
         if plain["training"]["warmup"] > plain["training"]["steps"]:
             # A default that nobody wrote, lowered where it is used; written out it would be refused.
             del plain["training"]["warmup"]
@@ -287,6 +306,8 @@ class Recipe(Block):
             for block in blocks:
                 if block and block["path"] not in ("", "digits"):
                     block["path"] = str(self.locate(block["path"]))
+            if "init" in plain:
+                plain["init"] = {name: str(self.locate(path)) for name, path in plain["init"].items()}
             if plain["evaluate"]["features"] not in ("auto", "classifier", "autoencoder"):
                 plain["evaluate"]["features"] = str(self.locate(plain["evaluate"]["features"]))
         return plain

@@ -5,7 +5,8 @@ A recipe is data, and is read from strangers' folders and from run directories; 
     with trust_imports():
         recipe = load_recipe("mine.yaml")
 
-which the command line enters for `--trust-imports`, and nothing else does.
+which the command line enters for `--trust-imports`, and nothing else does.  Models made of such classes are then known
+when they are loaded again: `imported_classes`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
-__all__ = ["imported", "is_import", "trust_imports", "trusted"]
+__all__ = ["imported", "imported_classes", "is_import", "trust_imports", "trusted"]
 
 _TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)
+# What the recipes that were read inside have named: by import path.
+_FOUND: ContextVar[dict[str, Any] | None] = ContextVar("found", default=None)
 
 
 def trusted() -> bool:
@@ -30,11 +33,23 @@ def trusted() -> bool:
 @contextmanager
 def trust_imports(yes: bool = True) -> Iterator[None]:
     """Let recipes that are read inside name code by import path; with `yes` false, forbid it again."""
-    token = _TRUSTED.set(yes)
+    token, found = _TRUSTED.set(yes), _FOUND.set({} if yes else None)
     try:
         yield
     finally:
         _TRUSTED.reset(token)
+        _FOUND.reset(found)
+
+
+def imported_classes() -> list[type]:
+    """The classes that recipes have named so far inside `trust_imports`, for `serialization.load`; for a function that
+    makes a network, those of its module.
+    """
+    classes: list[type] = []
+    for found in (_FOUND.get() or {}).values():
+        module = vars(sys.modules[found.__module__]).values() if not isinstance(found, type) else ()
+        classes += [found] if isinstance(found, type) else [c for c in module if isinstance(c, type)]
+    return [c for c in dict.fromkeys(classes) if not c.__module__.startswith(("bootdiff.", "torch."))]
 
 
 def is_import(kind: Any) -> bool:
@@ -75,4 +90,7 @@ def imported(path: str) -> Any:
             known = [n for n in vars(found) if not n.startswith("_")]
             raise ValueError(f"`{module}` has no {name!r}; it has {', '.join(known[:12]) or 'nothing'}")
         found = getattr(found, part)
+    record = _FOUND.get()
+    if record is not None:
+        record[path] = found
     return found

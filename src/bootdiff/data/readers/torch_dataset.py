@@ -10,8 +10,8 @@ What ``data[i]`` may be:
 Floats are taken as they are, in [-1, 1]; PIL pictures, uint8, uint16 and bool have their type's range, which becomes
 [-1, 1]: uint8 values v are x = 2 v / 255 - 1. Gray PIL pictures among coloured ones are repeated.
 
-Nothing is read up front but the first sample, twice: samples that differ from one read to the next, by random
-augmentation, are refused, since no run could be repeated.
+Nothing is read up front but the labels of a list, and the first sample, twice: samples that differ from one read to the
+next, by random augmentation, are refused, since no run could be repeated.
 """
 
 from __future__ import annotations
@@ -106,17 +106,23 @@ class TorchDataset(Dataset):
         x, label, mask = self._read(0)
         check_layout(x.shape, kind, f"{where}: sample 0")
         self.shape, self.masked, self._channels = tuple(x.shape), mask is not None, x.shape[0]
+        if labels is None and label is not None and names is None and isinstance(data, list | tuple):
+            # All in memory, so that their labels are read in no time.
+            none = "" if isinstance(label, str) else -1
+            found = [self._parts(value, i)[1] for i, value in enumerate(data)]
+            labels = [none if value is None else value for value in found]
         if labels is not None and labels is not False:
             labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else labels
             self._numbers, self.classes = number_labels(
                 labels, self._length, where, self.name, classes=names, unlabelled=unlabelled
             )
         elif labels is None and label is not None:
-            self.classes = list(names) if names is not None else _classes_of(data, label)
+            self.classes = list(names) if names is not None else _classes_of(data)
             if self.classes is None:
                 raise BootdiffError(
                     f"{where}: its samples have labels (sample 0: {label!r}), but not all are read to find which "
-                    "classes there are; say classes=[names] or classes=how_many, or labels=False to leave them out"
+                    "classes there are; say as_dataset(data, classes=[names]) or classes=how_many, or labels=False to "
+                    "leave them out"
                 )
         if not torch.equal(self._checked(0, x, label, mask).x, self[0].x):
             raise BootdiffError(
@@ -262,7 +268,7 @@ class TorchDataset(Dataset):
         )
 
 
-def _classes_of(data: Any, label: Any) -> list[str] | None:
+def _classes_of(data: Any) -> list[str] | None:
     """Names of the classes as a data set's attributes tell them: those of torchvision and of Hugging Face."""
     while data is not None:
         if isinstance(names := getattr(data, "classes", None), list | tuple):
