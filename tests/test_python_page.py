@@ -68,6 +68,14 @@ def test_the_page_on_python_runs_as_printed(names, tmp_path, monkeypatch, capsys
     assert "held-out loss" not in capsys.readouterr().out
 
 
+def test_the_program_on_the_first_page_runs_as_printed(names):
+    block = next(iter(blocks("README.md")))
+    assert "networks=MyNet," in block
+    more = "networks=MyNet, training=bd.TrainingSettings(steps=4, batch=8, evaluate_every=2),"
+    exec(compile(block.replace("networks=MyNet,", more), "README.md", "exec"), names)
+    assert names["images"].shape == (16, 1, 4, 4)
+
+
 def test_composed_exact_halves_are_exact(names):
     """Of a distribution whose halves are independent the composite is the exact denoiser."""
     exact = torch.block_diag(*[torch.eye(4, dtype=torch.float64)] * 4)

@@ -40,8 +40,6 @@ from bootdiff.pretrained import DiffusersDenoiser
 
 __all__ = ["SOLVERS", "classes_of", "diffusers_scheduler", "sample"]
 
-SOLVERS: tuple[str, ...] = ("dpm", "heun", "euler")
-
 
 @torch.no_grad()
 def sample(
@@ -124,10 +122,8 @@ def solver(scheduler: str | Any, steps: int, sigma_min: float, sigma_max: float)
         raise ValueError(
             f"unknown scheduler {scheduler!r}; give one of {', '.join(SOLVERS)}, or a diffusers EDM scheduler"
         )
-    levels = karras_levels(steps, sigma_min, sigma_max)  # raises for invalid levels
-    if scheduler == "heun":
-        return _heun_solver(levels)
-    return _diffusers_solver(diffusers_scheduler(scheduler, sigma_min, sigma_max), steps)
+    karras_levels(steps, sigma_min, sigma_max)  # raises for invalid levels
+    return SOLVERS[scheduler](steps, sigma_min, sigma_max)
 
 
 def posterior_mean(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None, first: int) -> Tensor:
@@ -148,8 +144,9 @@ def posterior_mean(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor |
     return d
 
 
-def _heun_solver(levels: Tensor) -> Solve:
+def _heun_solver(steps: int, sigma_min: float, sigma_max: float) -> Solve:
     """Algorithm 1 of arXiv 2206.00364."""
+    levels = karras_levels(steps, sigma_min, sigma_max)
 
     def solve(evaluate: Evaluate, noise: Tensor, generators: list[Generator], tick: Callable[[int], None]) -> Tensor:
         x = levels[0] * noise
@@ -197,6 +194,18 @@ def diffusers_scheduler(name: str, sigma_min: float = 0.02, sigma_max: float = 8
     if name not in kinds:
         raise ValueError(f"diffusers has no EDM scheduler {name!r}; it has {', '.join(kinds)}")
     return kinds[name](sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data)
+
+
+def _solver_of_diffusers(name: str) -> Callable[[int, float, float], Solve]:
+    return lambda steps, low, high: _diffusers_solver(diffusers_scheduler(name, low, high), steps)
+
+
+SOLVERS: dict[str, Callable[[int, float, float], Solve]] = {
+    "dpm": _solver_of_diffusers("dpm"),
+    "heun": _heun_solver,
+    "euler": _solver_of_diffusers("euler"),
+}
+"""Name -> (steps, sigma_min, sigma_max) -> solver."""
 
 
 def _copy(scheduler: Any) -> Any:

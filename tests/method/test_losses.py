@@ -143,7 +143,7 @@ def test_energy_shrinks_the_minimizer():
     """|F - t|^2 + mu |F|^2 is least at E[t|x] / (1 + mu)."""
     sigma, mu, net = 0.7, 0.5, Linear()
     expert = an_expert(net)
-    objective = ResidualObjective(nothing(), LogNormal(math.log(sigma), 0.0), energy=mu)
+    objective = ResidualObjective(nothing(), LogNormal(math.log(sigma), 0.0), {"energy": mu})
     skip = 0.36 / (0.36 + sigma**2) * torch.eye(4, dtype=torch.float64)
     set_matrix(net, best(expert, sigma, shrink(COV, sigma), skip) / (1 + mu))
     mean, error = gradients(objective, expert, lambda n, g: {"x": LAW.sample(n, g).float()}, wanted=net.matrix)
@@ -162,7 +162,7 @@ def test_energy_costs_what_it_should():
     """Of F = (1 2; 3 4): a mean over the four coordinates."""
     value = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
     plain = loss_of(Fixed(value))
-    torch.testing.assert_close(loss_of(Fixed(value), energy=0.5) - plain, torch.full((5,), 0.5 * 30 / 4))
+    torch.testing.assert_close(loss_of(Fixed(value), penalties={"energy": 0.5}) - plain, torch.full((5,), 0.5 * 30 / 4))
 
 
 def test_at_zero_the_loss_is_the_composites_own_over_c_r():
@@ -191,7 +191,7 @@ def test_only_observed_coordinates_count():
 
     def loss(value, energy=0.3):
         net = Ear(value)
-        return loss_of(net, {"x": x, "mask": mask}, anchor="prior", energy=energy), net
+        return loss_of(net, {"x": x, "mask": mask}, anchor="prior", penalties={"energy": energy}), net
 
     value = noise(*SHAPE, seed=1)
     other = torch.where(mask[0] > 0, value, 9.0)
@@ -330,7 +330,7 @@ def test_two_processes_draw_what_one_draws(monkeypatch):
             return super().forward(objective, x0, x, sigma, *rest, **how)
 
     def losses(rows):
-        objective = ResidualObjective(composite, LogNormal(), energy=0.1)
+        objective = ResidualObjective(composite, LogNormal(), {"energy": 0.1})
         g = torch.Generator().manual_seed(9)
         return objective(Hearing(expert), {"x": x[rows], "label": label[rows]}, g).detach(), g.get_state()
 

@@ -6,16 +6,15 @@ import pytest
 
 from bootdiff.errors import BootdiffError
 from bootdiff.nets import BACKBONES, default_networks
-from bootdiff.recipe.backbones import LinearSpec, LocalSpec, MLPSpec, UNetSpec, default_backbones
+from bootdiff.recipe.backbones import SPECS, default_backbones
 from bootdiff.recipe.schema import load_recipe_text
 
-SPECS = {"unet": UNetSpec, "local": LocalSpec, "mlp": MLPSpec, "linear": LinearSpec}
 SHAPES = [(6,), (2, 40), (1, 512), (3, 16, 16), (1, 3, 12, 12), (1, 2, 32, 32)]
 MINIMAL = "full: {path: a}\nviews: {v: {view: {kind: pick, indices: [0]}, data: {path: b}}}\n"
 
 
 def unet(**options):
-    return UNetSpec(kind="unet", **options).network()
+    return SPECS["unet"](kind="unet", **options).network()
 
 
 def test_there_is_a_block_for_every_backbone():
@@ -52,24 +51,24 @@ def test_a_thumbnail_is_folded_less_and_a_clip_as_much():
 
 def test_what_a_recipe_writes_stays_as_it_was():
     """Recipes of earlier runs are compared by it."""
-    assert UNetSpec(kind="unet").model_dump() == {
+    assert SPECS["unet"](kind="unet").model_dump() == {
         "kind": "unet", "channels": "auto", "layers": 1, "attention": True, "dropout": 0.0, "patch": "auto",
     }  # fmt: skip
-    assert list(LocalSpec(kind="local").model_dump().items()) == [
+    assert list(SPECS["local"](kind="local").model_dump().items()) == [
         ("kind", "local"), ("width", "auto"), ("depth", 5), ("dropout", 0.0),
     ]  # fmt: skip
-    assert MLPSpec(kind="mlp").model_dump() == {"kind": "mlp", "width": 256, "depth": 3, "dropout": 0.0}
-    assert LinearSpec(kind="linear").model_dump() == {"kind": "linear", "rank": None, "dropout": 0.0}
+    assert SPECS["mlp"](kind="mlp").model_dump() == {"kind": "mlp", "width": 256, "depth": 3, "dropout": 0.0}
+    assert SPECS["linear"](kind="linear").model_dump() == {"kind": "linear", "rank": None, "dropout": 0.0}
 
 
 def test_what_is_given_stays():
     options = unet(channels=[8, 16], patch=2).resolve((1, 4, 32, 32), (1, 4, 32, 32)).options
     assert (options["channels"], options["patch"]) == ([8, 16], 2)
-    assert LocalSpec(kind="local", width=7).network().resolve((1, 30), (1, 30)).options["width"] == 7
+    assert SPECS["local"](kind="local", width=7).network().resolve((1, 30), (1, 30)).options["width"] == 7
 
 
 def test_what_does_not_suit_is_refused():
-    for network in (unet(), LocalSpec(kind="local").network()):
+    for network in (unet(), SPECS["local"](kind="local").network()):
         with pytest.raises(BootdiffError, match=r"vectors of 6 values: use mlp or linear"):
             network.resolve((6,), (6,))
     with pytest.raises(BootdiffError, match="multiples of 8"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -36,18 +36,19 @@ class ResidualObjective:
     Args:
         composite: V, frozen.
         noise: distribution of the noise levels.
-        energy: mu.
+        penalties: weights of the regularizers, arguments of `ResidualExpert.loss_at`, {"energy": mu}; absent: 0.
         tau: noise of the stored samples.
     """
 
     composite: CompositeDenoiser
     noise: LogNormal
-    energy: float = 0.0
+    penalties: Mapping[str, float] = field(default_factory=dict)
     tau: float = 0.0
 
     def describe(self) -> dict[str, Any]:
         """All that a training depends on by its loss, but for the composite's networks: JSON-able."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("composite", "teacher")}
+        values["penalties"] = dict(self.penalties)
         noise = {"mean": self.noise.mean, "std": self.noise.std}
         return {"class": type(self).__name__, **values, "noise": noise, "unlabelled": UNLABELLED}
 
@@ -78,7 +79,7 @@ class ResidualObjective:
         `how`: at, tau and counts, as for `ResidualExpert.loss_at`; None: the objective's own, or the default.
         """
         given = {name: value for name, value in how.items() if value is not None}
-        return expert.loss_at(x0, x, sigma, label, context, **{"tau": self.tau, "energy": self.energy, **given})
+        return expert.loss_at(x0, x, sigma, label, context, **{"tau": self.tau, **self.penalties, **given})
 
 
 class LossModule(torch.nn.Module):

@@ -106,7 +106,7 @@ def parts_of(arm: str, settings: MethodSettings, problem: Problem) -> tuple[Part
     if arm == "bootdiff":
         found.append("residual")
     if arm == "unregularized":
-        found.append("unregularized" if residual.energy else "residual")
+        found.append("unregularized" if residual.penalties else "residual")
     return tuple(found)  # type: ignore[arg-type]
 
 

@@ -86,10 +86,15 @@ class ResidualSettings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.start in ("best", "full") and (self.energy or not self.uses_views):
+        if self.start in ("best", "full") and (self.penalties or not self.uses_views):
             raise ValueError(
                 f"ResidualSettings.start: {self.start} goes without energy, and with uses_views; or write views"
             )
+
+    @property
+    def penalties(self) -> dict[str, float]:
+        """The weights of the regularizers in the loss that are not 0, as arguments of `ResidualExpert.loss_at`."""
+        return {name: weight for name in ("energy",) if (weight := getattr(self, name))}
 
     @property
     def warm_start(self) -> bool:
@@ -98,7 +103,7 @@ class ResidualSettings:
         >>> ResidualSettings().warm_start, ResidualSettings(energy=0.1).warm_start
         (True, False)
         """
-        auto = self.uses_views and self.full_experts and not self.energy
+        auto = self.uses_views and self.full_experts and not self.penalties
         return self.start in ("best", "full") or (self.start == "auto" and auto)
 
     @property

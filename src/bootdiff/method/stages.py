@@ -6,7 +6,7 @@
                     x0 - b on the views' lifted evidence, on full samples
     4. residual     train experts D_k of x0 - V on the full samples, each stopped per noise level on held-out ones; they
                     start at full-only's or a view's networks (`warm_start`), or at zero on top of the views
-                    (`unregularized`: the same without energy, where the settings have it)
+                    (`unregularized`: the same without penalties, where the settings have it)
     5. stack        kappa_k(sigma) >= 0: regress x0 - V on D_k - V, on held-out full samples
     6. distilled    where asked for: the full-only networks, taught to answer as the stack does (`distillation`)
 
@@ -98,7 +98,7 @@ class Bootstrap(Trainer):
     def _unregularized(self) -> Denoiser:
         """The residual as it comes: last weights of each expert, weight 1, nothing held out."""
         composite = self.composite()
-        part: Part = "unregularized" if self.settings.residual.energy else "residual"
+        part: Part = "unregularized" if self.settings.residual.penalties else "residual"
         experts = self.experts(part if composite.views else "full")
         last = [snapshots.last(self.run.stage(name), expert) for name, expert in experts.items()]
         return StackedDenoiser(composite, last, self.levels).to(self.device).eval()
@@ -216,12 +216,12 @@ class Bootstrap(Trainer):
         if part in ("residual", "unregularized"):
             assert composite is not None
             residual, training = settings.residual, settings.training["residual"]
-            energy = residual.energy if part == "residual" else 0.0
+            penalties = residual.penalties if part == "residual" else {}
             warm = part == "residual" and residual.warm_start
             return Task(
                 name, data, composite, settings.networks[stage.network], training,
                 anchor="prior" if warm else "views",
-                objective=ResidualObjective(composite, training.noise, energy=energy, tau=data.tau),
+                objective=ResidualObjective(composite, training.noise, penalties, data.tau),
                 mask_channels=self.mask_channels() if warm else 0, uses_views=residual.uses_views,
             )  # fmt: skip
         if part == "distilled":

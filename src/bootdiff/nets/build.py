@@ -30,7 +30,7 @@ from bootdiff.nets.signal import SignalUNet
 from bootdiff.nets.video import VideoUNet
 from bootdiff.settings import check_value
 
-__all__ = ["BACKBONES", "build_net", "check_options", "fitted", "options_of", "patch_for"]
+__all__ = ["BACKBONES", "build_net", "check_options", "fitted", "net_of", "options_of", "patch_for"]
 
 BACKBONES: dict[str, dict[int, type[nn.Module]]] = {
     "unet": {1: SignalUNet, 2: UNet, 3: VideoUNet},
@@ -56,11 +56,16 @@ def options_of(kind: str) -> dict[str, tuple[Any, Any]]:
     """
     if kind not in BACKBONES:
         raise ValueError(f"unknown backbone {kind!r}; known: {', '.join(BACKBONES)}")
-    # The nets of one name have the same options.
-    make: Any = BACKBONES[kind][2].__init__
+    make: Any = net_of(kind).__init__
     hints = typing.get_type_hints(make, include_extras=True)
     parameters = list(inspect.signature(make).parameters.values())[1:]
     return {p.name: (hints[p.name], p.default) for p in parameters if p.name not in _OF_SAMPLES}
+
+
+def net_of(kind: str) -> type[nn.Module]:
+    """One of a backbone's nets: those of one name have the same options."""
+    nets = BACKBONES[kind]
+    return nets.get(2) or next(iter(nets.values()))
 
 
 def check_options(kind: str, options: Mapping[str, Any]) -> None:
@@ -130,10 +135,8 @@ def build_net(
         ValueError: unknown kind, or one that is not for samples of this shape.
     """
     axes = len(shape) - 1
-    of_samples: dict[str, Any] = {}
-    if kind == "local":
-        of_samples = {"axes": axes}
-    elif kind != "unet":
-        of_samples = {"space": list(shape[1:])}
-    options = fitted(kind, shape, options) | of_samples
+    options = fitted(kind, shape, options)
+    found: dict[str, Any] = {"axes": axes, "space": list(shape[1:])}
+    asked = inspect.signature(BACKBONES[kind][axes]).parameters
+    options |= {name: value for name, value in found.items() if name in asked}
     return BACKBONES[kind][axes](in_channels, shape[0], classes=classes, **options)

@@ -22,7 +22,7 @@ __all__ = ["MLP", "Linear"]
 
 
 class MLP(nn.Module):
-    """Dense layers over the flattened sample, for vectors (B, C) or small pictures.
+    """Dense layers over the whole sample: for vectors and small samples.
 
     Args:
         in_channels, out_channels: C of the input and of the output.
@@ -63,7 +63,7 @@ class MLP(nn.Module):
 
 
 class Linear(nn.Module):
-    """Linear in the flattened sample, with directions whose gains depend on noise level and class.
+    """Linear in the sample, with gains by noise level: right for Gaussian laws, and it takes few samples to learn.
 
     Args:
         in_channels, out_channels: C of the input and of the output.

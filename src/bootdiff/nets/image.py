@@ -24,7 +24,7 @@ __all__ = ["UNet"]
 
 
 class UNet(nn.Module):
-    """diffusers' UNet2DModel behind the contract.
+    """Sees the whole sample: diffusers' UNet2DModel, with layers along time for videos; its 1-D blocks for signals.
 
     Args:
         in_channels, out_channels: of the pictures.

@@ -48,7 +48,9 @@ class _LocalBlock(nn.Module):
 
 
 class LocalNet(nn.Module):
-    """A convolutional net that sees depth (kernel - 1) + 1 inputs per axis.
+    """A stack of convolutions at full resolution: sees a neighbourhood, cannot memorize whole samples.
+
+    It sees depth (kernel - 1) + 1 inputs per axis.
 
     Args:
         in_channels, out_channels: of the samples.

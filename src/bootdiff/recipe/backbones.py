@@ -6,13 +6,14 @@ here is only how YAML writes them where it differs, and what the recipe alone kn
 
 from __future__ import annotations
 
+import inspect
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr, Tag, create_model, model_validator
 
-from bootdiff.nets.build import options_of
+from bootdiff.nets.build import BACKBONES, net_of, options_of
 from bootdiff.nets.network import BuiltIn, DiffusersNetwork, Network, OwnNetwork, default_networks
 from bootdiff.recipe.messages import Block, fail, in_yaml
 from bootdiff.recipe.trust import imported
@@ -20,14 +21,11 @@ from bootdiff.recipe.views import kind_of, short, whole
 from bootdiff.settings import doc_of
 
 __all__ = [
+    "SPECS",
     "Backbone",
     "DiffusersSpec",
-    "LinearSpec",
-    "LocalSpec",
-    "MLPSpec",
     "NetSpec",
     "OwnSpec",
-    "UNetSpec",
     "default_backbones",
 ]
 
@@ -88,31 +86,18 @@ class _BuiltInSpec(NetSpec):
         return BuiltIn(self.kind, {name: value for name, value in self if name != "kind"})
 
 
-def _spec(kind: str, name: str, doc: str) -> Any:
+def _spec(kind: str) -> Any:
     keys: dict[str, Any] = {key: _key(*how) for key, how in options_of(kind).items()}
     tag: Any = Literal[kind]
+    name = f"{kind.title()}Spec"
     tagged = create_model(f"_{name}", __base__=_BuiltInSpec, kind=(tag, ...))
+    doc = inspect.cleandoc(net_of(kind).__doc__ or "").split("\n\n")[0].replace("\n", " ")
     made: Any = create_model(name, __base__=tagged, __doc__=doc, **keys)
     return made
 
 
-UNetSpec = _spec(
-    "unet",
-    "UNetSpec",
-    "Sees the whole sample: diffusers' UNet2DModel, with layers along time for videos; its 1-D blocks for signals.",
-)
-LocalSpec = _spec(
-    "local",
-    "LocalSpec",
-    "A stack of convolutions at full resolution: sees a neighbourhood, cannot memorize whole samples.",
-)
-MLPSpec = _spec("mlp", "MLPSpec", "Dense layers over the whole sample: for vectors and small samples.")
-LinearSpec = _spec(
-    "linear",
-    "LinearSpec",
-    "Linear in the sample, with gains by noise level: right for Gaussian laws, and it takes few samples to learn.",
-)
-_SPECS = {"unet": UNetSpec, "local": LocalSpec, "mlp": MLPSpec, "linear": LinearSpec}
+SPECS = {kind: _spec(kind) for kind in BACKBONES}
+"""The blocks of bootdiff's own networks, by kind."""
 
 
 class DiffusersSpec(NetSpec):
@@ -178,7 +163,7 @@ if TYPE_CHECKING:
     Backbone = NetSpec
 else:
     _OWN = "mypackage.module:MyNet"
-    _KINDS = {**_SPECS, "diffusers": DiffusersSpec, _OWN: OwnSpec}
+    _KINDS = {**SPECS, "diffusers": DiffusersSpec, _OWN: OwnSpec}
     _TAGGED = [Annotated[spec, Tag(kind)] for kind, spec in _KINDS.items()]
     Backbone = Annotated[reduce(or_, _TAGGED), kind_of(_OWN), BeforeValidator(short)]
 
@@ -189,4 +174,4 @@ def default_backbones(axes: int = 2) -> dict[str, Any]:
     >>> list(default_backbones(0)), list(default_backbones(3))
     (['mlp', 'linear'], ['unet', 'local'])
     """
-    return {name: _SPECS[name](kind=name) for name in default_networks(axes)}
+    return {name: SPECS[name](kind=name) for name in default_networks(axes)}

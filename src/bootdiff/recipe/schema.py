@@ -26,7 +26,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model
 from bootdiff.errors import BootdiffError
 from bootdiff.nets.build import BACKBONES
 from bootdiff.recipe import messages, nesting
-from bootdiff.recipe.backbones import Backbone, UNetSpec, default_backbones
+from bootdiff.recipe.backbones import SPECS, Backbone, default_backbones
 from bootdiff.recipe.blocks import (
     Data,
     Distill,
@@ -346,7 +346,7 @@ def _every(views: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _attention_problems(loc: tuple[str | int, ...], backbone: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    if not (isinstance(backbone, UNetSpec) and isinstance(backbone.channels, list)):
+    if not (isinstance(backbone, SPECS["unet"]) and isinstance(backbone.channels, list)):
         return
     last = len(backbone.channels) - 1
     if isinstance(backbone.attention, list) and max(backbone.attention, default=0) > last:
