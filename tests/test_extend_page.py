@@ -39,7 +39,7 @@ def run(tmp_path, monkeypatch):
         (program,) = PARTS[title][0]
         names = {"__name__": __name__}
         torch.manual_seed(0)
-        exec(compile(program, f"docs/extend.md: {title}", "exec"), names)
+        exec(compile(program, f"docs/extend.md: {title}", "exec", dont_inherit=True), names)
         return names
 
     yield execute
