@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
+
+import torch
+from torch import Tensor
 
 from bootdiff.settings import Doc, Ge, check
-
-if TYPE_CHECKING:  # recipes are read without torch
-    import torch
-    from torch import Tensor
 
 __all__ = ["LEVELS", "LogNormal", "Preconditioning", "interpolate", "karras_levels", "nearest_level", "precondition"]
 
@@ -44,7 +43,6 @@ class Preconditioning(NamedTuple):
 def precondition(sigma: Tensor, sigma_data: float) -> Preconditioning:
     """EDM's preconditioning (arXiv 2206.00364, table 1).
 
-    >>> import torch
     >>> c = precondition(torch.tensor([0.5]), 0.5)
     >>> [round(float(v), 4) for v in c]
     [0.5, 0.3536, 1.4142, -0.1733]
@@ -69,8 +67,6 @@ class LogNormal:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n standard deviations of the noise to add, shape (n,), float32 on the generator's device."""
-        import torch
-
         return (self.mean + self.std * torch.randn(n, generator=generator, device=generator.device)).exp()
 
 
@@ -85,8 +81,6 @@ def karras_levels(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) 
             f"karras_levels needs n >= 2 and 0 < sigma_min < sigma_max, got n={n}, sigma_min={sigma_min}, "
             f"sigma_max={sigma_max}"
         )
-    import torch
-
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return ((top + ramp * (bottom - top)) ** rho).to(torch.float32)
@@ -98,8 +92,6 @@ def interpolate(sigma: Tensor, levels: Tensor, values: Tensor) -> Tensor:
     sigma (B,), levels (L,) ascending, values (L,) or (L, K) -> (B,) or (B, K).  Exactly zero at both neighbours gives
     exactly zero, so what is off at two levels is off between them.
     """
-    import torch
-
     if len(levels) == 1:
         return values[0].expand(sigma.shape + values.shape[1:])
     logs, s = levels.log(), sigma.to(levels.dtype).log()
@@ -112,12 +104,9 @@ def interpolate(sigma: Tensor, levels: Tensor, values: Tensor) -> Tensor:
 def nearest_level(sigma: Tensor, levels: Tensor | Sequence[float]) -> Tensor:
     """Index of the level nearest to each sigma in ln sigma, shape (B,) int64.
 
-    >>> import torch
     >>> nearest_level(torch.tensor([0.01, 0.13, 9.0]), [0.05, 0.1, 0.2]).tolist()
     [0, 1, 2]
     """
-    import torch
-
     levels = torch.as_tensor(levels, dtype=torch.float64, device=sigma.device)
     edges = (levels[:-1] * levels[1:]).sqrt()
     return torch.bucketize(sigma.to(torch.float64), edges)

@@ -13,9 +13,7 @@ annotations (`recipe.messages.block_of`).
 
 from __future__ import annotations
 
-import builtins
 import math
-import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -38,19 +36,8 @@ _BOUNDS: tuple[tuple[type, str, Any], ...] = (
 @cache
 def annotations_of(cls: type) -> dict[str, Any]:
     """The annotations of a dataclass's fields by name, with bounds and meaning."""
-    hints = typing.get_type_hints(cls, localns=_Names(cls), include_extras=True)
+    hints = typing.get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in fields(cls)}
-
-
-class _Names(dict[str, Any]):
-    """The names that annotations use: what a module imports for type checkers alone, torch say, counts as anything."""
-
-    def __init__(self, cls: type) -> None:
-        super().__init__()
-        self.there = {**vars(builtins), **vars(sys.modules[cls.__module__])}
-
-    def __missing__(self, name: str) -> Any:
-        return self.there.get(name, Any)
 
 
 def doc_of(annotation: Any) -> str:

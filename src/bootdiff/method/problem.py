@@ -238,7 +238,7 @@ def check_rate(dataset: Dataset, full: Dataset, pace: float | None, at: str) -> 
         through = f", so {wanted:.5g} through this view" if pace != 1 else ""
         raise BootdiffError(
             f"{at}: the recordings in {dataset.where} have {dataset.rate:.5g} {unit}, full ones have {full.rate:.5g}"
-            f"{through}; {how}, or correct the recipe"
+            f"{through}; {how}, or correct the view"
         )
 
 

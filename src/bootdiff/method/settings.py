@@ -1,22 +1,20 @@
 """How the method is carried out, as plain settings: gains, residual, distillation, and the networks of each part.
 
 A `MethodSettings` says all that the stages need beside the data (`problem.Problem`).  It is what Python users give in
-parts to `bootdiff.fit`, and what the recipe builds.
+parts to `bootdiff.fit`, and what is built of YAML for the command line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+from bootdiff.denoise import Denoiser
+from bootdiff.nets.network import Network
 from bootdiff.noise import LEVELS
 from bootdiff.settings import Doc, Ge, Gt, check
 from bootdiff.training.settings import TrainingSettings
-
-if TYPE_CHECKING:  # recipes are read without torch
-    from bootdiff.denoise import Denoiser
-    from bootdiff.nets.network import Network
 
 __all__ = [
     "PARTS",
