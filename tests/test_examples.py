@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+import bootdiff as bd
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -46,5 +49,6 @@ def test_gains(capsys):
 
 
 def test_train(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bd, "fit", partial(bd.fit, levels=(0.3, 1.5)))  # of eight noise levels
     load("train").main(str(tmp_path / "run"), steps=4)
     assert "4 images of (1, 8, 8)" in capsys.readouterr().out

@@ -54,6 +54,7 @@ def test_a_view_of_another_law_has_none():
     assert (screened(law, {"left": other}, law).values == 0).all()
 
 
+@pytest.mark.slow  # 120 regressions on draws of 20 samples: 14 s
 def test_few_samples_see_faint_news_better_in_one_question_than_level_by_level():
     """Share of 30 draws of 20 samples in which a view is found to have news: where there is nothing new (dissimilar, or
     the law is known), and where there is a little."""
