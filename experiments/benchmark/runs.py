@@ -1,4 +1,4 @@
-"""One cell of a benchmark: an arm trained within the budget, measured on the test images, and what is written of it.
+"""One run of a benchmark: an arm trained within the budget, measured on the test images, and what is written of it.
 
     experiments/results/NAME/VIEWS/ARM-nN-seedS.json
 
@@ -111,7 +111,7 @@ class BenchmarkRun:
         return f"{self.benchmark.name}/{self.filed}/n{self.n_full:g}-seed{self.seed}/{own}"
 
     def recipe(self, settings: Mapping[str, Any], steps: Mapping[str, int] | None = None) -> Recipe:
-        """The cell's recipe; bootdiff's own arms have narrow networks, the others wide ones unless told otherwise."""
+        """The run's recipe; bootdiff's own arms have narrow networks, the others wide ones unless told otherwise."""
         nets, start = ("narrow", "best") if self.arm in OWN else ("wide", "scratch")
         how = {key: settings[key] for key in ("nets", "dropout", "view_nets") if key in settings}
         return self.benchmark.recipe(
@@ -158,31 +158,31 @@ def bootdiff_steps(b: Bootstrap, flops: float, settings: Mapping[str, Any]) -> d
     return dict(zip(PARTS, steps, strict=True))
 
 
-def train(b: Bootstrap, cell: BenchmarkRun, settings: Mapping[str, Any]) -> Denoiser:
+def train(b: Bootstrap, planned: BenchmarkRun, settings: Mapping[str, Any]) -> Denoiser:
     """The arm's finished denoiser; goes on where it was."""
-    if cell.arm in OWN:
-        return b.denoiser(cell.arm)
+    if planned.arm in OWN:
+        return b.denoiser(planned.arm)
     own = {k: v for k, v in settings.items() if k not in ("nets", "dropout")}
-    return METHODS[cell.arm].train(b, cell.benchmark.flops, **own)
+    return METHODS[planned.arm].train(b, planned.benchmark.flops, **own)
 
 
-def is_done(cell: BenchmarkRun, out: Path, samples: int) -> bool:
-    """Whether the cell's result is there, with the settings that are best now and figures of as many samples."""
-    path = cell.path(out)
+def is_done(planned: BenchmarkRun, out: Path, samples: int) -> bool:
+    """Whether the run's result is there, with the settings that are best now and figures of as many samples."""
+    path = planned.path(out)
     if not path.is_file():
         return False
     found = read_json(path)
-    trial = cell.chosen(out)
-    same = (found["trial"], found["settings"]) == (trial, dict(cell.trials[trial]))
+    trial = planned.chosen(out)
+    same = (found["trial"], found["settings"]) == (trial, dict(planned.trials[trial]))
     return same and (found.get("samples") or {}).get("count", 0) >= samples
 
 
-def features_of(cell: BenchmarkRun, b: Bootstrap, out: Path) -> Features:
+def features_of(planned: BenchmarkRun, b: Bootstrap, out: Path) -> Features:
     """The benchmark's feature network, the same for all arms, views, n and seeds: trained once, on its pool."""
-    path = out / cell.benchmark.name / "features.safetensors"
+    path = out / planned.benchmark.name / "features.safetensors"
     if path.is_file():
         return load_features(path, device=b.device)
-    recipe = cell.benchmark.recipe(cell.filed, cell.n_full, 0)
+    recipe = planned.benchmark.recipe(planned.filed, planned.n_full, 0)
     assert recipe.simulate is not None
     features = load_features("auto", open_data(recipe, recipe.simulate.pool), seed=0, device=b.device)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,45 +190,45 @@ def features_of(cell: BenchmarkRun, b: Bootstrap, out: Path) -> Features:
     return features
 
 
-def sampled(b: Bootstrap, cell: BenchmarkRun, denoiser: Denoiser, out: Path, count: int) -> dict[str, Any]:
+def sampled(b: Bootstrap, planned: BenchmarkRun, denoiser: Denoiser, out: Path, count: int) -> dict[str, Any]:
     """Figures of `count` samples against the test images; a cascade draws as cascades do."""
     how = asdict(b.settings.sampling)
     x = denoiser.draw(count, **how) if isinstance(denoiser, Cascade) else sample(denoiser, count, **how)
     m = b.problem
     assert m.test is not None
-    features = features_of(cell, b, out)
+    features = features_of(planned, b, out)
     return sample_quality(x.cpu(), m.test, m.full, m.held_out, features, mirrored=b.settings.flip != "none")
 
 
 def measured(
-    b: Bootstrap, cell: BenchmarkRun, denoiser: Denoiser, trial: int, out: Path, samples: int = 0
+    b: Bootstrap, planned: BenchmarkRun, denoiser: Denoiser, trial: int, out: Path, samples: int = 0
 ) -> dict[str, Any]:
     """Measure a finished arm and write its result; returns it. With `samples`, figures of so many are in it, too."""
-    settings = cell.trials[trial]
+    settings = planned.trials[trial]
     start = time.perf_counter()
     test = b.problem.test
     assert test is not None
     found = measure(test)
     base = IsotropicGaussian(b.problem.shape, found["mean"], found["sigma_data"]).to(b.device)
     images = in_memory(test).to(b.device)
-    losses = sample_losses({cell.arm: denoiser}, images, b.levels, base, cell.benchmark.draws, _NOISE)
-    row = tabulate(losses, b.levels)[cell.arm]
-    per_image = losses[cell.arm].mean(0)
-    held_out = sample_losses({cell.arm: denoiser}, b.full_training_set().samples, b.levels, base, 4, _NOISE + 1)[
-        cell.arm
+    losses = sample_losses({planned.arm: denoiser}, images, b.levels, base, planned.benchmark.draws, _NOISE)
+    row = tabulate(losses, b.levels)[planned.arm]
+    per_image = losses[planned.arm].mean(0)
+    held_out = sample_losses({planned.arm: denoiser}, b.full_training_set().samples, b.levels, base, 4, _NOISE + 1)[
+        planned.arm
     ]
     ask = asked(denoiser, b.levels, b.device)
     ledger: dict[str, Any] = {"stages": dict(b.ledger)}
     ledger |= {key: sum(stage.get(key, 0) for stage in b.ledger.values()) for key in SUMMED}
     ledger["peak_memory"] = max(stage.get("peak_memory", 0) for stage in b.ledger.values())
     result: dict[str, Any] = {
-        "benchmark": cell.benchmark.name,
-        "arm": cell.arm,
-        "views": cell.filed,
-        "n_full": cell.n_full,
-        "count_full": cell.benchmark.count(cell.n_full),
-        "pool": cell.benchmark.pool,
-        "seed": cell.seed,
+        "benchmark": planned.benchmark.name,
+        "arm": planned.arm,
+        "views": planned.filed,
+        "n_full": planned.n_full,
+        "count_full": planned.benchmark.count(planned.n_full),
+        "pool": planned.benchmark.pool,
+        "seed": planned.seed,
         "settings": dict(settings),
         "trial": trial,
         "trials": TRIALS,
@@ -240,7 +240,7 @@ def measured(
             "per_image": [round(float(v), 6) for v in per_image],
         },
         "selection_loss": float(held_out.mean()),
-        "budget_flops": cell.benchmark.flops,
+        "budget_flops": planned.benchmark.flops,
         "ledger": ledger,
         "parameters": ask["parameters"],
         "stored_parameters": ask["stored"],
@@ -249,9 +249,9 @@ def measured(
         "command": command_line(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
     }
-    result["samples"] = sampled(b, cell, denoiser, out, samples) if samples else None
+    result["samples"] = sampled(b, planned, denoiser, out, samples) if samples else None
     result["seconds"]["measuring"] = time.perf_counter() - start
-    path = cell.path(out)
+    path = planned.path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_json(path, result)
     return result

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bootdiff.cli.restoring import cut_out
+from bootdiff.cli.report.restorations import cut_out
 from bootdiff.cli.session import load_arm, read_run
 from bootdiff.denoise import Denoiser
 from bootdiff.distributions.exact import Gaussian

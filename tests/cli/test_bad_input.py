@@ -253,7 +253,10 @@ def test_ctrl_c_and_a_second_process(tmp_path):
         _, message = first.communicate()
     assert first.returncode == 130
     says(
-        message, "stopped as asked, checkpoint written", "Run the same command again to go on", f"bootdiff fit {recipe}"
+        message,
+        "stopped as asked, checkpoint written",
+        "Run the same command again to continue",
+        f"bootdiff fit {recipe}",
     )
     assert "Traceback" not in message
     assert (run / "stages" / "full-local" / "checkpoint.safetensors").is_file()

@@ -73,8 +73,8 @@ def restore(
     bootdiff restore runs/mine photo.png restored/ --mask scratch.png --samples 8
     bootdiff restore runs/mine --view thumbnails --held-out 20
     """
-    from bootdiff.cli import restoring
     from bootdiff.cli.console import Console
+    from bootdiff.cli.report import restorations
     from bootdiff.cli.report.metadata import DataInfo
     from bootdiff.cli.sample import class_number
     from bootdiff.cli.session import accelerate, classes_of, load_arm, read_run
@@ -107,11 +107,11 @@ def restore(
         problem = build_problem(recipe)
     if held_out is not None:
         assert problem is not None
-        files, which = restoring.cut_out(problem, chosen, held_out, seed)
+        files, which = restorations.cut_out(problem, chosen, held_out, seed)
     else:
         assert partial is not None
         known = None if truth is None else _open(truth, recipe, None, full, None, info, key)
-        files = restoring.partial_of(_open(partial, recipe, view, full, chosen, info, key), chosen, full, known)
+        files = restorations.partial_of(_open(partial, recipe, view, full, chosen, info, key), chosen, full, known)
     given = files.observe(chosen, full, str(partial or "--held-out"))
     count = samples or (4 if files.truth is None else 19)
     options: dict[str, Any] = {
@@ -126,12 +126,12 @@ def restore(
         ).cpu()  # fmt: skip
     folder = out or run / "restored" / called
     title = f"{called}: restored by {name.replace('_', ' ')}"
-    written = restoring.write_answers(folder, answers, files, given, info, title)
+    written = restorations.write_answers(folder, answers, files, given, info, title)
     how = {"arm": name, "label": label, "in": str(partial or which), **options}
     training = None
     if problem is not None:
         training = problem.full.batch(range(min(len(problem.full), 2000)))[0]
-    restoring.report(folder, answers, files, given, chosen, written, how, training, screen)
+    restorations.report(folder, answers, files, given, chosen, written, how, training, screen)
     screen.print(f"{len(given)} file(s), {count} answer(s) each: {folder}; look at {folder / 'overview.png'}", "bold")
 
 

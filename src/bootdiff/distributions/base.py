@@ -106,7 +106,7 @@ class Distribution(Denoiser):
             raise ValueError(f"sigma must be >= 0 (0 and inf are allowed), got {sigma.min().item()}")
         return x.reshape(len(x), self.dim).to(self.mu.dtype), sigma.expand(len(x))[:, None]
 
-    def _single(self, view: View) -> View:
+    def _fixed(self, view: View) -> View:
         views = view.placements(self.shape)
         if len(views) != 1:
             raise ValueError(

@@ -154,7 +154,7 @@ class Gaussian(Distribution):
         return self.mean.double(), self.dense().diagonal().reshape(self.shape)
 
     def marginal(self, view: View) -> Gaussian:
-        view = self._single(view)
+        view = self._fixed(view)
         mean = view(self.mean[None])[0]
         columns = (self.basis * (self.lam - self.floor).clamp_min(0).sqrt()).T
         mapped = view(columns.reshape(-1, *self.shape)) if len(columns) else columns.new_zeros(0, *mean.shape)
@@ -313,7 +313,7 @@ class Mixture(Distribution):
         return mean.reshape(self.shape), variance.reshape(self.shape)
 
     def marginal(self, view: View) -> Mixture:
-        view = self._single(view)
+        view = self._fixed(view)
         K, d = self.mu.shape
         # rows of `mapped[k]` are A u_j sqrt(lam_j): their outer products sum to A S_k A^T
         columns = (self.basis * self.lam.sqrt()[:, None]).mT.reshape(K * d, *self.shape)
@@ -391,4 +391,4 @@ class Discrete(Distribution):
         return mean.reshape(self.shape), (w * (mu - mean) ** 2).sum(0).reshape(self.shape)
 
     def marginal(self, view: View) -> Discrete:
-        return Discrete(self._single(view)(self.points), self.weights)
+        return Discrete(self._fixed(view)(self.points), self.weights)

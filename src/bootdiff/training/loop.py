@@ -142,12 +142,12 @@ def fit(
     # -- finish ------------------------------------------------------------------------------------------------
     where = f"stage {stage.name}, step {job.step} of {steps}"
     if stopping and job.step < steps:
-        raise Interrupted(f"{where}: stopped as asked, checkpoint written. Run the same command again to go on.")
+        raise Interrupted(f"{where}: stopped as asked, checkpoint written. Run the same command again to continue.")
     if job.step < steps:
         raise ValueError(f"{where}: the batches ended; stream() must not end")
     result = checkpoint.finish(job)
     if stop.is_set():
-        raise Interrupted(f"{where}: complete, stopped after it as asked. Run the same command again to go on.")
+        raise Interrupted(f"{where}: complete, stopped after it as asked. Run the same command again to continue.")
     return result
 
 
