@@ -82,7 +82,7 @@ def total_correlation(law: Gaussian, views: Sequence[View]) -> Information:
     if len(parts) < 2:
         return Information(0.0, max(dim, 1))
     basis = torch.eye(law.dim, dtype=torch.float64).reshape(law.dim, *law.shape)
-    rows = torch.cat([law._single(view)(basis).flatten(1) for view in views], 1).T
+    rows = torch.cat([law._fixed(view)(basis).flatten(1) for view in views], 1).T
     joint = rows @ law.dense() @ rows.T
     product = torch.block_diag(*(part.dense() for part in parts))
     zero = torch.zeros(dim, dtype=torch.float64)
@@ -225,7 +225,7 @@ def log_ratio(
         zero = torch.zeros(len(x), dtype=x.dtype)
         value = law.log_prob(x, zero)
         for view, part in zip(views, parts, strict=True):
-            value = value - part.log_prob(law._single(view)(x), zero)
+            value = value - part.log_prob(law._fixed(view)(x), zero)
         total, square = total + float(value.double().sum()), square + float(value.double().square().sum())
     mean = total / n
     return Information(mean, law.dim, math.sqrt(max(square / n - mean**2, 0.0) / (n - 1)))
