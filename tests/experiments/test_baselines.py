@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from tiny_benchmark import tiny
 
 from bootdiff.cli.console import Console
 from bootdiff.cli.session import accelerate, open_session
@@ -29,6 +28,7 @@ from experiments.benchmark.baselines.pretrain_finetune import pretrain_finetune
 from experiments.benchmark.budget import parts, steps_within
 from experiments.benchmark.command import planned_runs, run_all
 from experiments.benchmark.runs import ARMS, OWN, bootdiff_steps
+from tiny_benchmark import tiny
 
 VIEWS = {"patch_diffusion": "halves", "further_masking": "boxes", "cascade": "thumbnails2"}
 SHAPE, BASE = (1, 8, 8), IsotropicGaussian((1, 8, 8), [-0.4], 0.7)

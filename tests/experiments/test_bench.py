@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_benchmark import tiny
 
 from cli_calls import call, refused
 from experiments.benchmark import benchmarks, command
 from experiments.benchmark.runs import tune
+from tiny_benchmark import tiny
 
 
 @pytest.fixture
