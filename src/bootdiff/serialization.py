@@ -273,8 +273,8 @@ def _read(folder: Path) -> dict[str, Any]:
     form = said.get("format") if isinstance(said, dict) else None
     if type(form) is int and form == 1:
         raise BootdiffError(
-            f"{path}: written by bootdiff 0.1 (format 1), which this version does not read. Open it with 0.1 (pip "
-            f"install bootdiff==0.1.0), or train again"
+            f"{path}: written by bootdiff 0.1 (format 1), which this version does not read. Open it with "
+            "that version, or train again"
         )
     if form != _FORMAT:
         raise BootdiffError(

@@ -249,7 +249,7 @@ class Run:
         if isinstance(said, dict) and set(said) == {"fingerprint"}:
             raise BootdiffError(
                 f"{self.path}: a run of bootdiff 0.1, which this version does not go on with. Choose another "
-                f"directory, or use 0.1 (pip install bootdiff==0.1.0)."
+                "directory, or go on with the version that began it"
             )
         about = read_record(path)
         if not isinstance(about, dict) or set(about) != {"fingerprint", "recipe"}:
