@@ -79,6 +79,13 @@ class Benchmark:
         """Samples in full at n_full per cent."""
         return max(5, round(self.pool * n_full / 100))
 
+    def scaled(self, scale: float) -> Benchmark:
+        """A rehearsal, with a share of the FLOPs and of the images (240 and 16 at least)."""
+        if scale == 1:
+            return self
+        pool, test = max(240, round(self.pool * scale)), max(16, round(self.test * scale))
+        return replace(self, flops=self.flops * scale, pool=min(pool, self.pool), test=test, view_holdout=8)
+
     def recipe(
         self,
         views: str,
@@ -179,6 +186,23 @@ BENCHMARKS: dict[str, Benchmark] = {
         training={
             "batch": 128, "lr": 3e-4, "warmup": 500, "ema": 0.999, "evaluate_every": 500, "checkpoint_seconds": 60.0,
             "precision": "bf16", "compile": True,
+        },
+        views=square_views(64), flip="horizontal", device="auto",
+    ),
+    # Some minutes of one GPU for each arm: `experiments.scripts.gpu_short`.
+    "gpu-short": Benchmark(
+        name="gpu-short", data="cats64.npz", size=(3, 64, 64), pool=5600, test=500, flops=1e16,
+        narrow={
+            "unet": {"kind": "unet", "channels": [64, 128, 128, 128], "layers": 1, "attention": [3], "patch": 2},
+            "local": {"kind": "local", "width": 64, "depth": 7},
+        },
+        wide={
+            "unet": {"kind": "unet", "channels": [112, 224, 224, 224], "layers": 1, "attention": [3], "patch": 2},
+            "local": {"kind": "local", "width": 112, "depth": 7},
+        },
+        training={
+            "batch": 64, "lr": 5e-4, "warmup": 200, "ema": 0.998, "evaluate_every": 250, "checkpoint_seconds": 3600.0,
+            "precision": "bf16",
         },
         views=square_views(64), flip="horizontal", device="auto",
     ),

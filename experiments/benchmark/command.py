@@ -30,7 +30,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="mnist16, cats16, mnist, mnist-long, cats32 or cats64.", show_default=False
+            metavar="NAME", help="mnist16, cats16, mnist, mnist-long, cats32, cats64 or gpu-short.", show_default=False
         ),
     ],
     arms: Annotated[str, typer.Option(help="Only these arms, separated by spaces.")] = "",
@@ -47,6 +47,9 @@ def bench(
     ),
     docs: Annotated[Path, typer.Option(help="With --table: the folder of benchmarks.md.")] = Path("docs"),
     samples: Annotated[int, typer.Option(min=0, help="Also draw this many samples of each: FID, KID and more.")] = 0,
+    scale: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the FLOPs and images to use: for rehearsals.")
+    ] = 1.0,
     tune: Annotated[
         bool, typer.Option("--tune", help="Run every setting of each arm, and choose by held-out loss.")
     ] = False,
@@ -66,7 +69,8 @@ def bench(
     from bootdiff.cli.console import Console
     from experiments.benchmark.benchmarks import benchmark
 
-    screen, which = Console(), replace(benchmark(name), folder=data)
+    screen, which = Console(), benchmark(name)
+    which = replace(which.scaled(scale), folder=data)
     if table:
         from experiments.benchmark.page import write_page
 

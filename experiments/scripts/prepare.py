@@ -1,6 +1,6 @@
 """Make the arrays that the recipes in experiments/recipes read, from the npz files of the benchmark data.
 
-    python -m experiments.scripts.prepare --data DIR [--out experiments/data]
+    python -m experiments.scripts.prepare --data DIR [--out experiments/data] [--only NAME ...]
 
 mnist28.npz      28 x 28 x 1: `train` (20000) and `test` (5000)
 mnist16.npz      mnist28 padded to 32 x 32, averaged to 16 x 16 x 1: `train` and `test`
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,8 @@ from PIL import Image
 from experiments.scripts.results import DATA
 
 __all__ = ["halve", "load", "main"]
+
+Arrays = Mapping[str, np.ndarray]
 
 
 def load(path: Path, key: str) -> np.ndarray:
@@ -65,25 +68,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets' npz files")
     parser.add_argument("--out", type=Path, default=DATA)
+    parser.add_argument("--only", nargs="*", help="names of the files to make, cats64 say; all of them by default")
     args = parser.parse_args(arguments)
-    out: Path = args.out
-    out.mkdir(parents=True, exist_ok=True)
 
-    def both(name: str) -> dict[str, np.ndarray]:
+    @cache
+    def both(name: str) -> Arrays:
         return {key: load(args.data / f"{name}.npz", key) for key in ("train", "test")}
 
-    digits = both("mnist28")
-    write(out / "mnist28.npz", digits)
-    small = {key: halve(np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))) for key, x in digits.items()}
-    write(out / "mnist16.npz", small)
-    write(out / "mnist-tiny.npz", {"train": np.repeat(small["train"], 3, axis=3)})
-    cats = both("cats64")
-    write(out / "cats64.npz", cats)
-    for side in (32, 16):
-        cats = {key: halve(x) for key, x in cats.items()}
-        write(out / f"cats{side}.npz", cats)
-    for name, source in (("radar32", "radar_video32"), ("traffic32", "traffic_video32"), ("ecg", "ecg")):
-        write(out / f"{name}.npz", both(source))
+    @cache
+    def small_digits() -> Arrays:
+        return {key: halve(np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))) for key, x in both("mnist28").items()}
+
+    @cache
+    def cats(side: int) -> Arrays:
+        return both("cats64") if side == 64 else {key: halve(x) for key, x in cats(2 * side).items()}
+
+    made: dict[str, Callable[[], Arrays]] = {
+        "mnist28": lambda: both("mnist28"),
+        "mnist16": small_digits,
+        "mnist-tiny": lambda: {"train": np.repeat(small_digits()["train"], 3, axis=3)},
+        "cats64": lambda: cats(64),
+        "cats32": lambda: cats(32),
+        "cats16": lambda: cats(16),
+        "radar32": lambda: both("radar_video32"),
+        "traffic32": lambda: both("traffic_video32"),
+        "ecg": lambda: both("ecg"),
+    }
+    wanted = made if args.only is None else args.only
+    unknown = [name for name in wanted if name not in made]
+    if unknown:
+        parser.error(f"--only {unknown[0]}: no such file; known: {', '.join(made)}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in wanted:
+        write(args.out / f"{name}.npz", made[name]())
 
 
 if __name__ == "__main__":
