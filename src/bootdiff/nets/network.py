@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from bootdiff.nets.build import BACKBONES
 from bootdiff.nets.builtin import BuiltIn
 from bootdiff.nets.contract import Network, NetworkError, check_network
 from bootdiff.nets.diffusers_net import DiffusersNetwork
@@ -47,7 +48,7 @@ def as_network(value: Any) -> Network:
     if callable(value):
         return OwnNetwork(value)
     raise ValueError(
-        f"a network is a name (unet, local, mlp, linear), a torch module, or a class or function f(c_in, c_out) that "
+        f"a network is a name ({', '.join(BACKBONES)}), a torch module, or a class or function f(c_in, c_out) that "
         f"makes one; got {value!r}"
     )
 

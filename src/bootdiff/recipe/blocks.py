@@ -13,7 +13,7 @@ from pydantic import Field, PlainValidator, field_serializer, model_serializer, 
 
 from bootdiff.method.settings import DistillationSettings, GainSettings, ResidualSettings, SamplingSettings
 from bootdiff.noise import LogNormal
-from bootdiff.recipe.backbones import Backbone
+from bootdiff.recipe.backbones import SPECS, Backbone
 from bootdiff.recipe.data import Data, Full, Holdout, held_out
 from bootdiff.recipe.messages import Block, block_of, fail
 from bootdiff.recipe.views import Corruption, Views, whole
@@ -98,7 +98,7 @@ class ViewSpec(Block):
     corruption: Corruption | None = Field(None, description="damage done to simulated identity views")
     backbone: Backbone | None = Field(
         None,
-        description="its one network: a name in `backbones`, or unet, local, mlp, linear in their default size, or a "
+        description=f"its one network: a name in `backbones`, or {', '.join(SPECS)} in their default size, or a "
         "block; null: all of `backbones`, stacked",
     )
     training: Training = Field(default_factory=Training, description="overrides of training for this view")
