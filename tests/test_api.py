@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +158,29 @@ def test_every_arm_is_trained_from_objects():
     assert "known: full_only" in said(arm="best")
 
 
+PROGRAM = """
+import sys, torch, bootdiff as bd
+x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+how = bd.TrainingSettings(steps=4, batch=8, evaluate_every=2, warmup=0)
+views = {"small": (bd.Downsample(2), torch.nn.functional.avg_pool2d(x[16:], 2))}
+model = bd.fit(x[:16], views, networks="local", training=how, levels=(0.3, 1.5), run=sys.argv[1])
+print("answer", float(model(x[:2], torch.tensor([0.3, 1.0])).sum().detach()))
+"""
+
+
+def test_two_processes_get_what_one_gets_on_whatever_device_there_is(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*several, tmp_path / "program.py", tmp_path / "both"]
+    both = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout.splitlines()
+    with torch.no_grad():
+        alone = float(fit(networks="local")(X[:2], torch.tensor([0.3, 1.0])).sum())
+    answers = [float(line.split()[1]) for line in both if line.startswith("answer")]
+    assert answers == [pytest.approx(alone, abs=1e-5)] * 2
+    assert sum("full-local: held-out loss" in line for line in both) == 1  # one of them speaks
+    assert (tmp_path / "both" / "bootdiff" / "model.json").is_file()
+
+
 # --- data as people have them
 
 
@@ -231,7 +257,7 @@ class Deaf(nn.Module):
         ({"held_out": 16}, ["leave none to train on"]),
         ({"held_out": SMALL}, ["held_out", "(1, 4, 4)"]),
         ({"training": {"view": TINY}}, ["no part 'view'", "views"]),
-        ({"device": "gpu"}, ["cpu, cuda or mps"]),
+        ({"device": "gpu"}, ["cpu, cuda, mps"]),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(how, words):

@@ -80,11 +80,14 @@ class Benchmark:
         return max(5, round(self.pool * n_full / 100))
 
     def scaled(self, scale: float) -> Benchmark:
-        """A rehearsal, with a share of the FLOPs and of the images (240 and 16 at least)."""
+        """A rehearsal in small batches, with a share of the FLOPs and of the images (240 and 16 at least)."""
         if scale == 1:
             return self
         pool, test = max(240, round(self.pool * scale)), max(16, round(self.test * scale))
-        return replace(self, flops=self.flops * scale, pool=min(pool, self.pool), test=test, view_holdout=8)
+        training = {**self.training, "batch": 4}
+        return replace(
+            self, flops=self.flops * scale, pool=min(pool, self.pool), test=test, view_holdout=8, training=training
+        )
 
     def recipe(
         self,

@@ -43,6 +43,7 @@ from bootdiff.method.stages import Bootstrap
 from bootdiff.nets.network import Network, as_network, default_networks
 from bootdiff.noise import LEVELS
 from bootdiff.serialization import save
+from bootdiff.training.device import make_accelerator
 from bootdiff.training.run import Run
 from bootdiff.training.settings import TrainingSettings
 from bootdiff.views import VIEWS, View
@@ -118,7 +119,6 @@ def fit(
         raise ValueError(f"no arm {arm!r}; known: {', '.join(ARMS)}")
     if arm == "oracle" and oracle is None:
         raise ValueError("the arm 'oracle' is trained on all of the data in full: give `oracle`")
-    say = log or (lambda text: None)
     problem = _problem(full, views, held_out, test, oracle, seed)
     settings = _settings(problem, views, networks, training, init or {})
     settings = replace(
@@ -126,7 +126,10 @@ def fit(
         residual=residual or ResidualSettings(), distillation=_distillation(distillation),
         sampling=sampling or SamplingSettings(),
     )  # fmt: skip
-    accelerator = _accelerator(device, settings)
+    accelerator = make_accelerator(device, settings.training["full"].precision)
+    if run is None and accelerator.num_processes > 1:
+        raise BootdiffError("run: several processes work in one folder; give it")
+    say = log if log is not None and accelerator.is_main_process else (lambda text: None)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bootdiff-")) if run is None else run
         main = accelerator.is_main_process
@@ -235,15 +238,3 @@ def _distillation(given: DistillationSettings | None) -> DistillationSettings:
     if given is None or given.networks is None:
         return given or DistillationSettings()
     return replace(given, networks={name: as_network(network) for name, network in given.networks.items()})
-
-
-def _accelerator(device: str, settings: MethodSettings) -> Any:
-    import torch
-    from accelerate import Accelerator
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "auto": True, "cpu": True}
-    if device not in there:
-        raise ValueError(f"device must be auto, cpu, cuda or mps, got {device!r}")
-    if not there[device]:
-        raise BootdiffError(f"device: {device}: torch finds none here; say device='auto' (or 'cpu')")
-    return Accelerator(cpu=device == "cpu", mixed_precision=settings.training["full"].precision)

@@ -32,6 +32,7 @@ from bootdiff.recipe.build import build_problem, method_settings
 from bootdiff.recipe.schema import Recipe, load_recipe_text
 from bootdiff.recipe.trust import imported_classes
 from bootdiff.serialization import load, save
+from bootdiff.training.device import make_accelerator
 from bootdiff.training.run import Run, atomic_write_json, read_json
 from bootdiff.training.state import Interrupted
 
@@ -111,9 +112,6 @@ def accelerate(recipe: Recipe, tensorboard: str | Path | None = None) -> Any:
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(recipe.device, True):
-        raise BootdiffError(f"device: {recipe.device}: torch finds none here; write `device: auto` (or cpu)")
     options: dict[str, Any] = {}
     if tensorboard is not None:
         try:
@@ -124,9 +122,7 @@ def accelerate(recipe: Recipe, tensorboard: str | Path | None = None) -> Any:
                 "the option out (metrics.jsonl in the run holds the same numbers)"
             ) from None
         options = {"log_with": "tensorboard", "project_dir": str(tensorboard)}
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=recipe.device == "cpu", mixed_precision=recipe.training.precision, **options)
+    return make_accelerator(recipe.device, recipe.training.precision, **options)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.errors import BootdiffError
+from bootdiff.training.device import make_accelerator
 from bootdiff.training.memory import forget_peak, peak_memory
 from bootdiff.training.optim import Optimizer
 from bootdiff.training.run import StageDir
@@ -130,9 +131,7 @@ class TrainingState:
         progress: Callable[[Progress], None] | None,
     ) -> None:
         if accelerator is None:
-            from accelerate import Accelerator
-
-            accelerator = Accelerator(mixed_precision=settings.precision)
+            accelerator = make_accelerator("auto", settings.precision)
         self.accelerator, self.stage, self.progress = accelerator, stage, progress
         self.settings, self.seed, self.keep = settings, seed, keep
         self.device, self.world = accelerator.device, accelerator.num_processes
