@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -254,6 +255,9 @@ class Deaf(nn.Module):
         ({"full": [FULL[0], FULL[1, :, :6]]}, ["1 x 8 x 8", "1 x 6 x 8"]),
         ({"full": FULL[:1]}, ["full", "held out"]),
         ({"held_out": 16}, ["leave none to train on"]),
+        ({"held_out": 0}, ["held_out of full must be a number of at least 1"]),
+        ({"held_out": 1.5}, ["held_out of full must be", "share between 0 and 1"]),
+        ({"training": {"views": replace(TINY, precision="bf16")}}, ["one precision", "bf16 and no"]),
         ({"held_out": SMALL}, ["held_out", "(1, 4, 4)"]),
         ({"training": {"view": TINY}}, ["no part 'view'", "views"]),
         ({"device": "gpu"}, ["cpu, cuda, mps"]),

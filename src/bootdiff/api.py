@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bootdiff.data import Dataset, as_dataset
+from bootdiff.data.dataset import VIEW_HOLDOUT, held_out_count
 from bootdiff.denoise import Denoiser, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.method.plan import ARMS
 from bootdiff.method.problem import (
-    VIEW_HOLDOUT,
     Problem,
     ViewData,
     hold_out,
@@ -126,7 +126,7 @@ def fit(
         residual=residual or ResidualSettings(), distillation=_distillation(distillation),
         sampling=sampling or SamplingSettings(),
     )  # fmt: skip
-    accelerator = make_accelerator(device, settings.training["full"].precision)
+    accelerator = make_accelerator(device, settings.precision)
     if run is None and accelerator.num_processes > 1:
         raise BootdiffError("run: several processes work in one folder; give it")
     say = log if log is not None and accelerator.is_main_process else (lambda text: None)
@@ -149,13 +149,7 @@ def _problem(
 ) -> Problem:
     samples = _dataset(full, "full")
     if isinstance(held_out, int | float) and not isinstance(held_out, bool):
-        count = round(held_out * len(samples)) if isinstance(held_out, float) else held_out
-        count = max(1, count)
-        if count >= len(samples):
-            raise BootdiffError(
-                f"full: {len(samples)} sample(s) with {count} held out leave none to train on; give more, or lower "
-                "held_out"
-            )
+        count = held_out_count("held_out of full", held_out, len(samples))
         held, train = hold_out(samples, count, seed + 1, "full")
     else:
         held, train = _dataset(held_out, "held_out"), samples  # type: ignore[assignment]
@@ -197,9 +191,7 @@ def _view(name: str, given: Sequence[Any], full: Dataset, seed: int) -> ViewData
         model = data if view.scale == 1 else ScaledDenoiser(data, view.scale)
         return ViewData(view, view, pretrained=model.requires_grad_(False).eval())
     dataset = partial_data(view, _dataset(data, at), shape, at, full_samples=full)
-    count = max(1, min(round(0.1 * len(dataset)), VIEW_HOLDOUT))
-    if count >= len(dataset):
-        raise BootdiffError(f"{at}: {len(dataset)} sample(s) leave none to train on beside {count} held out; give more")
+    count = held_out_count(at, 0.1, len(dataset), VIEW_HOLDOUT)
     held, train = hold_out(dataset, count, seed + 2, at)
     return ViewData(view, view, train, held)
 

@@ -323,7 +323,7 @@ def test_held_out_counts():
     with pytest.raises(BootdiffError, match=r"full.holdout: 1 sample\(s\) with 1 held out leave none to train on"):
         full.held_out(1)
     view = load_recipe_text(MINIMAL).views["thumbs"]
-    assert (view.held_out(100), view.held_out(100_000)) == (10, 256)
+    assert (view.held_out(100), view.held_out(100_000)) == (10, 128)
     fixed = load_recipe_text(MINIMAL + "    holdout: 500").views["thumbs"]
     assert fixed.held_out(1000) == 500
     with pytest.raises(BootdiffError, match=r"lower views\.thumbs\.holdout"):
@@ -386,6 +386,22 @@ def test_the_reference_describes_every_key_once():
     assert found["simulate.pool"].type == "block, as test"
     assert found["views.<name>.view[downsample].factor"].default == "required"
     assert set(Recipe.model_fields) <= set(found)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "training: {views: {precision: bf16}}",
+        "distill: {training: {precision: bf16}}",
+        "training: {full: {precision: fp16}}",
+    ],
+)
+def test_a_part_has_no_precision_of_its_own(place):
+    text = "full: {path: a}\nviews: {v: {view: gray, data: {path: b}}}\n"
+    with pytest.raises(BootdiffError, match=r"precision: one serves a whole run"):
+        load_recipe_text(text + place)
+    same = "training: {precision: bf16, views: {precision: bf16}}"
+    assert load_recipe_text(text + same).training_for("views").precision == "bf16"
 
 
 def test_reading_recipes_imports_nothing_heavier_than_torch():

@@ -25,15 +25,20 @@ from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
 __all__ = [
+    "VIEW_HOLDOUT",
     "Dataset",
     "Sample",
     "Span",
     "UnusableFile",
     "generator",
+    "held_out_count",
     "spaced_indices",
     "split",
     "split_by_recording",
 ]
+
+VIEW_HOLDOUT = 128
+"""A share of a plentiful view is at most this many held-out samples: enough for a choice among snapshots."""
 
 # First words of the random streams: no two uses of one seed share a stream (0 and 1 are those of `batches`).
 _SPLIT, SIMULATE = 2, 3
@@ -175,6 +180,24 @@ def generator(seed: int, *path: int) -> torch.Generator:
         raise ValueError(f"the seed must be 0 or more, got {seed}")
     word = np.random.SeedSequence([int(seed), *map(int, path)]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(word >> np.uint64(1)))
+
+
+def held_out_count(where: str, wanted: int | float, n: int, most: int | None = None) -> int:
+    """How many of n samples are held out, in 1 .. n - 1; a share gives at least 1 and at most `most`.
+
+    Raises:
+        ValueError: neither a number of at least 1 nor a share between 0 and 1.
+        BootdiffError: none is left to train on.
+    """
+    share = isinstance(wanted, float)
+    if isinstance(wanted, bool) or not (0 < wanted < 1 if share else wanted >= 1):
+        raise ValueError(f"{where} must be a number of at least 1 or a share between 0 and 1, got {wanted!r}")
+    count = max(1, min(round(wanted * n), n if most is None else most)) if share else int(wanted)
+    if count >= n:
+        raise BootdiffError(
+            f"{where}: {n} sample(s) with {count} held out leave none to train on; bring more samples or lower {where}"
+        )
+    return count
 
 
 def split(n: int, sizes: Sequence[int | float | None], seed: int = 0) -> list[list[int]]:

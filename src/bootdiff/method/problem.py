@@ -50,9 +50,6 @@ __all__ = [
     "with_common_classes",
 ]
 
-VIEW_HOLDOUT = 128
-"""At most this many samples of a plentiful view are held out: enough for a choice among snapshots."""
-
 
 @dataclass
 class ViewData:

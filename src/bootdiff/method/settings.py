@@ -174,6 +174,19 @@ class MethodSettings:
     init: Mapping[str, Denoiser] = field(default_factory=dict)
 
     @property
+    def precision(self) -> str:
+        """The mixed precision of all trainings.
+
+        Raises:
+            ValueError: they differ.
+        """
+        trainings = [*self.training.values(), *(view.training for view in self.views.values())]
+        found = sorted({how.precision for how in trainings})
+        if len(found) > 1:
+            raise ValueError(f"training: one precision serves a whole run, got {' and '.join(found)}; give one for all")
+        return found[0]
+
+    @property
     def distilled_networks(self) -> Mapping[str, Network]:
         """The networks of the arm `distilled`."""
         return self.distillation.networks or self.networks

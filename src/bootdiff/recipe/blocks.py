@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, field_serializer, model_serializer, model_validator
 
+from bootdiff.data.dataset import VIEW_HOLDOUT, held_out_count
 from bootdiff.method.settings import DistillationSettings, GainSettings, ResidualSettings, SamplingSettings
 from bootdiff.noise import LogNormal
 from bootdiff.recipe.backbones import SPECS, Backbone
-from bootdiff.recipe.data import Data, Full, Holdout, held_out
+from bootdiff.recipe.data import Data, Full, Holdout
 from bootdiff.recipe.messages import Block, block_of, fail
 from bootdiff.recipe.views import Corruption, Views, whole
 from bootdiff.settings import annotations_of, doc_of
@@ -94,7 +95,7 @@ class ViewSpec(Block):
     )
     std: float = Field(0.0, ge=0, description="standard deviation of white noise in the stored files, in [-1, 1]")
     data: Data | None = Field(None, description="the files; left out with `simulate`")
-    holdout: Holdout = Field(0.1, description="number or share held out for stopping; a share gives at most 256")
+    holdout: Holdout = Field(0.1, description="number or share held out for stopping; a share gives at most 128")
     corruption: Corruption | None = Field(None, description="damage done to simulated identity views")
     backbone: Backbone | None = Field(
         None,
@@ -116,13 +117,13 @@ class ViewSpec(Block):
     start: Literal["best", "scratch"] = Field(
         "best",
         description="best: its networks start at full-only's or at those of the views before it, where they are alike, "
-        "whichever wins a short race; scratch: anew",
+        "whichever wins a short race; scratch: from scratch",
     )
     offsets: str | None = Field(
         None,
         min_length=1,
-        description="where each file lies, for a view that is told: an .npy array or a text file, a row of whole "
-        "numbers for each file, in their order",
+        description="where each file lies, for a position_conditioned view: an .npy array or a text file, a row of "
+        "whole numbers for each file, in their order",
     )
 
     @field_serializer("training")
@@ -137,7 +138,7 @@ class ViewSpec(Block):
 
     def held_out(self, n: int, name: str = "view") -> int:
         """How many of n files are held out, in 1 .. n - 1; BootdiffError if none is left to train on."""
-        return held_out(f"views.{name}", self.holdout, n, 256)
+        return held_out_count(f"views.{name}.holdout", self.holdout, n, VIEW_HOLDOUT)
 
 
 class Simulate(Block):

@@ -21,7 +21,6 @@ from bootdiff.data import Dataset, Simulated, Subset, open_dataset, read_offsets
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.method.problem import (
-    VIEW_HOLDOUT,
     Problem,
     ViewData,
     check_rate,
@@ -275,7 +274,7 @@ def gather_views(
                 material.through, source, shape, where(path), full_samples=None if spec.data is None else pool,
                 around=around, offsets=None if spec.offsets is None else read_offsets(level.locate(spec.offsets)),
             )  # fmt: skip
-            held = min(spec.held_out(len(source), path), VIEW_HOLDOUT)
+            held = spec.held_out(len(source), path)
             material.held_out, material.train = hold_out(source, held, recipe.seed + 2, where(path))
     for path, material in every.items():
         if material.owner is not None:

@@ -17,12 +17,12 @@ from pydantic import (
     model_validator,
 )
 
+from bootdiff.data.dataset import held_out_count
 from bootdiff.data.options import DataOptions, conflicts
-from bootdiff.errors import BootdiffError
 from bootdiff.recipe.messages import Block, block_of, fail
 from bootdiff.recipe.views import whole
 
-__all__ = ["Data", "Full", "Holdout", "held_out", "partial_only"]
+__all__ = ["Data", "Full", "Holdout", "partial_only"]
 
 # Keys that recipes name only where they are given.
 _OPTIONAL = ("kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled")
@@ -35,20 +35,6 @@ def _holdout(value: Any) -> int | float:
 
 
 Holdout = Annotated[int | float, PlainValidator(_holdout)]
-
-
-def held_out(where: str, holdout: int | float, n: int, most: int | None) -> int:
-    """How many of n samples are held out, in 1 .. n - 1; a share gives at most `most`.
-
-    Raises BootdiffError where none is left to train on.
-    """
-    count = holdout if isinstance(holdout, int) else max(1, min(round(holdout * n), n if most is None else most))
-    if count >= n:
-        raise BootdiffError(
-            f"{where}.holdout: {n} sample(s) with {count} held out leave none to train on; "
-            f"bring more samples or lower {where}.holdout"
-        )
-    return count
 
 
 class _Path(Block):
@@ -102,7 +88,7 @@ class Full(Data):
 
     def held_out(self, n: int) -> int:
         """How many of n full samples are held out, in 1 .. n - 1; BootdiffError if none is left to train on."""
-        return held_out("full", self.holdout, n, None)
+        return held_out_count("full.holdout", self.holdout, n)
 
 
 def partial_only(block: Data) -> Iterator[tuple[str, str]]:

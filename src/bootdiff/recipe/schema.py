@@ -142,6 +142,7 @@ class Recipe(Block):
         for path, view in nesting.walk(self.views):
             yield from _attention_problems(nesting.location(path, "backbone", "attention"), view.backbone)
         yield from nesting.problems(self.views)
+        yield from self._precision_problems()
         for name in self.init:
             problem = self._init_problem(name)
             if problem is not None:
@@ -150,6 +151,16 @@ class Recipe(Block):
         blocks[("oracle",)], blocks[("simulate", "pool")] = self.oracle, self.simulate.pool if self.simulate else None
         for place, block in blocks.items():
             yield from (((*place, key), text) for key, text in (() if block is None else partial_only(block)))
+
+    def _precision_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        blocks: dict[tuple[str | int, ...], Any] = {
+            ("training", part): block for part, block in self.training if isinstance(block, Training)
+        }
+        blocks |= {nesting.location(path, "training"): view.training for path, view in nesting.walk(self.views)}
+        blocks[("distill", "training")] = self.distill.training
+        for place, block in blocks.items():
+            if "precision" in block.model_fields_set and block.precision != self.training.precision:
+                yield (*place, "precision"), "one serves a whole run: write it once, as training.precision"
 
     def _init_problem(self, name: str) -> str | None:
         known = ["full", "residual", "oracle", *self.views]

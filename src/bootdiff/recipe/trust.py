@@ -47,9 +47,10 @@ def imported_classes() -> list[type]:
     """
     classes: list[type] = []
     for found in (_FOUND.get() or {}).values():
-        module = vars(sys.modules[found.__module__]).values() if not isinstance(found, type) else ()
-        classes += [found] if isinstance(found, type) else [c for c in module if isinstance(c, type)]
-    return [c for c in dict.fromkeys(classes) if not c.__module__.startswith(("bootdiff.", "torch."))]
+        home = found.__module__
+        beside = [c for c in vars(sys.modules[home]).values() if isinstance(c, type) and c.__module__ == home]
+        classes += [found] if isinstance(found, type) else beside
+    return list(dict.fromkeys(classes))
 
 
 def is_import(kind: Any) -> bool:
