@@ -160,12 +160,13 @@ def test_every_arm_is_trained_from_objects():
 
 
 PROGRAM = """
-import sys, torch, bootdiff as bd
+import os, pathlib, sys, torch, bootdiff as bd
 x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 how = bd.TrainingSettings(steps=4, batch=8, evaluate_every=2, warmup=0)
 views = {"small": (bd.Downsample(2), torch.nn.functional.avg_pool2d(x[16:], 2))}
 model = bd.fit(x[:16], views, networks="local", training=how, levels=(0.3, 1.5), run=sys.argv[1])
-print("answer", float(model(x[:2], torch.tensor([0.3, 1.0])).sum().detach()))
+answer = float(model(x[:2], torch.tensor([0.3, 1.0])).sum().detach())
+pathlib.Path(sys.argv[1] + ".answer-" + os.environ["RANK"]).write_text(str(answer))
 """
 
 
@@ -175,7 +176,8 @@ def test_two_processes_get_what_one_gets_on_whatever_device_there_is(tmp_path):
     command = [*several, tmp_path / "program.py", tmp_path / "both"]
     both = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout.splitlines()
     alone = float(fit(networks="local")(X[:2], torch.tensor([0.3, 1.0])).sum().detach())
-    answers = [float(line.split()[1]) for line in both if line.startswith("answer")]
+    # Lines of two processes may run into one another on the screen; files do not.
+    answers = [float((tmp_path / f"both.answer-{rank}").read_text()) for rank in range(2)]
     assert answers == [pytest.approx(alone, abs=1e-5)] * 2
     assert sum("full-local: held-out loss" in line for line in both) == 1  # one of them speaks
     assert (tmp_path / "both" / "bootdiff" / "model.json").is_file()
