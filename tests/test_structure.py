@@ -17,7 +17,7 @@ FLOORS = [
     ["errors"],
     ["noise", "settings", "spec"],
     ["views", "nets", "denoise"],
-    ["distributions", "guidance", "pretrained"],
+    ["distributions", "guidance", "moments", "pretrained"],
     ["data"],
     ["training"],
     ["sampling"],

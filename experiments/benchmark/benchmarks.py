@@ -106,7 +106,7 @@ class Benchmark:
             views: a name in `views`, or `NO_VIEWS`.
             n_full: per cent of the pool.
             nets: "narrow", "wide", or "mixed", the first one narrow and the others, which see neighbourhoods, wide.
-            steps: of bootdiff's parts, "views", "full", "residual".
+            steps: of bootdiff's parts, "views", "full", "visible", "residual".
             dropout: of the backbones.
             start: where the views' networks start, "scratch" or "best".
             view_nets: what a view's denoiser is made of, "all" backbones or the "first", which sees whole pictures.

@@ -27,8 +27,9 @@ from bootdiff.method.stages import Bootstrap
 
 __all__ = ["PARTS", "asked", "parts", "steps_within", "untrained"]
 
-PARTS = ("views", "full", "residual")
-"""What bootdiff's budget is divided among: networks of the views, of the full samples, of the residual."""
+PARTS = ("views", "full", "visible", "residual")
+"""What bootdiff's budget is divided among: networks of the views, of the full samples, of all visible pixels (where a
+view shows any), of the residual."""
 
 
 def steps_within(flops: float, per_step: Sequence[float], weights: Sequence[float] | None = None) -> list[int]:

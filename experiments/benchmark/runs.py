@@ -40,17 +40,18 @@ from experiments.benchmark.budget import PARTS, asked, parts, steps_within
 __all__ = ["ARMS", "BenchmarkRun", "bootdiff_steps", "is_done", "measured", "train", "tune"]
 
 _TRIALS: tuple[dict[str, Any], ...] = (
-    {"view_nets": "first", "split": [4, 8, 1]},
-    {"view_nets": "first", "split": [4, 8, 1], "nets": "mixed"},
-    {"view_nets": "first", "split": [2, 8, 1]},
+    {"view_nets": "first", "split": [4, 4, 8, 1]},
+    {"view_nets": "first", "split": [4, 4, 8, 1], "nets": "mixed"},
+    {"view_nets": "first", "split": [2, 4, 8, 1]},
 )
 OWN = {"bootdiff": _TRIALS, "unregularized": _TRIALS}
 """bootdiff's own arms, and the settings they may try.
 
 view_nets: what a view's denoiser is made of.  How pictures are made locally, few full samples teach as well as many
 views, if only there are steps for it; so a view has the one network that sees whole pictures.
-split: what the steps of a view's networks, of full-only's and of the residual's are as.  The residual starts where
-full-only training or a view's ended, and needs few of its own; the more full samples, the more of the steps are theirs.
+split: what the steps of a view's networks, of full-only's, of those of all visible pixels (where a view shows any) and
+of the residual's are as.  The residual starts where another training ended, and needs few of its own; the more full
+samples, the more of the steps are theirs.
 nets: as in `Benchmark.recipe`.
 """
 

@@ -50,6 +50,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bootdiff.cli.compare import Assessment, draw
 from bootdiff.cli.console import Console
 from bootdiff.cli.session import accelerate, load_arm, open_session, read_run, saved_arms
+from bootdiff.data import Mixture
 from bootdiff.data import measure as moments
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.evaluation.evaluate import sample_losses, tabulate
@@ -58,7 +59,7 @@ from bootdiff.method.trainer import Task
 from bootdiff.recipe.build import build_problem, open_data
 from bootdiff.serialization import load, save
 from bootdiff.training.files import load_tensors, read_json
-from experiments.benchmark.baselines.mixing import Mixed, MixedObjective
+from experiments.benchmark.baselines.mixing import MixedObjective
 from experiments.benchmark.overlay_detection import Trace, caption_trace, logo_trace, table
 from experiments.scripts.results import DATA, RESULTS, ROOT, command, write_result
 
@@ -194,7 +195,7 @@ def naive(folder: Path) -> None:
         block = recipe.views["broadcast"].data
         assert block is not None
         files = open_data(recipe, block.model_copy(update={"masks": False}), full=problem.full)
-        mixed = replace(b.full_training_set(), train=Mixed([problem.full, files], [-1, 0]))
+        mixed = replace(b.full_training_set(), train=Mixture([problem.full, files], [-1, 0]))
         training, none = b.settings.training["oracle"], b.no_views(mixed.prior)
         objective = MixedObjective(none, training.noise)
         experts = {}

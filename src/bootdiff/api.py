@@ -88,15 +88,15 @@ def fit(
         networks: name -> network, each trained separately and stacked; or a single one.  A network is a name ("unet",
             "local", "mlp", "linear"), a module, or a class or function f(c_in, c_out) that makes one, called as
             net(x, c_noise, label=None).  None: a UNet and a local net, for vectors an MLP and a linear map.
-        training: of every network; or by part: "views", "full", "residual", "oracle", "distilled", the others having
-            the defaults.
+        training: of every network; or by part: "views", "full", "visible" (by default as "views"), "residual",
+            "oracle", "distilled", the others having the defaults.
         run: folder of the run: killed, the same call goes on; called with more steps, it trains on.  None: a temporary
             folder.
         arm: what to train: "bootdiff", "full_only", "views_only", "unregularized", "distilled" or "oracle".
         held_out: full samples to choose with, never trained on: a number, a share, or samples.
         test: full samples for reporting only, not used here: for `evaluation`.
         oracle: all of the data in full, for the arm "oracle".
-        init: "full", "residual" or a view's name -> a model to start at (`bootdiff.load`, or
+        init: "full", "visible", "residual" or a view's name -> a model to start at (`bootdiff.load`, or
             `DiffusersDenoiser.from_folder`), whose networks have the form of those that are trained.
         gains, residual, distillation, sampling: settings of these parts; None: the defaults.
         levels: noise levels (standard deviations, in units of the data) at which things are fitted.
@@ -204,15 +204,16 @@ def _settings(
         unknown = sorted(set(training) - set(_PARTS))
         if unknown:
             raise ValueError(f"training: no part {unknown[0]!r}; known: {', '.join(_PARTS)}")
-        by_part = {part: training.get(part, TrainingSettings()) for part in _PARTS}
+        as_views = training.get("views", TrainingSettings())
+        by_part = {part: training.get(part, as_views if part == "visible" else TrainingSettings()) for part in _PARTS}
     else:
         by_part = dict.fromkeys(_PARTS, training or TrainingSettings())
     by_part = {part: replace(how, warmup=min(how.warmup, how.steps)) for part, how in by_part.items()}
     own = {name: v[2] for name, v in views.items() if len(v) == 3}
     parts = {name: ViewSettings(given, own.get(name, by_part["views"])) for name in problem.views}
-    unknown = sorted(set(init) - {"full", "residual", "oracle", *problem.views})
+    unknown = sorted(set(init) - {"full", "visible", "residual", "oracle", *problem.views})
     if unknown:
-        raise ValueError(f"init: no {unknown[0]!r}; known: full, residual, oracle, {', '.join(problem.views)}")
+        raise ValueError(f"init: no {unknown[0]!r}; known: full, visible, residual, oracle, {', '.join(problem.views)}")
     return MethodSettings(given, parts, {part: by_part[part] for part in PARTS}, init=dict(init))
 
 

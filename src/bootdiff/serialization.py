@@ -24,6 +24,7 @@ from bootdiff.denoise import Denoiser, IsotropicGaussian, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.guidance import GuidedDenoiser
 from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.gaussian import GaussianDenoiser
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.nets import NETS
@@ -40,6 +41,7 @@ _PARTS = (
     GuidedDenoiser,
     DiffusersDenoiser,
     CompositeDenoiser,
+    GaussianDenoiser,
     ResidualExpert,
     SnapshotsByNoiseLevel,
     StackedDenoiser,

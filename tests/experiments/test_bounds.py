@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bootdiff.forecast.wishart import wishart
+from bootdiff.moments.wishart import wishart
 from bootdiff.views import Crop, Identity
 from experiments.theory.bounds import FullOnly, first_order, full_only, regularized, selection_gap, views_energy, worth
 from experiments.theory.linear import (

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
-from bootdiff.forecast.wishart import wishart
 from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.moments.wishart import wishart
 from bootdiff.views import ChannelMix, Crop, Downsample, Identity, Mask, View
 from experiments.theory.information import affine
 from experiments.theory.linear import (

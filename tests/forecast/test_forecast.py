@@ -13,9 +13,9 @@ from bootdiff.distributions.exact import Gaussian
 from bootdiff.forecast.cross_validation import Curve, Trials
 from bootdiff.forecast.explained_variance import _observed_directions, between
 from bootdiff.forecast.forecast import forecast
-from bootdiff.forecast.moment_matching import impose
-from bootdiff.forecast.shrinkage import Coordinates, Estimate, Sampled, shrunk
-from bootdiff.forecast.view_moments import ViewMoments
+from bootdiff.moments.moment_matching import impose
+from bootdiff.moments.shrinkage import Coordinates, Estimate, Sampled, shrunk
+from bootdiff.moments.view_moments import ViewMoments
 from bootdiff.views import Crop, Downsample, Identity, Mask, Observed, RandomMask, View
 from experiments.theory.information import total_correlation
 from experiments.theory.linear import composite, evidence, excess, optimal_gains, view_moment, wiener
@@ -322,7 +322,7 @@ def test_imposing_files_of_the_law_brings_the_estimate_nearer_to_it():
     rng = torch.Generator().manual_seed(0)
     full = law.sample(20, rng)
     C = Coordinates.of(full)
-    from bootdiff.forecast.shrinkage import Sampled, shrunk
+    from bootdiff.moments.shrinkage import Sampled, shrunk
 
     start = shrunk(C, Sampled.of(C, C.analyze(full)), [0.4])[0]
     U = C.basis().flatten(1)

@@ -172,9 +172,11 @@ def test_residual_networks_race_from_all_that_are_alike_and_the_best_is_trained_
     assert set(boot.ledger) == set(trainings(recipe, ["bootdiff"]))
     folder = {kind: tmp_path / "run" / "stages" / f"residual-{kind}" for kind in ("unet", "local")}
     raced = {kind: read_record(folder[kind] / "start.json")["result"] for kind in folder}
-    assert list(raced["unet"]["losses"]) == ["full-unet", "view-boxes-unet"]  # the others' patches are smaller
-    assert list(raced["local"]["losses"]) == ["full-local", "view-small-local", "view-boxes-local", "view-apart-local"]
-    for kind, short in (("unet", 3), ("local", 1)):
+    # The others' patches are smaller.
+    assert list(raced["unet"]["losses"]) == ["full-unet", "visible-unet", "view-boxes-unet"]
+    views = ["view-small-local", "view-boxes-local", "view-apart-local"]
+    assert list(raced["local"]["losses"]) == ["full-local", "visible-local", *views]
+    for kind, short in (("unet", 2), ("local", 1)):
         losses = list(raced[kind]["losses"].values())
         assert raced[kind]["start"] == f"residual-{kind}.start-{losses.index(min(losses))}/final.safetensors"
         assert [spent["steps"] for spent in raced[kind]["ledgers"]] == [short] * len(losses)

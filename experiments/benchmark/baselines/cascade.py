@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from bootdiff.data import Simulated
+from bootdiff.data import Mixture, Simulated
 from bootdiff.denoise import Denoiser, IsotropicGaussian, expand
 from bootdiff.method.composite import Estimates
 from bootdiff.method.losses import ResidualObjective
@@ -44,7 +44,7 @@ from bootdiff.sampling import sample
 from bootdiff.training.loop import global_draw, global_randn
 from bootdiff.views import Downsample, View
 from experiments.benchmark.baselines.base import Method, experts, one_stage, training_of
-from experiments.benchmark.baselines.mixing import Mixed, bare, files
+from experiments.benchmark.baselines.mixing import bare, files
 
 __all__ = [
     "CASCADE",
@@ -218,7 +218,7 @@ def cascade(b: Bootstrap, flops: float, first: float = 0.5, augment: float = 0.2
     name = thumbnails_of(b.problem.views)[0]
     full, view = b.full_training_set(), b.problem.views[name].view
     low = b.view_training_set(name)
-    source = Mixed([files(b.problem.views[name]), Simulated(b.problem.full, view)], [-1, -1])
+    source = Mixture([files(b.problem.views[name]), Simulated(b.problem.full, view)], [-1, -1])
     low = replace(low, train=_Bare(source), classes=None)
     base = one_stage(b, "cascade-base", low, flops * first)
     s = augment * low.prior.sigma_data
@@ -233,16 +233,16 @@ def cascade(b: Bootstrap, flops: float, first: float = 0.5, augment: float = 0.2
     return Cascade(b.stack("cascade-super", full, none, found), thumbnails).to(b.device).eval()
 
 
-class _Bare(Mixed):
+class _Bare(Mixture):
     """A mixture whose labels and masks are left out: thumbnails of both sources are the same thing."""
 
     masked, classes = False, None
 
-    def __init__(self, mixed: Mixed) -> None:
+    def __init__(self, mixed: Mixture) -> None:
         self.__dict__.update(mixed.__dict__)
         self.classes = None
 
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, None, None]:  # type: ignore[override]
         return super().batch(indices)[0], None, None
 
 

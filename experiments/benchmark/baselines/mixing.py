@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as f
 from torch import Tensor
 
-from bootdiff.data import Dataset
+from bootdiff.data import Dataset, Mixture
 from bootdiff.data.dataset import Sample
 from bootdiff.denoise import expand
 from bootdiff.method.losses import ResidualObjective
@@ -33,7 +33,7 @@ from bootdiff.method.training_set import TrainingSet
 from bootdiff.training.loop import global_draw, global_randn
 from bootdiff.views import Downsample, Observed, View
 
-__all__ = ["Lifted", "Mixed", "MixedObjective", "bare", "files", "mixture", "mixture_bench", "placed", "seen_by"]
+__all__ = ["Lifted", "MixedObjective", "bare", "files", "mixture", "mixture_bench", "placed", "seen_by"]
 
 
 def bare(view: View) -> View:
@@ -120,61 +120,7 @@ class Lifted(Dataset):
         ).hexdigest()
 
 
-class Mixed(Dataset):
-    """Several sources of one shape side by side; labels are the numbers given, masks ones where a source has none.
-
-    Args:
-        sources: what is mixed.
-        labels: the number of each.
-        repeats: how often each is in it.
-    """
-
-    masked = True
-
-    def __init__(self, sources: Sequence[Dataset], labels: Sequence[int], repeats: Sequence[int] | None = None) -> None:
-        self.sources, self.labels = list(sources), list(labels)
-        self.repeats = [1] * len(self.sources) if repeats is None else list(repeats)
-        self.shape, self.where = tuple(sources[0].shape), sources[0].where
-        self.problems = [p for source in sources for p in source.problems]
-        self.classes = [str(label) for label in sorted(set(labels)) if label >= 0] or None
-        counts = torch.tensor([len(s) * r for s, r in zip(self.sources, self.repeats, strict=True)])
-        self._ends = counts.cumsum(0)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def _at(self, index: int) -> tuple[int, int]:
-        part = int(torch.searchsorted(self._ends, index, right=True))
-        start = int(self._ends[part - 1]) if part else 0
-        return part, (index - start) % len(self.sources[part])
-
-    def __getitem__(self, index: int) -> Sample:
-        x, labels, masks = self.batch([self._check_index(index)])
-        return Sample(x[0], None if labels is None else int(labels[0]), None if masks is None else masks[0])
-
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        at = [self._at(int(i)) for i in indices]
-        x = torch.empty(len(at), *self.shape)
-        masks = torch.ones(len(at), 1, *self.shape[1:])
-        for part in sorted({p for p, _ in at}):
-            rows = [k for k, (p, _) in enumerate(at) if p == part]
-            own, _, seen = self.sources[part].batch([at[k][1] for k in rows])
-            x[rows] = own
-            if seen is not None:
-                masks[rows] = seen
-        labels = torch.tensor([self.labels[p] for p, _ in at])
-        return x, labels, masks
-
-    def name(self, index: int) -> str:
-        part, i = self._at(index)
-        return self.sources[part].name(i)
-
-    def fingerprint(self) -> str:
-        said = [[s.fingerprint() for s in self.sources], self.labels, self.repeats]
-        return hashlib.sha256(repr(said).encode()).hexdigest()
-
-
-def mixture(m: Problem, share: float, fill: Sequence[float], names: Sequence[str] | None = None) -> Mixed:
+def mixture(m: Problem, share: float, fill: Sequence[float], names: Sequence[str] | None = None) -> Mixture:
     """The full samples and the views' files at full shape; `share` of what is drawn are full samples, or a little more.
 
     Args:
@@ -184,7 +130,7 @@ def mixture(m: Problem, share: float, fill: Sequence[float], names: Sequence[str
     lifted = [Lifted(files(m.views[n]), m.views[n].view, m.shape, fill) for n in names]
     wanted = share / (1 - share) * sum(map(len, lifted)) / len(m.full)
     kinds = list(m.views)
-    return Mixed(
+    return Mixture(
         [m.full, *lifted], [-1, *(kinds.index(n) for n in names)], [max(1, math.ceil(wanted)), *[1] * len(names)]
     )
 

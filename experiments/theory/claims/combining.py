@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bootdiff.forecast.wishart import wishart
+from bootdiff.moments.wishart import wishart
 from bootdiff.views import ChannelMix, Crop, Downsample, Mask, View
 from experiments.theory.bounds import worth
 from experiments.theory.claims.base import Curve, Done, Panel, Result, picture_cov, seeded, silent, views_matrix

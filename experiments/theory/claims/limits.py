@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from bootdiff.forecast.wishart import wishart
+from bootdiff.moments.wishart import wishart
 from bootdiff.views import Crop, Downsample, Mask, View
 from experiments.theory.bounds import full_only, regularized, selection_gap, views_energy
 from experiments.theory.claims.base import Curve, Done, Panel, Result, seeded, silent, uniform

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bootdiff.distributions.exact import Gaussian
-from bootdiff.forecast.wishart import wishart
+from bootdiff.moments.wishart import wishart
 from bootdiff.views import Crop, View
 from experiments.theory.bounds import first_order
 from experiments.theory.claims.base import Curve, Done, Panel, Result, line_fit, seeded, silent, slope, views_matrix

@@ -169,7 +169,9 @@ class _Untrained:
     def bootdiff(self) -> Denoiser:
         """The finished denoiser."""
         stages, composite = self.stages, self.composite()
-        parts: list[Part] = ["residual", *(["full"] if stages.settings.residual.full_experts else [])]  # type: ignore[list-item]
+        parts: list[Part] = ["residual"]
+        parts += ["full"] if stages.settings.residual.full_experts else []
+        parts += ["visible"] if stages.visible_views() else []
         stage = [Stage(part, network, around=stages.path) for part in parts for network in stages.settings.networks]
         return self._stack(composite, [stages.task(s, composite) for s in stage])
 

@@ -17,9 +17,9 @@ from bootdiff.errors import BootdiffError
 if TYPE_CHECKING:
     from bootdiff.data.dataset import Span
     from bootdiff.forecast.forecast import Forecast
-    from bootdiff.forecast.shrinkage import Coordinates
-    from bootdiff.forecast.view_moments import ViewMoments
     from bootdiff.method.problem import Problem
+    from bootdiff.moments.shrinkage import Coordinates
+    from bootdiff.moments.view_moments import ViewMoments
     from bootdiff.recipe.build import ViewData
     from bootdiff.recipe.schema import Recipe
 
@@ -119,7 +119,7 @@ def forecast_of(recipe: Recipe, problem: Problem, progress: Callable[[float], No
 
 def _view_moments(coordinates: Coordinates, views: dict[str, ViewData]) -> dict[str, ViewMoments]:
     from bootdiff.data.dataset import spaced_indices
-    from bootdiff.forecast.view_moments import ViewMoments
+    from bootdiff.moments.view_moments import ViewMoments
 
     out = {}
     for name, data in views.items():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bootdiff.data.kinds import axes_of as axes_of
     from bootdiff.data.kinds import kind_of as kind_of
     from bootdiff.data.labels import common_classes as common_classes
+    from bootdiff.data.mixture import Mixture as Mixture
     from bootdiff.data.open import as_dataset as as_dataset
     from bootdiff.data.open import open_dataset as open_dataset
     from bootdiff.data.readers.arrays import Arrays as Arrays
@@ -56,6 +57,7 @@ _HOME = {
         ),
         "kinds": ("KINDS", "axes_of", "kind_of"),
         "labels": ("common_classes",),
+        "mixture": ("Mixture",),
         "open": ("as_dataset", "open_dataset"),
         "readers.arrays": ("Arrays",),
         "readers.digits": ("load_digits",),

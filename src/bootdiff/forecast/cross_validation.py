@@ -20,9 +20,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from bootdiff.forecast.moment_matching import impose
-from bootdiff.forecast.shrinkage import Coordinates, Estimate, Sampled, shrunk
-from bootdiff.forecast.view_moments import ViewMoments
+from bootdiff.moments.moment_matching import impose
+from bootdiff.moments.shrinkage import Coordinates, Estimate, Sampled, shrunk
+from bootdiff.moments.view_moments import ViewMoments
 
 __all__ = ["Curve", "Gain", "Trials", "risks", "standard_error"]
 

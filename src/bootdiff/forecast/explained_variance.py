@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bootdiff.forecast.shrinkage import Coordinates, Estimate
-from bootdiff.forecast.view_moments import ViewMoments
+from bootdiff.moments.shrinkage import Coordinates, Estimate
+from bootdiff.moments.view_moments import ViewMoments
 
 __all__ = ["Shares", "between", "shared", "shares"]
 

@@ -29,9 +29,9 @@ from torch import Tensor
 
 from bootdiff.forecast.cross_validation import Curve, Gain, Trials, standard_error
 from bootdiff.forecast.explained_variance import between, shared, shares
-from bootdiff.forecast.moment_matching import impose
-from bootdiff.forecast.shrinkage import Coordinates, Sampled, shrunk
-from bootdiff.forecast.view_moments import ViewMoments
+from bootdiff.moments.moment_matching import impose
+from bootdiff.moments.shrinkage import Coordinates, Sampled, shrunk
+from bootdiff.moments.view_moments import ViewMoments
 
 __all__ = ["Forecast", "ViewForecast", "forecast"]
 

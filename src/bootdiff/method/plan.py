@@ -3,11 +3,13 @@
 An arm is made of *parts*, each part of one training per network:
 
     full_only       full
-    views_only      the views' (and full, where views are screened against it or start at it)
-    unregularized   the views', full, residual (unregularized, where the settings regularize the training itself)
-    bootdiff        the views', full, residual
+    views_only      the views' (and full and visible, where views are screened against full-only or start at these)
+    unregularized   the views', full, visible, residual (unregularized, where settings regularize the training itself)
+    bootdiff        the views', full, visible, residual
     distilled       bootdiff's, distilled
     oracle          oracle
+
+`visible`, networks of all visible pixels, are there only where a view shows pixels.
 
 A view with views of its samples needs its own bootdiff.  Inside it, the names of stages begin with the view's:
 view-clips.view-stills-unet, view-clips.residual-unet.
@@ -21,13 +23,14 @@ from typing import Literal
 
 from bootdiff.method.problem import Problem
 from bootdiff.method.settings import MethodSettings
+from bootdiff.method.visible import visible_views
 
 __all__ = ["ARMS", "Part", "Plan", "Stage", "parts_of", "plan", "prefix_of"]
 
 ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "distilled", "oracle")
 """What can be trained from one problem; every arm is made of the same parts."""
 
-Part = Literal["view", "full", "residual", "unregularized", "distilled", "oracle"]
+Part = Literal["view", "full", "visible", "residual", "unregularized", "distilled", "oracle"]
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,9 @@ def parts_of(arm: str, settings: MethodSettings, problem: Problem) -> tuple[Part
     # Views' networks may start at full-only's; what a view adds is measured beside full-only; the residual may start at
     # its networks; and they are experts of bootdiff's stack.
     first = any(settings.views[name].start == "best" and v.is_trained for name, v in problem.views.items())
+    visible = ["visible"] if visible_views(settings, problem) else []
     if first:
-        found.insert(0, "full")
+        found = ["full", *visible, *found]
     elif (
         settings.gains.mode == "fit"
         or (arm != "views_only" and residual.warm_start)
@@ -104,7 +108,7 @@ def parts_of(arm: str, settings: MethodSettings, problem: Problem) -> tuple[Part
     ):
         found.append("full")
     if arm == "bootdiff":
-        found.append("residual")
+        found += ["residual"] if first else [*visible, "residual"]
     if arm == "unregularized":
         found.append("unregularized" if residual.penalties else "residual")
     return tuple(found)  # type: ignore[arg-type]

@@ -17,7 +17,6 @@ import torch
 from bootdiff.denoise import Denoiser
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.settings import GainSettings
-from bootdiff.method.stack import SnapshotsByNoiseLevel
 from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.method.weights import Weights, fit_weights
 
@@ -59,7 +58,7 @@ def gains(
     return fit_weights(validator.evidence_moments(), levels, how.folds, how.widths, prune=how.prune)
 
 
-def kappa(validator: Validator, experts: Sequence[SnapshotsByNoiseLevel], how: GainSettings, prune: float) -> Weights:
+def kappa(validator: Validator, experts: Sequence[Denoiser], how: GainSettings, prune: float) -> Weights:
     """kappa_k of the experts; `how` gives the widths of the smoothing."""
     moments = validator.residual_moments(experts)
     return fit_weights(moments, validator.levels, smooth=how.widths, nonnegative=True, prune=prune)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from bootdiff.denoise import Denoiser
 from bootdiff.nets.network import Network
 from bootdiff.noise import LEVELS
-from bootdiff.settings import Doc, Ge, Gt, check
+from bootdiff.settings import Doc, Ge, Gt, Lt, check
 from bootdiff.training.settings import TrainingSettings
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "ViewSettings",
 ]
 
-PARTS = ("full", "residual", "distilled", "oracle")
+PARTS = ("full", "visible", "residual", "distilled", "oracle")
 """What has networks beside the views: each is trained by its own settings."""
 
 
@@ -72,6 +72,13 @@ class ResidualSettings:
         ),
     ] = "auto"
     full_experts: Annotated[bool, Doc("stack denoisers trained on the full samples alone, too")] = True
+    visible_experts: Annotated[
+        bool,
+        Doc("stack denoisers trained on all visible pixels, of full samples and of views that show pixels, too"),
+    ] = True
+    visible_share: Annotated[
+        float, Gt(0), Lt(1), Doc("share of full samples in what these denoisers are trained on")
+    ] = 0.25
     snapshots: Annotated[int, Ge(1), Doc("snapshots per expert offered to the choice per noise level")] = 4
     prune: Annotated[
         float,
@@ -142,23 +149,26 @@ class DistillationSettings:
 class ViewSettings:
     """How a view's denoiser is made.
 
-    networks: by name, stacked.  training: of each of them.  start: "best": at full-only's networks or those of the
-    views before it, where they are alike, whichever wins a short race; "scratch".  inner: the settings of its own
-    problem, where the view has views of its samples.
+    networks: by name, stacked.  training: of each of them.  start: "best": at full-only's networks, those of all
+    visible pixels or those of the views before it, where they are alike, whichever wins a short race; "scratch".
+    inner: the settings of its own problem, where the view has views of its samples.  pixels: whether the files teach
+    the networks of all visible pixels, too: "auto", where the view shows pixels (`visible.shows_pixels`), or "no".
     """
 
     networks: Mapping[str, Network]
     training: TrainingSettings
     start: Literal["best", "scratch"] = "best"
     inner: MethodSettings | None = None
+    pixels: Literal["auto", "no"] = "auto"
 
 
 @dataclass(frozen=True)
 class MethodSettings:
     """All that the stages need beside the data.
 
-    networks: of full-only, residual and oracle, by name.  views: by name.  training: by the parts of `PARTS`.  init: a
-    model whose networks those of a part ("full", "residual", "oracle") or of a view start at, by its name.
+    networks: of full-only, visible, residual and oracle, by name.  views: by name.  training: by the parts of `PARTS`.
+    init: a model whose networks those of a part ("full", "visible", "residual", "oracle") or of a view start at, by
+    its name.
     """
 
     networks: Mapping[str, Network]

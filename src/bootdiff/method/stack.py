@@ -21,7 +21,7 @@ from bootdiff.method.composite import CompositeDenoiser, Estimates, takes_classe
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.noise import interpolate, nearest_level
 
-__all__ = ["SnapshotsByNoiseLevel", "StackedDenoiser"]
+__all__ = ["SnapshotsByNoiseLevel", "StackedDenoiser", "ask"]
 
 
 class SnapshotsByNoiseLevel(Denoiser):
@@ -121,11 +121,19 @@ class StackedDenoiser(Denoiser):
             if not bool(active.any()):
                 continue
             rows = slice(None) if bool(active.all()) else active.nonzero()[:, 0]
-            part = [None if v is None else v[rows] for v in (x, sigma, label, context)]
-            shared = {"at": _rows(at, rows)} if isinstance(expert, ResidualExpert | SnapshotsByNoiseLevel) else {}
-            r = expand(kappa[rows, k], x) * (expert(*part, **shared) - at.mean[rows])
+            its = [None if v is None else v[rows] for v in (label, context)]
+            found = ask(expert, x[rows], sigma[rows], its[0], its[1], _rows(at, rows))  # type: ignore[arg-type]
+            r = expand(kappa[rows, k], x) * (found - at.mean[rows])
             out = out + r if isinstance(rows, slice) else out.index_add(0, rows, r.to(out.dtype))
         return out
+
+
+def ask(
+    expert: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None, context: Tensor | None, at: Estimates | None
+) -> Tensor:
+    """D_k(x, sigma), given the composite's estimates at x, which residual experts need not compute again."""
+    shared = {"at": at} if isinstance(expert, ResidualExpert | SnapshotsByNoiseLevel) else {}
+    return expert(x, sigma, label, context, **shared)
 
 
 def _own_classes(expert: Denoiser) -> bool:

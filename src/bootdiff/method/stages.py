@@ -1,13 +1,15 @@
 """Bootstrapping diffusion, stage by stage (Ma 2025, arXiv 2505.11825, with the regularizers of docs/regularization.md).
 
     1. views        for each kind i of partial data: train d_i on its own files (with `start: best`, after stage 2)
-    2. full         denoisers of the full samples alone (they are the arm `full_only`, and experts of the stack)
+    2. full         denoisers of the full samples alone (they are the arm `full_only`, and experts of the stack);
+       visible      denoisers of all pixels that full samples and views show (`visible`: experts of the stack)
     3. gains        which views add to what the full samples teach (`screen_views`)?  Their lambda_i(sigma): regress
                     x0 - b on the views' lifted evidence, on full samples
     4. residual     train experts D_k of x0 - V on the full samples, each stopped per noise level on held-out ones; they
                     start at full-only's or a view's networks (`warm_start`), or at zero on top of the views
                     (`unregularized`: the same without penalties, where the settings have it)
-    5. stack        kappa_k(sigma) >= 0: regress x0 - V on D_k - V, on held-out full samples
+    5. stack        kappa_k(sigma) >= 0: regress x0 - V on D_k - V, on held-out full samples; among the experts are
+       moments      the exact denoisers of Gaussians with the data's and the views' moments (`gaussian`)
     6. distilled    where asked for: the full-only networks, taught to answer as the stack does (`distillation`)
 
 and for comparison `oracle`: denoisers trained on all data in full.  A view's denoiser is itself a stack without views;
@@ -36,10 +38,11 @@ from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.distillation import Distillation, Pool, draw_pool, forward_cost
 from bootdiff.method.losses import ResidualObjective
 from bootdiff.method.plan import ARMS, Part, Plan, Stage, plan
-from bootdiff.method.problem import fingerprint, in_memory
+from bootdiff.method.problem import ViewData, fingerprint, in_memory
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.method.trainer import Task, Trainer
 from bootdiff.method.training_set import TrainingSet, classes_in
+from bootdiff.method.visible import visible_objective, visible_training_set, visible_views
 from bootdiff.method.warm_start import alike, weights_like
 from bootdiff.method.weights import Weights
 from bootdiff.nets.network import BuiltIn, Network
@@ -84,16 +87,20 @@ class Bootstrap(Trainer):
     def _full_only(self) -> StackedDenoiser:
         """Stage 2."""
         data = self.full_training_set()
-        return self.stack(f"{self.prefix}full", data, self.no_views(data.prior), self.experts("full"))
+        experts = {**self.experts("full"), **self.gaussian(f"{self.prefix}full", data)}
+        return self.stack(f"{self.prefix}full", data, self.no_views(data.prior), experts)
 
     def _bootdiff(self) -> Denoiser:
         """Stages 1 to 5."""
-        composite = self.composite()
-        experts = self.experts("residual") if composite.views else {}
+        composite, data = self.composite(), self.full_training_set()
+        experts: dict[str, Denoiser] = dict(self.experts("residual")) if composite.views else {}
         if self.settings.residual.full_experts or not composite.views:
             # Without a view that adds anything, bootdiff *is* full-only training.
             experts = {**experts, **self.experts("full")}
-        return self.stack(f"{self.prefix}residual", self.full_training_set(), composite, experts)
+        if self.visible_views():
+            experts = {**experts, **self.experts("visible")}
+        experts |= self.gaussian(f"{self.prefix}full", data) | self.moments()
+        return self.stack(f"{self.prefix}residual", data, composite, experts)
 
     def _unregularized(self) -> Denoiser:
         """The residual as it comes: last weights of each expert, weight 1, nothing held out."""
@@ -109,12 +116,13 @@ class Bootstrap(Trainer):
         if not self.composite().views:
             return teacher  # which is full-only training
         data = self.full_training_set()
-        return self.stack("distilled", data, self.no_views(data.prior), self.experts("distilled"))
+        return self.stack("distilled", data, self.no_views(data.prior), {**self.experts("distilled"), **self.moments()})
 
     def _oracle(self) -> StackedDenoiser:
         """Denoisers trained on all data in full."""
-        data = self.full_training_set()
-        return self.stack("oracle", data, self.no_views(data.prior), self.experts("oracle"))
+        experts = self.experts("oracle")
+        data = self.task(Stage("oracle", next(iter(self.settings.networks)))).data
+        return self.stack("oracle", data, self.no_views(data.prior), {**experts, **self.gaussian("oracle", data)})
 
     # -- its parts -----------------------------------------------------------------------------------------------------
 
@@ -123,6 +131,18 @@ class Bootstrap(Trainer):
         found = self.denoiser("views_only")
         assert isinstance(found, CompositeDenoiser)
         return found
+
+    def visible_views(self) -> list[str]:
+        """The views whose pixels are shared with the full samples'."""
+        return self._once("visible views", lambda: visible_views(self.settings, self.problem))
+
+    def _sharing(self) -> dict[str, tuple[ViewData, TrainingSet]]:
+        return {name: (self.problem.views[name], self.view_training_set(name)) for name in self.visible_views()}
+
+    def pixels(self) -> TrainingSet:
+        """All pixels that full samples and views show."""
+        share, full = self.settings.residual.visible_share, self.full_training_set()
+        return self._once("pixels", lambda: visible_training_set(full, self._sharing(), share))
 
     def plan(self, arms: Sequence[str]) -> Plan:
         """The stages that these arms need."""
@@ -159,7 +179,7 @@ class Bootstrap(Trainer):
             if begun and not start:
                 self.log(f"{task.name}: starts from scratch, no network that is there is like it")
             experts[task.name] = self.train(task, start=start)
-        return self.stack(own, data, self.no_views(data.prior), experts)
+        return self.stack(own, data, self.no_views(data.prior), {**experts, **self.gaussian(own, data)})
 
     def _pretrained(self, own: str, denoiser: Denoiser) -> Denoiser:
         """A denoiser that is there already: it costs no training, but an evaluation whenever it is used."""
@@ -181,6 +201,12 @@ class Bootstrap(Trainer):
         for step in path.split(".") if path else []:
             stages = stages.inner(step)
         return stages
+
+    def moments(self) -> dict[str, Denoiser]:
+        """The Gaussian of the full samples with the moments of the views that add anything."""
+        names = [n for n in self.composite().views if self.problem.views[n].train is not None]
+        views = {n: (self.problem.views[n], self.view_training_set(n)) for n in names}
+        return self.gaussian(f"{self.prefix}residual", self.full_training_set(), views) if views else {}
 
     def experts(self, part: Part) -> Experts:
         """The trained networks of a part, by the names of their stages."""
@@ -210,7 +236,9 @@ class Bootstrap(Trainer):
             assert stage.view is not None
             how, data = settings.views[stage.view], self.view_training_set(stage.view)
             none = self.no_views(data.prior)
-            return Task(name, data, none, how.networks[stage.network], how.training)
+            shown = how.start == "best" and data.mask_channels == 0
+            masks = self.mask_channels() if shown else 0
+            return Task(name, data, none, how.networks[stage.network], how.training, mask_channels=masks)
         data = self.full_training_set()
         none = self.no_views(data.prior)
         if part in ("residual", "unregularized"):
@@ -222,7 +250,7 @@ class Bootstrap(Trainer):
                 name, data, composite, settings.networks[stage.network], training,
                 anchor="prior" if warm else "views",
                 objective=ResidualObjective(composite, training.noise, penalties, data.tau),
-                mask_channels=self.mask_channels() if warm else 0, uses_views=residual.uses_views,
+                mask_channels=self.mask_channels() if residual.starts_best else 0, uses_views=residual.uses_views,
             )  # fmt: skip
         if part == "distilled":
             assert teacher is not None
@@ -230,6 +258,13 @@ class Bootstrap(Trainer):
             objective = Distillation(none, training.noise, teacher=teacher)
             network = settings.distilled_networks[stage.network]
             return Task(name, self._pooled(data, teacher), none, network, training, objective=objective)
+        if part == "visible":
+            pixels, training = self.pixels(), settings.training["visible"]
+            masks = pixels.train.mask_channels if data.samples.context is None else 0  # type: ignore[attr-defined]
+            return Task(
+                name, pixels, none, settings.networks[stage.network], training,
+                objective=visible_objective(none, training.noise, data, self._sharing()), mask_channels=masks,
+            )  # fmt: skip
         if part == "oracle":
             oracle = self.problem.oracle
             assert oracle is not None
@@ -318,34 +353,40 @@ class Bootstrap(Trainer):
         return [stage / "final.safetensors"]
 
     def _starts(self, task: Task, network: str, views: Sequence[str]) -> list[Path]:
-        """What a network can start at: full-only's of its name and those of these views, where they are alike.
+        """What a network can start at, where they are alike: full-only's of its name, that of all visible pixels, and
+        those of these views.
 
         Returns:
             their last weights (those trained longest, not those that are best by themselves).
         """
         full, found = self.full_training_set(), []
-        candidates = [(f"{self.prefix}full-{network}", full, self.settings.networks.get(network))]
+        same_name = self.settings.networks.get(network)
+        candidates = [(f"{self.prefix}full-{network}", full, same_name, full.mask_channels)]
+        if self.visible_views():
+            stage = f"{self.prefix}visible-{network}"
+            candidates.append((stage, self.pixels(), same_name, self.pixels().train.mask_channels))  # type: ignore[attr-defined]
         for name in (v for v in self._own_views() if v in views):
             other = self.settings.views[name].networks.get(network)
-            candidates.append((f"{self.prefix}view-{name}-{network}", self.view_training_set(name), other))
+            data = self.view_training_set(name)
+            masks = self.mask_channels() if data.mask_channels == 0 else data.mask_channels
+            candidates.append((f"{self.prefix}view-{name}-{network}", data, other, masks))
         channels = task.mask_channels or task.data.mask_channels or 0
-        for stage, data, other in candidates:
+        for stage, data, other, masks in candidates:
             same = alike(task.network, task.data.prior.shape, other, data.prior.shape, self.root.problem.shape)
-            if (
-                same
-                and data.classes == task.data.classes
-                and (data is task.data or data.mask_channels in (0, channels))
-            ):
+            if same and data.classes == task.data.classes and (data is task.data or masks in (0, channels)):
                 found.append(stage)
-        if found and found[0].startswith(f"{self.prefix}full-"):
-            self.experts("full")
+        for part in ("full", "visible"):
+            if f"{self.prefix}{part}-{network}" in found:
+                self.experts(part)
         return [self.run.stage(stage) / "final.safetensors" for stage in found]
 
     def mask_channels(self) -> int:
-        """Mask channels of residual experts that may start at a masked view's networks: as many as these take."""
-        if not self.settings.residual.starts_best or self.full_training_set().samples.context is not None:
+        """Mask channels of networks that see all: so that they may start at those that take masks, as many."""
+        if self.full_training_set().samples.context is not None:
             return 0
-        return max([0, *(self.view_training_set(name).mask_channels or 0 for name in self._own_views())])
+        views = [self.view_training_set(name).mask_channels or 0 for name in self._own_views()]
+        shared = [self.pixels().train.mask_channels] if self.visible_views() else []  # type: ignore[attr-defined]
+        return max([0, *views, *shared])
 
     def _own_views(self) -> list[str]:
         """The views whose networks are trained here, on their files alone."""

@@ -8,6 +8,7 @@ known here: that is `stages`, and the methods under comparison.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,12 +19,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.data import Batches
-from bootdiff.denoise import IsotropicGaussian
+from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.method import regressions, snapshots
 from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.gaussian import GaussianDenoiser, gaussian_of
 from bootdiff.method.losses import LossModule, ResidualObjective
 from bootdiff.method.plan import prefix_of
-from bootdiff.method.problem import Problem
+from bootdiff.method.problem import Problem, ViewData
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.settings import MethodSettings
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
@@ -32,6 +34,7 @@ from bootdiff.method.validation import Validator, residual_energy
 from bootdiff.method.warm_start import race, start_at
 from bootdiff.method.weights import Weights
 from bootdiff.nets.network import Network
+from bootdiff.training.files import load_tensors
 from bootdiff.training.loop import FitResult, Progress, fit
 from bootdiff.training.run import Run, StageDir
 from bootdiff.training.settings import TrainingSettings
@@ -78,7 +81,9 @@ class Task:
 
     def loss(self) -> ResidualObjective:
         """The objective that it is trained with."""
-        return self.objective or ResidualObjective(self.composite, self.training.noise, tau=self.data.tau)
+        objective = self.objective or ResidualObjective(self.composite, self.training.noise, tau=self.data.tau)
+        own = self.network.noise
+        return objective if own is None else replace(objective, noise=own)
 
 
 @dataclass
@@ -274,7 +279,7 @@ class Trainer:
         name: str,
         data: TrainingSet,
         composite: CompositeDenoiser,
-        experts: Mapping[str, SnapshotsByNoiseLevel],
+        experts: Mapping[str, Denoiser],
     ) -> StackedDenoiser:
         """Weigh experts, by the names of their stages, on held-out samples."""
         chosen = list(experts.values())
@@ -289,6 +294,28 @@ class Trainer:
 
         weights = self.weights(f"{name}-stack", list(experts), solve, [[self._keys[e] for e in experts], prune])
         return StackedDenoiser(composite, chosen, self.levels, weights.tolist()).to(self.device).eval()
+
+    def gaussian(
+        self, name: str, data: TrainingSet, views: Mapping[str, tuple[ViewData, TrainingSet]] | None = None
+    ) -> dict[str, Denoiser]:
+        """The expert that needs no training (`gaussian`), by the name of its stage; none where it has no say."""
+        own, views = f"{name}-gaussian", views or {}
+        made_with = {"data": data.describe(), "views": {v: its.describe() for v, (_, its) in views.items()}}
+        stage = self._stage(own, made_with)
+        if not self._store.exists(stage, "done.json"):
+            start = time.perf_counter()
+            found = gaussian_of(data, views)
+            if self.accelerator.is_main_process:
+                if found is not None:
+                    stage.save_weights("final.safetensors", found.state_dict())
+                spent = {"seconds": time.perf_counter() - start}
+                stage.finish({"config": None if found is None else found.config, "ledger": spent})
+            self.accelerator.wait_for_everyone()
+        if stage.info["config"] is None:
+            return {}
+        made = GaussianDenoiser(**stage.info["config"])
+        made.load_state_dict(load_tensors(stage / "final.safetensors")[0])
+        return {own: made.to(self.device).eval().requires_grad_(False)}
 
     def weights(self, name: str, names: list[str], solve: Callable[[], Weights], depends_on: Any) -> Tensor:
         """A table of weights, (levels, names), as a stage: fitted once."""

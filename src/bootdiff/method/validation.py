@@ -18,7 +18,7 @@ from torch import Tensor
 from bootdiff.denoise import Denoiser, denoising_error, expand
 from bootdiff.method.composite import CompositeDenoiser, Estimates
 from bootdiff.method.residual import ResidualExpert
-from bootdiff.method.stack import SnapshotsByNoiseLevel
+from bootdiff.method.stack import SnapshotsByNoiseLevel, ask
 from bootdiff.method.weights import Moments
 from bootdiff.noise import precondition
 
@@ -181,12 +181,12 @@ class Validator:
         return {name: self._gather(iter(found)) for name, found in errors.items()}
 
     @torch.no_grad()
-    def residual_moments(self, experts: Sequence[Expert]) -> Moments:
+    def residual_moments(self, experts: Sequence[Denoiser]) -> Moments:
         """Moments of x0 - V against D_k - V, for the stacking weights."""
         moments = Moments.empty(len(self.levels), len(self.samples), len(experts))
         for p, at in self.points():
             w = 1 - (self.tau / p.sigma) ** 2
-            found = [expert(p.x, p.sigma, p.label, p.context, at=at) - at.mean for expert in experts]
+            found = [ask(expert, p.x, p.sigma, p.label, p.context, at) - at.mean for expert in experts]
             beyond = [expand(w, p.x) * r for r in found]
             target = p.x0 - expand(1 - w, p.x) * p.x - expand(w, p.x) * at.mean
             scale = 1 / precondition(p.sigma, self.composite.prior.sigma_data).c_out

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bootdiff.errors import BootdiffError
+from bootdiff.noise import LogNormal
 
 __all__ = ["Network", "NetworkError", "check_network"]
 
@@ -22,8 +24,14 @@ class NetworkError(BootdiffError, ValueError):
     """
 
 
+@dataclass(frozen=True)
 class Network(ABC):
-    """A backbone to be built for samples of any shape: what `networks=` and a recipe's `backbones` hold."""
+    """A backbone to be built for samples of any shape: what `networks=` and a recipe's `backbones` hold.
+
+    noise: levels that it is trained at, in every part; None: those of the training settings.
+    """
+
+    noise: LogNormal | None = field(default=None, kw_only=True)
 
     def resolve(self, shape: Sequence[int], full: Sequence[int]) -> Network:
         """The same with the sizes of its kind, for samples of `shape` (C, *space), views of samples of `full`.

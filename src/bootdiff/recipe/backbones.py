@@ -7,6 +7,7 @@ here is only how YAML writes them where it differs, and what the recipe alone kn
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -16,6 +17,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Private
 from bootdiff.nets.build import BACKBONES, net_of, options_of
 from bootdiff.nets.network import BuiltIn, DiffusersNetwork, Network, OwnNetwork, default_networks
 from bootdiff.recipe.messages import Block, fail, in_yaml
+from bootdiff.recipe.noise import Noise
 from bootdiff.recipe.trust import imported
 from bootdiff.recipe.views import kind_of, short, whole
 from bootdiff.settings import doc_of
@@ -68,9 +70,17 @@ class NetSpec(Block):
     """A block that stands for a network."""
 
     kind: str
+    noise: Noise | None = Field(
+        None,
+        description="noise levels it is trained at, in every part; null: those of training. Networks that are stacked "
+        "can divide the levels",
+    )
 
     def network(self) -> Network:
         """The network, to be built for samples of any shape."""
+        return replace(self._network(), noise=None if self.noise is None else self.noise.settings())
+
+    def _network(self) -> Network:
         raise TypeError(f"{type(self).__name__} stands for no network")
 
     @property
@@ -82,8 +92,8 @@ class NetSpec(Block):
 class _BuiltInSpec(NetSpec):
     """One of bootdiff's own."""
 
-    def network(self) -> BuiltIn:
-        return BuiltIn(self.kind, {name: value for name, value in self if name != "kind"})
+    def _network(self) -> BuiltIn:
+        return BuiltIn(self.kind, {name: value for name, value in self if name not in ("kind", "noise")})
 
 
 def _spec(kind: str) -> Any:
@@ -105,7 +115,7 @@ class DiffusersSpec(NetSpec):
 
     kind: Literal["diffusers"]
 
-    def network(self) -> DiffusersNetwork:
+    def _network(self) -> DiffusersNetwork:
         said: Any = self
         return DiffusersNetwork(getattr(said, "class"), said.args)
 
@@ -151,7 +161,7 @@ class OwnSpec(NetSpec):
             fail([(("kind",), "must be a class or function that makes a torch module")])
         return self
 
-    def network(self) -> OwnNetwork:
+    def _network(self) -> OwnNetwork:
         return OwnNetwork(self._factory, dict(self.model_extra or {}))
 
     @property

@@ -13,10 +13,10 @@ from pydantic import Field, PlainValidator, field_serializer, model_serializer, 
 
 from bootdiff.data.dataset import VIEW_HOLDOUT, held_out_count
 from bootdiff.method.settings import DistillationSettings, GainSettings, ResidualSettings, SamplingSettings
-from bootdiff.noise import LogNormal
 from bootdiff.recipe.backbones import SPECS, Backbone
 from bootdiff.recipe.data import Data, Full, Holdout
 from bootdiff.recipe.messages import Block, block_of, fail
+from bootdiff.recipe.noise import Noise
 from bootdiff.recipe.views import Corruption, Views, whole
 from bootdiff.settings import annotations_of, doc_of
 from bootdiff.training.settings import TrainingSettings
@@ -46,16 +46,6 @@ def _samples(value: Any) -> str | int:
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
-class Noise(block_of(LogNormal, "NoiseFields")):  # type: ignore[misc]
-    """Log-normal noise levels in training: ln sigma ~ N(mean, std^2) (Karras et al. 2022, table 1: -1.2, 1.2)."""
-
-    std: float = Field(1.4, gt=0, description=doc_of(annotations_of(LogNormal)["std"]))
-
-    def settings(self) -> LogNormal:
-        """As the method takes them."""
-        return LogNormal(self.mean, self.std)
-
-
 _NOISE = (Noise, Field(default_factory=Noise, description=doc_of(annotations_of(TrainingSettings)["noise"])))
 
 
@@ -75,14 +65,17 @@ class Training(block_of(TrainingSettings, "TrainingFields", noise=_NOISE)):  # t
 
 
 class TrainingBlock(Training):
-    """How the networks are trained; the last four keys override the others for some of them."""
+    """How the networks are trained; the last five keys override the others for some of them."""
 
     views: Training = Field(default_factory=Training, description="overrides for the views' denoisers")
     full: Training = Field(default_factory=Training, description="overrides for full-only experts and the oracle")
+    visible: Training = Field(
+        default_factory=Training, description="overrides for the networks of all visible pixels, over those of `views`"
+    )
     residual: Training = Field(default_factory=Training, description="overrides for residual experts")
     oracle: Training = Field(default_factory=Training, description="overrides for the oracle, over those of `full`")
 
-    @field_serializer("views", "full", "residual", "oracle")
+    @field_serializer("views", "full", "visible", "residual", "oracle")
     def _only_given(self, block: Training) -> dict[str, Any]:
         return block.model_dump(exclude_unset=True)
 
@@ -119,6 +112,11 @@ class ViewSpec(Block):
         description="best: its networks start at full-only's or at those of the views before it, where they are alike, "
         "whichever wins a short race; scratch: from scratch",
     )
+    pixels: Literal["auto", "no"] = Field(
+        "auto",
+        description="auto: files of a view that shows pixels as they are (crops, masks, frames, channels, noisy files) "
+        "teach the networks of all visible pixels, too; no: they do not, as where they are damaged otherwise",
+    )
     offsets: str | None = Field(
         None,
         min_length=1,
@@ -133,7 +131,7 @@ class ViewSpec(Block):
     @model_serializer(mode="wrap")
     def _only_used(self, handler: Any) -> dict[str, Any]:
         # Recipes of earlier runs are written without these keys, and must read the same.
-        late = {"pretrained": None, "views": None, "same_as": None, "offsets": None}
+        late = {"pretrained": None, "views": None, "same_as": None, "offsets": None, "pixels": "auto"}
         return {key: value for key, value in handler(self).items() if key not in late or value != late[key]}
 
     def held_out(self, n: int, name: str = "view") -> int:

@@ -209,7 +209,7 @@ def method_settings(recipe: Recipe, shape: Sequence[int]) -> MethodSettings:
         spec = recipe.views[name]
         inner = None if spec.views is None else method_settings(recipe.inner(name), shape)
         training = recipe.training_for("views", name).settings()
-        return ViewSettings(networks(recipe.backbones_for(name)), training, spec.start, inner)
+        return ViewSettings(networks(recipe.backbones_for(name)), training, spec.start, inner, spec.pixels)
 
     distill = recipe.distill
     own = None if distill.backbones is None else networks(distill.backbones)

@@ -24,6 +24,7 @@ import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from bootdiff.errors import BootdiffError
+from bootdiff.method.settings import PARTS
 from bootdiff.nets.build import BACKBONES
 from bootdiff.recipe import messages, nesting
 from bootdiff.recipe.backbones import SPECS, Backbone, default_backbones
@@ -163,7 +164,7 @@ class Recipe(Block):
                 yield (*place, "precision"), "one serves a whole run: write it once, as training.precision"
 
     def _init_problem(self, name: str) -> str | None:
-        known = ["full", "residual", "oracle", *self.views]
+        known = ["full", "visible", "residual", "oracle", *self.views]
         if name not in known:
             return f"nothing is trained by this name; known: {', '.join(known)}"
         view = self.views.get(name)
@@ -213,20 +214,24 @@ class Recipe(Block):
         """The training of one network, overrides merged in; warmup is at most steps.
 
         Args:
-            stage: "views", "full" (full-only experts), "residual", "distilled" or "oracle" (as "full" where not told
-                otherwise).
+            stage: "views", "full" (full-only experts), "visible" (as "views" where not told otherwise), "residual",
+                "distilled" or "oracle" (as "full" where not told otherwise).
             view: name of the view, with "views"; None for what all views share.
 
         Raises:
             ValueError: another stage, or no such view.
         """
-        if stage not in ("views", "full", "residual", "distilled", "oracle"):
-            raise ValueError(f"stage must be 'views', 'full', 'residual', 'distilled' or 'oracle', got {stage!r}")
+        if stage not in ("views", *PARTS):
+            raise ValueError(f"stage must be one of {', '.join(('views', *PARTS))}, got {stage!r}")
         if view is not None and (stage != "views" or view not in self.views):
             raise ValueError(f"no view {view!r} in stage {stage!r}; views: {', '.join(self.views)}")
         base = {name: getattr(self.training, name) for name in Training.model_fields}
         merged = Training.model_construct(**base)
-        blocks = {"distilled": [self.distill.training], "oracle": [self.training.full, self.training.oracle]}
+        blocks = {
+            "distilled": [self.distill.training],
+            "oracle": [self.training.full, self.training.oracle],
+            "visible": [self.training.views, self.training.visible],
+        }
         for over in blocks[stage] if stage in blocks else [getattr(self.training, stage)]:
             merged = _merge(merged, over)
         if view is not None:
@@ -249,6 +254,7 @@ class Recipe(Block):
         spec, training = self.views[view], self.training
         both = {
             "full": _merge(training.views, spec.training),
+            "visible": _merge(training.visible, spec.training),
             "residual": _merge(training.residual, spec.training),
         }
         own = {} if spec.backbone is None else {"backbones": self.backbones_for(view)}

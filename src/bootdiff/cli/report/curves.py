@@ -33,11 +33,11 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path | N
             held_out.append((row["step"], sum(losses) / len(losses)))
         elif row.get("loss") is not None:
             training.append((row["step"], row["loss"]))
-    order = ["view", "full", "residual", "unregularized", "distilled", "oracle"]
+    order = ["view", "full", "visible", "residual", "unregularized", "distilled", "oracle"]
     kinds = sorted(groups, key=lambda kind: order.index(kind) if kind in order else len(order))
     if not kinds:
         return None
-    titles = {"view": "views", "full": "full samples alone", "residual": "residual"}
+    titles = {"view": "views", "full": "full samples alone", "visible": "all visible pixels"}
     figure, axes = new_figure(2, len(kinds))
     for column, kind in enumerate(kinds):
         for line, axis in enumerate(axes[:, column]):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bootdiff.forecast.view_denoisers import positive
+from bootdiff.moments.view_denoisers import positive
 
 __all__ = ["available", "completed"]
 

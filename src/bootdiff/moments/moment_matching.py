@@ -20,9 +20,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bootdiff.forecast.shrinkage import Estimate
-from bootdiff.forecast.view_denoisers import positive
-from bootdiff.forecast.view_moments import ViewMoments
+from bootdiff.moments.shrinkage import Estimate
+from bootdiff.moments.view_denoisers import positive
+from bootdiff.moments.view_moments import ViewMoments
 
 __all__ = ["impose", "target"]
 

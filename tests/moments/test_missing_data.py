@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bootdiff.forecast import missing_data
-from bootdiff.forecast.missing_data import available, completed
+from bootdiff.moments.missing_data import available, completed
 
 LEVELS = (0.05, 0.2, 0.8)
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from bootdiff.forecast.wishart import wishart
+from bootdiff.moments.wishart import wishart
 
-__all__ = ["Coordinates", "Estimate", "Sampled", "shrunk"]
+__all__ = ["Coordinates", "Estimate", "Sampled", "ledoit_wolf", "shrunk"]
 
 _PRIOR = 4.0  # samples that the neighbours' variance counts for
 _TINY = 1e-8  # least variance, relative to the mean one
@@ -173,6 +173,14 @@ class Sampled:
         variance[kept] = cov.diagonal()
         variance[left] = source.rest * torch.from_numpy(chi.chisquare(max(n - 1, 1), len(left)) / n)
         return cls(mean, variance, cov, n)
+
+
+def ledoit_wolf(found: Sampled, coordinates: Coordinates) -> float:
+    """The alpha of Ledoit and Wolf (2004) in units where every variance is 1."""
+    root = found.cov.diagonal().clamp_min(1e-12 * coordinates.sigma_data**2).sqrt()
+    off = found.cov / root / root[:, None]
+    spread, m = off.square().sum() - off.diagonal().square().sum(), len(root)
+    return float((m * (m - 1) / found.count / spread.clamp_min(1e-300)).clamp(0, 1)) if m > 1 else 0.0
 
 
 def shrunk(coordinates: Coordinates, found: Sampled, alphas: Sequence[float]) -> list[Estimate]:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bootdiff.forecast.missing_data import completed
-from bootdiff.forecast.shrinkage import Coordinates
-from bootdiff.forecast.view_denoisers import CompleteFiles, MaskedFiles, ViewDenoiser
+from bootdiff.moments.missing_data import completed
+from bootdiff.moments.shrinkage import Coordinates
+from bootdiff.moments.view_denoisers import CompleteFiles, MaskedFiles, ViewDenoiser
 from bootdiff.views import View
 
 __all__ = ["ViewMoments"]

@@ -9,9 +9,9 @@ import torch
 
 import view_cases
 from bootdiff.distributions.exact import Gaussian
-from bootdiff.forecast.moment_matching import impose, target
-from bootdiff.forecast.shrinkage import Coordinates, Estimate, Sampled, shrunk
-from bootdiff.forecast.view_moments import ViewMoments
+from bootdiff.moments.moment_matching import impose, target
+from bootdiff.moments.shrinkage import Coordinates, Estimate, Sampled, shrunk
+from bootdiff.moments.view_moments import ViewMoments
 from bootdiff.views import Crop, Downsample, Identity, Mask, RandomMask
 
 SHAPES = [(5,), (2, 12), (3, 4, 6), (2, 3, 4, 4)]

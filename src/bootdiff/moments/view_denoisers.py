@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from bootdiff.forecast.shrinkage import Coordinates, Sampled, shrunk
+from bootdiff.moments.shrinkage import Coordinates, Sampled, ledoit_wolf, shrunk
 
 __all__ = ["CompleteFiles", "MaskedFiles", "ViewDenoiser", "positive"]
 
@@ -32,8 +32,6 @@ class ViewDenoiser(ABC):
 class CompleteFiles(ViewDenoiser):
     """Of files (N, *shape), whose noise of standard deviation tau is subtracted.
 
-    alpha is the one of Ledoit and Wolf (2004) in units where every variance is 1.
-
     Raises:
         ValueError: fewer than two files, or constant files.
     """
@@ -41,11 +39,7 @@ class CompleteFiles(ViewDenoiser):
     def __init__(self, files: Tensor, tau: float, size: int) -> None:
         self.coordinates = C = Coordinates.of(files, size)
         found = Sampled.of(C, torch.cat([C.analyze(part) for part in files.split(max(1, _CHUNK // C.dim))]))
-        root = found.cov.diagonal().clamp_min(1e-12 * C.sigma_data**2).sqrt()
-        off = found.cov / root / root[:, None]
-        spread, m = off.square().sum() - off.diagonal().square().sum(), len(root)
-        alpha = float((m * (m - 1) / found.count / spread.clamp_min(1e-300)).clamp(0, 1)) if m > 1 else 0.0
-        estimate = shrunk(C, found, [alpha])[0]
+        estimate, m = shrunk(C, found, [ledoit_wolf(found, C)])[0], len(C.kept)
         self.mean, self.outside = estimate.mean, found.mean[C.left]
         lam, self._V = torch.linalg.eigh(estimate.cov - tau**2 * torch.eye(m, dtype=torch.float64))
         self._lam, self._rest = lam.clamp_min(0), (estimate.rest - tau**2).clamp_min(0)
