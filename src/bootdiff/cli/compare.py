@@ -278,6 +278,7 @@ def compare_seeds(
     screen.print(f"\nseeds {', '.join(map(str, seeds))}: means, and standard errors over the seeds", "bold")
     measured_on = f"{count} samples per seed, {results[0]['evaluated_on']}"
     screen.show(*tables.losses(losses, measured_on, both["gap_closed"]), tables.levels(losses))
+    screen.show(*tables.quality_over_seeds(both["samples"]))
     if len(losses) > 1:
         curves.level_curves(losses, folder / "levels.png")
     atomic_write_text(folder / "table.md", evaluate.markdown_table(losses) + "\n")

@@ -21,6 +21,7 @@ __all__ = [
     "over_seeds",
     "plain_table",
     "quality",
+    "quality_over_seeds",
     "stages",
     "swaps",
 ]
@@ -140,6 +141,17 @@ def quality(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     return ["", out, f"Features: {first['features']}. {copies}\n"]
 
 
+def quality_over_seeds(table: Mapping[str, Mapping[str, Any]] | None) -> list[Any]:
+    """Sample quality over several seeds, the "samples" of `over_seeds`; nothing where a seed has none."""
+    if not table:
+        return []
+    out = plain_table("Samples", "arm", "FID ± s.e.", "KID x 1000 ± s.e.", "copies")
+    for arm, q in table.items():
+        copies = f"{100 * q['copies']['mean']:.1f} %"
+        out.add_row(arm, _pm(q["fid"], 2), _pm(q["kid"], 2, scale=1000), copies, style=_style(arm))
+    return ["", out]
+
+
 def swaps(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """Where samples are lost: {arm: by `evaluation.swap.summary`}."""
     lines: list[Any] = [""]
@@ -186,7 +198,8 @@ def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         samples = {}
         for arm in quality[0]:
             fid, kid = [q[arm]["fid"] for q in quality], [q[arm]["kid"]["mean"] for q in quality]
-            samples[arm] = {"fid": _over(fid), "kid": _over(kid)}
+            copies = [q[arm]["memorization"]["share"] for q in quality]
+            samples[arm] = {"fid": _over(fid), "kid": _over(kid), "copies": _over(copies)}
     far = [m.get("long_range") or {} for m in metrics]
     long_range = None
     if all(far):
