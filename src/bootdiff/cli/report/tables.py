@@ -160,7 +160,7 @@ def swaps(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
         for row in swap.rows_of(found):
             out.add_row(*row)
         counts = f"{found['count']} samples each against {found['reference_count']} real ones"
-        lines += [out, f"{counts}. Features: {found['features']}.", swap.sentence(arm, found) + "\n"]
+        lines += [out, f"{counts}. Features: {found['features']}.\n", swap.sentence(arm, found) + "\n"]
     return lines
 
 
