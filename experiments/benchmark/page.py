@@ -53,9 +53,12 @@ def write_page(which: Benchmark, out: Path, docs: Path) -> list[Path]:
         written.append(picture)
         body.append(f"![Loss less that of full-only, {n:g} % in full](images/{picture.name})")
         body.append(_named(out, which.name, own))
+        body += ["Sample-weighted loss, ± deviation over seeds.", tables.weighted_table(own)]
     body += [
         "bootdiff against the best other arm, for each kind of views and share in full.",
         tables.verdict_table(results, found),
+        "bootdiff by both rulers: denoising loss and samples. A dash: no samples were drawn, or there is no gap.",
+        tables.ruler_table(found),
     ]
     if len({c.n_full for c in found}) > 1:
         picture = images / f"bench-{which.name}-samples.png"

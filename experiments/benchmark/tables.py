@@ -10,7 +10,10 @@ standard deviation over seeds of mean_j.  A comparison is *won* where bootdiff i
 twice the larger of the standard error over images and that over seeds (deviation / sqrt(S)), *lost* where it is above
 by as much, else a *tie*.  The best other arm is chosen by its mean on these very images, which favours it.
 
-*Share of the gap*: (F - B) / (F - O) with full-only F and the oracle O.  *Equivalent full samples*: the number n' at
+Two rulers stand side by side: denoising losses (the plain mean over the noise levels, and the sample-weighted one of
+`evaluation.sample_weights`) and samples (FID, KID, copies found), where a result has them.  *Share of the gap*:
+(F - B) / (F - O) with full-only F and the oracle O, in each of them; losses of seeds that all three arms have.
+*Equivalent full samples*: the number n' at
 which full-only alone would have bootdiff's loss, by linear interpolation of its loss over ln n between the n that were
 run; a bound ("> n") where bootdiff is better than full-only at the largest n.
 """
@@ -22,12 +25,13 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bootdiff.errors import BootdiffError
+from bootdiff.evaluation.sample_weights import weighted_mean
 from experiments.benchmark.benchmarks import NO_VIEWS
 from experiments.benchmark.runs import ARMS
 
@@ -42,8 +46,10 @@ __all__ = [
     "loss_table",
     "quality_table",
     "read",
+    "ruler_table",
     "tuning_table",
     "verdict_table",
+    "weighted_table",
 ]
 
 OURS, REFERENCE = "bootdiff", ("bootdiff", "unregularized", "oracle")
@@ -100,8 +106,10 @@ class Column:
     n_full: float
     arms: Mapping[str, Mapping[int, Result]]
 
-    def losses(self, arm: str) -> list[float]:
-        return [r["holdout_loss"]["mean"] for _, r in sorted(self.arms[arm].items())]
+    def losses(self, arm: str, *, weighted: bool = False) -> list[float]:
+        """Of each seed: the mean over the noise levels, or the sample-weighted one."""
+        of = (r["holdout_loss"] for _, r in sorted(self.arms[arm].items()))
+        return [weighted_mean(loss) if weighted else loss["mean"] for loss in of]
 
     def difference(self, arm: str, other: str) -> Difference | None:
         """arm - other over the seeds that both have; None where there is none."""
@@ -137,6 +145,29 @@ class Column:
         if closed is None or gap is None or gap.mean <= 2 * gap.error:
             return math.nan
         return closed.mean / gap.mean
+
+    @property
+    def weighted_gap_closed(self) -> float:
+        """The same in the sample-weighted loss; of its errors only that over seeds is known."""
+        return self._closed(lambda r: weighted_mean(r["holdout_loss"]))
+
+    @property
+    def fid_gap_closed(self) -> float:
+        """The same in FID; NaN also where one of the three arms has no samples.
+
+        FIDs have no error here: a gap counts as one where it is above 0, and over seeds above two standard errors.
+        """
+        return self._closed(lambda r: (r.get("samples") or {}).get("fid", math.nan))
+
+    def _closed(self, figure: Callable[[Result], float]) -> float:
+        full, ours, oracle = (self.arms.get(arm, {}) for arm in ("full_only", OURS, "oracle"))
+        rows = [[figure(by[s]) for by in (full, ours, oracle)] for s in sorted(set(full) & set(ours) & set(oracle))]
+        rows = [row for row in rows if not any(math.isnan(v) for v in row)]
+        gaps = [f - o for f, _, o in rows]
+        error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
+        if not rows or statistics.fmean(gaps) <= 2 * error:
+            return math.nan
+        return statistics.fmean(f - b for f, b, _ in rows) / statistics.fmean(gaps)
 
 
 def columns(results: Iterable[Result]) -> list[Column]:
@@ -183,11 +214,20 @@ def loss_table(found: Sequence[Column]) -> str:
 
     An arm of fewer seeds than bootdiff says how many.
     """
+    return _losses(found, weighted=False)
+
+
+def weighted_table(found: Sequence[Column]) -> str:
+    """`loss_table` of the sample-weighted losses."""
+    return _losses(found, weighted=True)
+
+
+def _losses(found: Sequence[Column], *, weighted: bool) -> str:
     rows = [["arm", *(_label(c) for c in found)]]
     arms = [arm for arm in ARMS if any(arm in c.arms for c in found)]
     best = []
     for c in found:
-        means = {arm: statistics.fmean(c.losses(arm)) for arm in c.arms if arm != "oracle"}
+        means = {arm: statistics.fmean(c.losses(arm, weighted=weighted)) for arm in c.arms if arm != "oracle"}
         best.append(min(means, key=means.__getitem__, default=""))
     for arm in arms:
         row = [arm.replace("_", "-")]
@@ -195,7 +235,7 @@ def loss_table(found: Sequence[Column]) -> str:
             if arm not in c.arms:
                 row.append("")
                 continue
-            values = c.losses(arm)
+            values = c.losses(arm, weighted=weighted)
             text = f"{statistics.fmean(values):.4f}"
             text += f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
             text += f" ({len(values)} of {len(c.arms[OURS])} seeds)" if len(values) < len(c.arms.get(OURS, {})) else ""
@@ -229,6 +269,43 @@ def verdict_table(results: Sequence[Result], found: Sequence[Column]) -> str:
     return _markdown(rows)
 
 
+def ruler_table(found: Sequence[Column]) -> str:
+    """bootdiff by both rulers, one row for each column: the gap closed in both losses and in FID, and its samples.
+
+    A dash where there are no samples, or no gap.
+    """
+    head = ["views", "full", "gap closed, loss", "gap closed, sample-weighted loss", "gap closed, FID"]
+    rows = [[*head, "FID: bootdiff, full-only, oracle", "KID x 1000", "copies"]]
+    for c in found:
+        if OURS not in c.arms:
+            continue
+        shares = (c.gap_closed, c.weighted_gap_closed, c.fid_gap_closed)
+        drawn = {arm: _drawn(c, arm) for arm in (OURS, "full_only", "oracle")}
+        ours = drawn[OURS]
+        fids = ", ".join(f"{_mean_fid(qs):.3g}" if qs else "-" for qs in drawn.values()) if ours else "-"
+        kid = f"{statistics.fmean(1000 * q['kid']['mean'] for q in ours):.2f}" if ours else "-"
+        rows.append(
+            [
+                c.views, f"{c.n_full:g} %", *("-" if math.isnan(s) else f"{100 * s:.0f} %" for s in shares), fids, kid,
+                f"{_copies(ours):.1f} %" if ours else "-",
+            ]
+        )  # fmt: skip
+    return _markdown(rows)
+
+
+def _drawn(column: Column, arm: str) -> list[Any]:
+    """The figures of samples of the seeds that have some."""
+    return [r["samples"] for r in column.arms.get(arm, {}).values() if r.get("samples")]
+
+
+def _mean_fid(figures: Sequence[Any]) -> float:
+    return statistics.fmean(q["fid"] for q in figures)
+
+
+def _copies(figures: Sequence[Any]) -> float:
+    return statistics.fmean(100 * q["memorization"]["share"] for q in figures)
+
+
 def quality_table(found: Sequence[Column]) -> str:
     """Figures of the samples, means over the seeds that have them; empty where none has.
 
@@ -239,17 +316,16 @@ def quality_table(found: Sequence[Column]) -> str:
     for c in found:
         if not any(r.get("samples") and r["views"] != NO_VIEWS for by in c.arms.values() for r in by.values()):
             continue
-        for arm, by_seed in c.arms.items():
-            qs = [r["samples"] for r in by_seed.values() if r.get("samples")]
+        for arm in c.arms:
+            qs = _drawn(c, arm)
             if not qs:
                 continue
-            mean = {k: statistics.fmean(q[k] for q in qs) for k in ("fid", "precision", "recall")}
+            mean = {k: statistics.fmean(q[k] for q in qs) for k in ("precision", "recall")}
             kid = statistics.fmean(1000 * q["kid"]["mean"] for q in qs)
-            copies = statistics.fmean(100 * q["memorization"]["share"] for q in qs)
             rows.append(
                 [
-                    c.views, f"{c.n_full:g} %", arm.replace("_", "-"), str(qs[0]["count"]), f"{mean['fid']:.3g}",
-                    f"{kid:.2f}", f"{mean['precision']:.2f}", f"{mean['recall']:.2f}", f"{copies:.1f} %",
+                    c.views, f"{c.n_full:g} %", arm.replace("_", "-"), str(qs[0]["count"]), f"{_mean_fid(qs):.3g}",
+                    f"{kid:.2f}", f"{mean['precision']:.2f}", f"{mean['recall']:.2f}", f"{_copies(qs):.1f} %",
                 ]
             )  # fmt: skip
     return _markdown(rows) if len(rows) > 1 else ""

@@ -22,6 +22,7 @@ from typing import Any
 
 from bootdiff.evaluation.costs import totals
 from bootdiff.evaluation.restoration import table as restored
+from bootdiff.evaluation.sample_weights import weighted_mean
 from bootdiff.method.stages import ARMS
 from bootdiff.training.files import read_json
 from experiments.benchmark.overlay_detection import table as traces
@@ -62,9 +63,11 @@ def kind(run: dict[str, Any]) -> str:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Losses of each arm over the seeds, its paired difference to full-only, and what it cost."""
+    """Losses of each arm over the seeds, its paired difference to full-only, its samples, and what it cost."""
     levels = [f"{s:g}" for s in runs[0]["levels"]]
-    head = ["arm", "loss", "against full-only", *levels, "FLOPs", "FLOPs / full-only's"]
+    figures = ["FID", "KID x 1000", "copies"] if all(r.get("samples") for r in runs) else []
+    head = ["arm", "loss", "against full-only", "sample-weighted loss", *figures, *levels]
+    head += ["FLOPs", "FLOPs / full-only's"]
     rows = [head, ["---"] * len(head)]
     for arm in ARMS:
         if arm not in runs[0]["holdout_loss"]:
@@ -72,21 +75,54 @@ def table(runs: list[dict[str, Any]]) -> str:
         losses = [r["holdout_loss"][arm] for r in runs]
         row = [arm.replace("_", "-"), mean_std([x["mean"] for x in losses])]
         row.append("" if arm == "full_only" else mean_std([x["versus"]["full_only"]["mean"] for x in losses]))
+        row.append(mean_std([weighted_mean(x) for x in losses]))
+        row += drawn([r["samples"][arm] for r in runs]) if figures else []
         row += [f"{statistics.mean(x['per_level'][s]['mean'] for x in losses):.3f}" for s in levels]
         cost = [arm_cost(r["ledger"]["stages"], arm) for r in runs]
         row.append(f"{statistics.mean(c['flops'] for c in cost) / 1e12:.1f} T")
         row.append(f"{statistics.mean(c['ratio'] for c in cost):.2f}")
         rows.append(["**" + cell + "**" if arm == "bootdiff" and cell else cell for cell in row])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    shares = [r["gap_closed"]["mean"] for r in runs if r["gap_closed"]]
     note = (
         f"{len(runs)} seed(s), {runs[0]['count']} {runs[0]['evaluated_on']} {kind(runs[0])}s each; ± is the deviation "
         "over them"
     )
-    if shares and all(s is not None and s == s for s in shares):
-        each = ", ".join(f"{100 * s:.0f} %" for s in shares)
-        note += f". Share of the gap full-only → oracle closed: {100 * statistics.mean(shares):.0f} % ({each})"
+    shares = gaps_closed(runs)
+    if shares:
+        said = [
+            f"{name} {100 * statistics.mean(each):.0f} % ({', '.join(f'{100 * s:.0f} %' for s in each)})" if each else
+            f"{name} -"
+            for name, each in shares.items()
+        ]  # fmt: skip
+        note += f". Share of the gap full-only → oracle closed: {'; '.join(said)}"
     return "\n".join(lines) + "\n\n" + note + "."
+
+
+def drawn(figures: list[dict[str, Any]]) -> list[str]:
+    """FID, KID and copies of an arm's samples, means over the seeds."""
+    means = (
+        statistics.mean(q["fid"] for q in figures),
+        statistics.mean(1000 * q["kid"]["mean"] for q in figures),
+        statistics.mean(100 * q["memorization"]["share"] for q in figures),
+    )
+    return [f"{means[0]:.2f}", f"{means[1]:.1f}", f"{means[2]:.1f} %"]
+
+
+def gaps_closed(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Share of the gap that bootdiff closes by each ruler, of each seed; [] where there are no samples or is no gap.
+
+    {} where the plain loss has no gap, or arms are missing: there is nothing to close.
+    """
+    plain = [r["gap_closed"]["mean"] for r in runs if r["gap_closed"]]
+    if not plain or any(s is None or s != s for s in plain):
+        return {}
+    arms = ("full_only", "bootdiff", "oracle")
+    weighted = [[weighted_mean(r["holdout_loss"][arm]) for arm in arms] for r in runs]
+    fid = [[r["samples"][arm]["fid"] for arm in arms] for r in runs if r.get("samples")]
+    found = {"by the loss": plain}
+    for name, rows in (("by the sample-weighted loss", weighted), ("by FID", fid)):
+        found[name] = [(f - b) / (f - o) for f, b, o in rows] if all(f > o for f, _, o in rows) else []
+    return found
 
 
 _PARTS = {
@@ -109,12 +145,14 @@ def arm_cost(stages: dict[str, dict[str, Any]], arm: str) -> dict[str, float]:
 def together(found: dict[str, dict[str, Any]]) -> str:
     """Loss of each arm in runs of several recipes, one row each; bootdiff's less full-only's on the same samples."""
     arms = [arm for arm in ARMS if all(arm in run["holdout_loss"] for run in found.values())]
-    head = ["recipe", *(arm.replace("_", "-") for arm in arms), "bootdiff - full-only ± s.e.", "FLOPs / full-only's"]
+    head = ["recipe", *(arm.replace("_", "-") for arm in arms), "bootdiff - full-only ± s.e."]
+    head += ["the same, sample-weighted", "FLOPs / full-only's"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, run in found.items():
         losses = run["holdout_loss"]
         gain = losses["bootdiff"]["versus"]["full_only"]
         cells = [name, *(f"{losses[arm]['mean']:.4f}" for arm in arms), f"{gain['mean']:+.4f} ± {gain['stderr']:.4f}"]
+        cells.append(f"{weighted_mean(losses['bootdiff']) - weighted_mean(losses['full_only']):+.4f}")
         cells.append(f"{arm_cost(run['ledger']['stages'], 'bootdiff')['ratio']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     first = next(iter(found.values()))
@@ -155,10 +193,12 @@ def overlay(found: dict[str, Any]) -> str:
 def variants(found: dict[str, Any]) -> str:
     """Losses of the variants of one run's residual stage."""
     levels = [f"{float(s):g}" for s in next(iter(found["variants"].values()))["per_level"]]
-    lines = ["| " + " | ".join(["variant", "loss ± s.e.", *levels]) + " |", "|" + "---|" * (2 + len(levels))]
+    lines = ["| " + " | ".join(["variant", "loss ± s.e.", "sample-weighted", *levels]) + " |"]
+    lines.append("|" + "---|" * (3 + len(levels)))
     for name, row in found["variants"].items():
         cells = [f"{row['per_level'][s]['mean']:.3f}" for s in row["per_level"]]
-        lines.append("| " + " | ".join([name, f"{row['mean']:.4f} ± {row['stderr']:.4f}", *cells]) + " |")
+        means = [f"{row['mean']:.4f} ± {row['stderr']:.4f}", f"{weighted_mean(row):.4f}"]
+        lines.append("| " + " | ".join([name, *means, *cells]) + " |")
     return "\n".join(lines) + f"\n\nSeed {found['seed']}; `{found['command']}`."
 
 

@@ -43,6 +43,7 @@ def test_arms_prints_one_table_and_writes_the_same_figures(trained):
         expected = [losses[arm]["mean"], losses[arm]["stderr"]]
         if arm != "full_only":
             expected += [losses[arm]["versus"]["full_only"][k] for k in ("mean", "stderr")]
+        expected += [losses[arm]["sample_weighted"][k] for k in ("mean", "stderr")]
         np.testing.assert_allclose(shown, expected, atol=6e-5)
     assert metrics["evaluated_on"] == "test"
     assert metrics["count"] == 24
@@ -86,6 +87,8 @@ def test_several_seeds_make_one_table(tmp_path, trained):
         entry = metrics["holdout_loss"][arm]
         assert entry["mean"] == pytest.approx(np.mean(values))
         assert entry["stderr"] == pytest.approx(np.std(values, ddof=1) / 2**0.5)
+        weighted = [run["holdout_loss"][arm]["sample_weighted"]["mean"] for run in runs]
+        assert entry["sample_weighted"]["mean"] == pytest.approx(np.mean(weighted))
         level = [run["holdout_loss"][arm]["per_level"]["0.8"]["mean"] for run in runs]
         assert entry["per_level"]["0.8"]["mean"] == pytest.approx(np.mean(level))
     paired = [run["holdout_loss"]["oracle"]["versus"]["full_only"]["mean"] for run in runs]

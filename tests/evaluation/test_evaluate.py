@@ -135,10 +135,16 @@ def bootstrap(losses, figure, times=400):
 def test_standard_errors_match_the_bootstrap():
     losses = made_up()
     table = tabulate(losses, LEVELS)
+    weights = torch.tensor([9, 24.5, 75]).double() / (9 + 24.5 + 75)  # the shares of the levels' ranges by their levels
     for got, figure in (
         (table["bootdiff"], lambda of: float(of["bootdiff"].mean())),
         (table["bootdiff"]["per_level"]["0.4"], lambda of: float(of["bootdiff"][1].mean())),
         (table["bootdiff"]["versus"]["oracle"], lambda of: float((of["bootdiff"] - of["oracle"]).mean())),
+        (table["bootdiff"]["sample_weighted"], lambda of: float((weights @ of["bootdiff"]).mean())),
+        (
+            table["bootdiff"]["versus"]["oracle"]["sample_weighted"],
+            lambda of: float((weights @ (of["bootdiff"] - of["oracle"])).mean()),
+        ),
     ):
         assert got["mean"] == pytest.approx(figure(losses))
         assert got["stderr"] == pytest.approx(bootstrap(losses, figure), rel=0.12)
@@ -181,6 +187,7 @@ def test_gap_closed_on_made_up_losses():
     got = gap_closed(tabulate(flat, LEVELS))
     assert (got["mean"], got["stderr"]) == (0.75, 0)
     assert all(row == {"mean": 0.75, "stderr": 0} for row in got["per_level"].values())
+    assert got["sample_weighted"] == pytest.approx({"mean": 0.75, "stderr": 0})
     assert gap_closed(tabulate(flat, LEVELS), "views_only")["mean"] == -0.5
     assert gap_closed(tabulate(flat, LEVELS), "oracle", to="unregularized")["mean"] == 2
     assert math.isnan(gap_closed(tabulate(flat, LEVELS), of="oracle", to="full_only")["mean"])  # no way up to go
@@ -381,8 +388,10 @@ def test_markdown_has_a_row_for_each_arm():
     losses = made_up()
     lines = markdown_table(tabulate(losses, LEVELS)).splitlines()
     assert len(lines) == 2 + len(ARMS)
-    assert {line.count("|") for line in lines} == {len(LEVELS) + 4}
-    assert lines[0] == "| arm | 0.1 | 0.4 | 1.6 | mean | standard error |"
+    assert {line.count("|") for line in lines} == {len(LEVELS) + 5}
+    assert lines[0] == "| arm | 0.1 | 0.4 | 1.6 | mean | standard error | sample-weighted |"
     cells = lines[2].split(" | ")
     assert cells[0] == "| full_only"
     assert float(cells[4]) == pytest.approx(float(losses["full_only"].mean()), abs=5e-4)
+    weighted = float(torch.tensor([9, 24.5, 75]).double() @ losses["full_only"].mean(1)) / (9 + 24.5 + 75)
+    assert float(cells[6].strip("| ")) == pytest.approx(weighted, abs=5e-4)

@@ -18,12 +18,14 @@ IMAGES = torch.rand(200, generator=torch.Generator().manual_seed(0)).tolist()  #
 def result(arm, views, n, seed, shift, spread=0.0):
     own = torch.Generator().manual_seed(zlib.crc32(f"{arm} {n} {seed}".encode()))
     rows = [x + shift + spread * float(torch.randn((), generator=own)) for x in IMAGES]
+    mean = sum(rows) / 200
+    per_level = {"0.05": {"mean": mean}, "1.6": {"mean": mean}}
     return {
         "benchmark": "made-up", "arm": arm, "views": views, "n_full": n, "count_full": int(10 * n), "seed": seed,
         "trials": 3, "count": 200, "budget_flops": 2e12,
         "parameters": 1e6, "evaluations": {"networks": 2.0, "flops": 3e6},
         "ledger": {"flops": 1e12}, "seconds": {"training": 5.0},
-        "holdout_loss": {"mean": sum(rows) / 200, "stderr": 0.02, "per_level": {}, "per_image": rows},
+        "holdout_loss": {"mean": mean, "stderr": 0.02, "per_level": per_level, "per_image": rows},
     }  # fmt: skip
 
 
@@ -104,6 +106,55 @@ def test_figures_of_samples_are_given_once_for_arms_that_see_no_views():
     lines = tables.quality_table(tables.columns(rows)).splitlines()[2:]
     assert [line.split(" | ")[:3] for line in lines] == [["| noise", "2 %", arm] for arm in ("full-only", "bootdiff")]
     assert "2.5 | 10.00 | 0.80 | 0.90 | 0.0 %" in lines[0]
+
+
+def both_rulers(drawn=True):
+    """bootdiff closes a quarter of the gap in the plain loss, and more at the levels that samples need."""
+    rows = made(0.4)
+    for r in rows:
+        mean, hard = r["holdout_loss"]["mean"], -0.1 if r["arm"] == "bootdiff" else 0.0
+        r["holdout_loss"]["per_level"] = {"0.05": {"mean": mean - hard / 2}, "1.6": {"mean": mean + hard / 2}}
+        fid = {"full_only": 5.0, "bootdiff": 4.0, "oracle": 1.0}.get(r["arm"])
+        if drawn and r["seed"] == 0 and r["n_full"] == 2 and fid:
+            r["samples"] = {"count": 9, "fid": fid, "kid": {"mean": fid / 100}, "precision": 0.8, "recall": 0.9}
+            r["samples"]["memorization"] = {"share": 0.125}
+    return rows
+
+
+def test_both_rulers_stand_side_by_side():
+    found = tables.columns(both_rulers())
+    first = found[0]
+    full, ours, oracle = (sum(first.losses(arm, weighted=True)) for arm in ("full_only", "bootdiff", "oracle"))
+    # the weights of 0.05 and 1.6 are as 4 and 75
+    expected = sum(first.losses("bootdiff")) / 3 - 0.05 * (75 - 4) / 79
+    assert ours / 3 == pytest.approx(expected)
+    assert first.weighted_gap_closed == pytest.approx((full - ours) / (full - oracle))
+    assert first.weighted_gap_closed > first.gap_closed + 0.1
+    assert first.fid_gap_closed == pytest.approx(0.25)
+    assert math.isnan(found[1].fid_gap_closed)
+    lines = tables.ruler_table(found).splitlines()
+    assert lines[2].startswith(f"| noise | 2 % | 25 % | {100 * first.weighted_gap_closed:.0f} % | 25 % |")
+    assert lines[2].endswith("| 4, 5, 1 | 40.00 | 12.5 % |")
+    assert lines[3].endswith("| - | - | - | - |")
+    assert {line.count("|") for line in lines} == {9}
+    text = tables.weighted_table(found)
+    (line,) = (line for line in text.splitlines() if line.startswith("| bootdiff"))
+    assert f"**{expected:.4f} ± " in line
+
+
+def test_without_a_gap_no_share_is_told():
+    rows = both_rulers()
+    for r in rows:
+        if r["arm"] == "oracle":
+            r["holdout_loss"]["per_level"] = {"0.05": {"mean": 2.0}, "1.6": {"mean": 2.0}}
+            r["samples"] = None
+    first = tables.columns(rows)[0]
+    assert math.isnan(first.weighted_gap_closed)
+    assert math.isnan(first.fid_gap_closed)
+    assert tables.ruler_table([first]).splitlines()[2].endswith("| 25 % | - | - | 4, 5, - | 40.00 | 12.5 % |")
+    rows = [r for r in both_rulers() if r["arm"] != "bootdiff"]
+    assert len(tables.ruler_table(tables.columns(rows)).splitlines()) == 2
+    assert tables.ruler_table(tables.columns(both_rulers(drawn=False))).count("| - | - | - | - |") == 2
 
 
 def test_results_are_read_and_damaged_ones_named(tmp_path):

@@ -34,6 +34,26 @@ def test_a_gap_that_is_none_is_not_told():
     assert "Share of the gap" not in script.table([ecg])
 
 
+def test_both_rulers_are_told_where_there_are_samples():
+    digits = run("digits")
+    text = script.table([digits])
+    head, *lines = (line for line in text.splitlines() if line.startswith("|"))
+    at = [cell.strip() for cell in head.split("|")]
+    (ours,) = ([cell.strip("* ") for cell in line.split("|")] for line in lines if "**bootdiff**" in line)
+    quality, loss = digits["samples"]["bootdiff"], digits["holdout_loss"]["bootdiff"]
+    assert at.index("loss") < at.index("sample-weighted loss") < at.index("FID")
+    assert ours[at.index("FID")] == f"{quality['fid']:.2f}"
+    assert ours[at.index("copies")] == "0.0 %"
+    weights = {"0.05": 4, "0.1": 9, "0.2": 9, "0.4": 24.5, "0.8": 24.5, "1.6": 75, "3.2": 10.5, "6.4": 10.5}
+    weighted = sum(w * loss["per_level"][s]["mean"] for s, w in weights.items()) / sum(weights.values())
+    assert ours[at.index("sample-weighted loss")] == f"{weighted:.4f}"
+    full, own, oracle = (digits["samples"][arm]["fid"] for arm in ("full_only", "bootdiff", "oracle"))
+    assert f"by FID {100 * (full - own) / (full - oracle):.0f} %" in text
+    cats = script.table([run("cats32-thumbnails")])
+    assert "by FID -." in cats
+    assert "| FID |" not in cats
+
+
 def test_long_range_tells_shared_arms_once():
     both = {"clips": run("radar-clips"), "stills": run("radar-stills")}
     lines = script.long_range(both).splitlines()

@@ -48,7 +48,19 @@ from bootdiff.recipe.schema import Recipe
 from bootdiff.sampling import classes_of, sample
 from bootdiff.training.files import atomic_write_json, atomic_write_text, load_tensors, read_json, save_tensors
 
-__all__ = ["Assessment", "assess", "assess_run", "compare", "compare_seeds", "draw", "print_results"]
+__all__ = [
+    "Assessment",
+    "assess",
+    "assess_run",
+    "compare",
+    "compare_seeds",
+    "draw",
+    "drawn_once",
+    "open_assessment",
+    "print_results",
+    "qualities",
+    "weights_of",
+]
 
 # Reports have their own seeds for noise and samples, which no choice in training used.
 _NOISE, _DRAW = 7, 0
@@ -123,7 +135,7 @@ def assess(a: Assessment) -> dict[str, Any]:
     count = a.recipe.evaluate.count(kind) if a.samples is None else a.samples
     drawn = {arm: draw(a, arm, max(count, a.recipe.sampling.count)) for arm in a.denoisers}
     sheets(a, drawn)
-    quality = _quality(a, {arm: x[:count] for arm, x in drawn.items()}) if count else None
+    quality = qualities(a, {arm: x[:count] for arm, x in drawn.items()}) if count else None
     if quality:
         a.screen.show(*tables.quality(quality))
     far = None
@@ -152,18 +164,27 @@ def draw(a: Assessment, arm: str, count: int) -> Tensor:
 
     Images and videos are in [-1, 1] and of 8 bits, as files would hold them.
     """
-    path = a.folder / "samples" / f"{arm}.safetensors"
-    how = a.recipe.sampling.model_dump(exclude={"count"}) | {"seed": _DRAW, "weights": _hash(a.folder / arm)}
+    return drawn_once(a, a.denoisers[arm], count, arm, weights_of(a.folder / arm))
+
+
+def drawn_once(a: Assessment, denoiser: Denoiser, count: int, name: str, weights: str) -> Tensor:
+    """As `draw`, for any denoiser: its samples are kept in samples/<name>.safetensors for the next time.
+
+    Args:
+        weights: changes with the denoiser: samples of other weights are drawn again.
+    """
+    path = a.folder / "samples" / f"{name}.safetensors"
+    how = a.recipe.sampling.model_dump(exclude={"count"}) | {"seed": _DRAW, "weights": weights}
     if path.is_file():
         tensors, meta = load_tensors(path)
         if meta == how and len(tensors["x"]) >= count:
             return _as_drawn(tensors["x"][:count])
     # Equally many of each class, if the arm has classes.
-    classes = classes_of(a.denoisers[arm])
+    classes = classes_of(denoiser)
     labels = [i % classes for i in range(count)] if classes else None
-    with a.screen.work(f"samples of {arm}") as done:
+    with a.screen.work(f"samples of {name}") as done:
         x = sample(
-            a.denoisers[arm], count, seed=_DRAW, label=labels, scheduler=how["scheduler"], steps=how["steps"],
+            denoiser, count, seed=_DRAW, label=labels, scheduler=how["scheduler"], steps=how["steps"],
             sigma_min=how["sigma_min"], sigma_max=how["sigma_max"], progress=done,
         )  # fmt: skip
     x = x.cpu()
@@ -178,8 +199,8 @@ def _as_drawn(x: Tensor) -> Tensor:
     return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
 
 
-def _hash(folder: Path) -> str:
-    # It names the weights by their SHA-256.
+def weights_of(folder: Path) -> str:
+    """Changes with the weights of the model saved in a folder: its model.json names them by their SHA-256."""
     return hashlib.sha256((folder / "model.json").read_bytes()).hexdigest()[:16]
 
 
@@ -198,7 +219,8 @@ def sheets(a: Assessment, drawn: Mapping[str, Tensor]) -> None:
     images.save_png(images.panels(beside, a.recipe.name), a.folder / "samples.png")
 
 
-def _quality(a: Assessment, drawn: Mapping[str, Tensor]) -> dict[str, Any]:
+def qualities(a: Assessment, drawn: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Figures of several sets of samples by the same feature network: name -> `sample_quality`."""
     features = _features(a)
     results = {}
     for arm, x in drawn.items():
@@ -256,6 +278,7 @@ def compare_seeds(
     screen.print(f"\nseeds {', '.join(map(str, seeds))}: means, and standard errors over the seeds", "bold")
     measured_on = f"{count} samples per seed, {results[0]['evaluated_on']}"
     screen.show(*tables.losses(losses, measured_on, both["gap_closed"]), tables.levels(losses))
+    screen.show(*tables.quality_over_seeds(both["samples"]))
     if len(losses) > 1:
         curves.level_curves(losses, folder / "levels.png")
     atomic_write_text(folder / "table.md", evaluate.markdown_table(losses) + "\n")
@@ -270,7 +293,14 @@ def compare_seeds(
 def assess_run(
     folder: Path, arms: Sequence[str], samples: int | None, features: str | None, screen: Console
 ) -> dict[str, Any]:
-    """`assess` for the trained arms of a run on disk (or only those given).
+    """`assess` for the trained arms of a run on disk (or only those given); raises as `open_assessment`."""
+    return assess(open_assessment(folder, arms, samples, features, screen))
+
+
+def open_assessment(
+    folder: Path, arms: Sequence[str], samples: int | None, features: str | None, screen: Console
+) -> Assessment:
+    """The trained arms of a run on disk (or only those given), and what to measure them with.
 
     Raises:
         BootdiffError: no run, no trained arm, data that are no longer what the run was trained on.
@@ -290,9 +320,7 @@ def assess_run(
         )
     denoisers = {arm: load_arm(folder, arm, accelerator.device)[1] for arm in names}
     costs = read_json(run.path / "ledger.json")
-    return assess(
-        Assessment(recipe, problem, run.path, denoisers, costs, screen, accelerator.device, samples, features)
-    )
+    return Assessment(recipe, problem, run.path, denoisers, costs, screen, accelerator.device, samples, features)
 
 
 def print_results(folder: Path, screen: Console) -> None:

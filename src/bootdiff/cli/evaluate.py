@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bootdiff.cli.options import Arms, RunFolder, SampleCount
+from bootdiff.errors import BootdiffError
 
 __all__ = ["evaluate"]
 
@@ -19,6 +20,18 @@ def evaluate(
         str | None,
         typer.Option(help="auto, classifier, autoencoder, or the path of a network. Default: the recipe's."),
     ] = None,
+    swap: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARM",
+            help="Only tell where samples are lost: draw bootdiff's (or --arm's) with this better arm's denoiser at "
+            "one range of noise levels at a time. Also the folder of a saved model.",
+        ),
+    ] = None,
+    swap_at: Annotated[
+        str | None,
+        typer.Option(metavar="LEVELS", help="The noise levels between the ranges. Default: 0.1,0.4,1,3."),
+    ] = None,
 ) -> None:
     """Measure a run's models: denoising loss, FID, KID, copies.
 
@@ -27,10 +40,19 @@ def evaluate(
 
     bootdiff evaluate runs/mine
     bootdiff evaluate runs/mine --samples 5000 --features inception.ts
+    bootdiff evaluate runs/mine --swap oracle
     """
     from bootdiff.cli.compare import assess_run, print_results
     from bootdiff.cli.console import Console
+    from bootdiff.cli.swap import boundaries, swap_run
 
     screen = Console()
+    if swap is not None:
+        swap_run(run, arm or (), swap, boundaries(swap_at), samples, features, screen)
+        return
+    if swap_at is not None:
+        raise BootdiffError(
+            "--swap-at divides the noise levels for --swap: name the arm to swap with, as --swap oracle"
+        )
     assess_run(run, arm or (), samples, features, screen)
     print_results(run, screen)

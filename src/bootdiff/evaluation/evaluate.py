@@ -7,6 +7,7 @@ averaged over draws,
     loss(a)  =  mean_j mean_s l_a(s, j),        standard errors over the n samples;
 
 differences of two arms are *paired*: the error is that of mean_s (l_a - l_b), usually far below those of the losses.
+Beside it stands the sample-weighted loss, whose mean over s has the weights of `sample_weights`.
 
 *Gap closed*: share of the way from full-only F to the oracle O that an arm B goes, g = (F - B) / (F - O), with the
 error of the ratio by the delta method from the paired differences (Casella and Berger 2002, section 5.5.4):
@@ -41,6 +42,7 @@ from torch import Tensor
 
 from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.errors import BootdiffError
+from bootdiff.evaluation.sample_weights import weighted_mean, weights_at
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.noise import precondition
@@ -112,8 +114,9 @@ def tabulate(losses: Mapping[str, Tensor], levels: Sequence[float]) -> Table:
     """Means and standard errors of (levels, n) losses, as plain values.
 
     Returns:
-        {arm: {"mean", "stderr", "per_level": {"0.05": {"mean", "stderr"}, ...}, "versus": {other: {the same three, of
-        the paired difference arm - other}}}}.  Errors are over samples, of the mean over levels; NaN for one sample.
+        {arm: {"mean", "stderr", "sample_weighted": {"mean", "stderr"} (`sample_weights`), "per_level": {"0.05":
+        {"mean", "stderr"}, ...}, "versus": {other: {the same four, of the paired difference arm - other}}}}.  Errors
+        are over samples, of the mean over levels; NaN for one sample.
 
     Raises:
         ValueError: losses not of shape levels by samples, or of different numbers of samples.
@@ -130,7 +133,7 @@ def tabulate(losses: Mapping[str, Tensor], levels: Sequence[float]) -> Table:
 
 def _entry(loss: Tensor, levels: Sequence[float]) -> dict[str, Any]:
     rows = {f"{s:g}": _mean(row) for s, row in zip(levels, loss, strict=True)}
-    return {**_mean(loss.mean(0)), "per_level": rows}
+    return {**_mean(loss.mean(0)), "sample_weighted": _mean(weights_at(levels) @ loss.double()), "per_level": rows}
 
 
 def _mean(values: Tensor) -> dict[str, float]:
@@ -161,9 +164,9 @@ def gap_closed(
         table: by `tabulate`.
 
     Returns:
-        {"mean", "stderr", "per_level": {level: {"mean", "stderr"}}, "arm", "of", "to"}: "mean" is the share of the
-        gap in the mean loss, not the mean of the levels' shares.  NaN where there is no gap (`to` is not better than
-        `of` by two standard errors).
+        {"mean", "stderr", "sample_weighted": {"mean", "stderr"}, "per_level": {level: {"mean", "stderr"}}, "arm",
+        "of", "to"}: "mean" is the share of the gap in the mean loss, not the mean of the levels' shares.  NaN
+        where there is no gap (`to` is not better than `of` by two standard errors).
 
     Raises:
         ValueError: an arm that is not in the table.
@@ -173,7 +176,8 @@ def gap_closed(
             raise ValueError(f"gap_closed needs {name!r}, but the table holds {', '.join(table) or 'nothing'}")
     first, gap, last = table[of]["versus"][arm], table[of]["versus"][to], table[arm]["versus"][to]
     rows = {s: _share(first["per_level"][s], gap["per_level"][s], last["per_level"][s]) for s in gap["per_level"]}
-    return {**_share(first, gap, last), "per_level": rows, "arm": arm, "of": of, "to": to}
+    weighted = _share(*(difference["sample_weighted"] for difference in (first, gap, last)))
+    return {**_share(first, gap, last), "sample_weighted": weighted, "per_level": rows, "arm": arm, "of": of, "to": to}
 
 
 def _share(first: Mapping[str, float], gap: Mapping[str, float], last: Mapping[str, float]) -> dict[str, float]:
@@ -267,20 +271,21 @@ def _halving(y: Tensor, x: Tensor) -> float:
 
 
 def markdown_table(table: Mapping[str, Mapping[str, Any]], digits: int = 3) -> str:
-    """The table of losses as Markdown: one row an arm, one column a level, then mean and standard error.
+    """The table of losses as Markdown: a row an arm, a column a level, mean, standard error, sample-weighted mean.
 
     >>> print(markdown_table({"oracle": {"mean": 0.39, "stderr": 0.004, "per_level": {"0.1": {"mean": 0.39}}}}))
-    | arm | 0.1 | mean | standard error |
-    |---|---|---|---|
-    | oracle | 0.390 | 0.390 | 0.004 |
+    | arm | 0.1 | mean | standard error | sample-weighted |
+    |---|---|---|---|---|
+    | oracle | 0.390 | 0.390 | 0.004 | 0.390 |
     """
     levels = list(next(iter(table.values()))["per_level"]) if table else []
-    heads = ["arm", *levels, "mean", "standard error"]
+    heads = ["arm", *levels, "mean", "standard error", "sample-weighted"]
     rows = [
         [
             arm,
             *(f"{entry['per_level'][s]['mean']:.{digits}f}" for s in levels),
             *(f"{entry[k]:.{digits}f}" for k in ("mean", "stderr")),
+            f"{weighted_mean(entry):.{digits}f}",
         ]
         for arm, entry in table.items()
     ]

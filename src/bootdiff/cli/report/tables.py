@@ -10,8 +10,21 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from bootdiff.cli.console import clock, number
+from bootdiff.evaluation import swap
 
-__all__ = ["costs", "information", "levels", "long_range", "losses", "over_seeds", "plain_table", "quality", "stages"]
+__all__ = [
+    "costs",
+    "information",
+    "levels",
+    "long_range",
+    "losses",
+    "over_seeds",
+    "plain_table",
+    "quality",
+    "quality_over_seeds",
+    "stages",
+    "swaps",
+]
 
 
 def plain_table(title: str, first: str, *columns: str) -> Table:
@@ -35,15 +48,27 @@ def _absent(value: float | None) -> bool:
 
 
 def losses(table: Mapping[str, Any], measured_on: str, gap: Mapping[str, Any] | None) -> list[Any]:
-    """Mean over the noise levels with its standard error, and the paired difference to full-only training."""
-    out = plain_table("Denoising loss, mean over the noise levels", "arm", "loss ± s.e.", "against full_only ± s.e.")
+    """Mean over the noise levels, the paired difference to full-only training, and the sample-weighted mean."""
+    out = plain_table(
+        "Denoising loss, mean over the noise levels", "arm", "loss ± s.e.", "against full_only", "sample-weighted"
+    )
     for arm, entry in table.items():
         against = entry.get("versus", {}).get("full_only")
-        out.add_row(arm, _pm(entry), "" if arm == "full_only" else _pm(against, sign=True), style=_style(arm))
+        out.add_row(
+            arm, _pm(entry), "" if arm == "full_only" else _pm(against, sign=True), _pm(entry["sample_weighted"]),
+            style=_style(arm),
+        )  # fmt: skip
     lines: list[Any] = ["", out]
     if gap is not None and not _absent(gap["mean"]) and table["oracle"]["mean"] < table["full_only"]["mean"]:
-        lines.append(f"bootdiff closes {_pm(gap, 0, scale=100)} % of the gap between full_only and oracle.")
-    lines.append(f"Measured on {measured_on}. 1 = with only mean and variance known; lower is better.\n")
+        weighted = gap["sample_weighted"]
+        also = (
+            ""
+            if _absent(weighted["mean"])
+            else f"; of that in the sample-weighted loss {_pm(weighted, 0, scale=100)} %"
+        )
+        lines.append(f"bootdiff closes {_pm(gap, 0, scale=100)} % of the gap between full_only and oracle{also}.")
+    lines.append(f"Measured on {measured_on}. 1 = with only mean and variance known; lower is better.")
+    lines.append("Sample-weighted: noise levels count as much as samples need them, 0.4 to 3 most.\n")
     return lines
 
 
@@ -116,6 +141,29 @@ def quality(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     return ["", out, f"Features: {first['features']}. {copies}\n"]
 
 
+def quality_over_seeds(table: Mapping[str, Mapping[str, Any]] | None) -> list[Any]:
+    """Sample quality over several seeds, the "samples" of `over_seeds`; nothing where a seed has none."""
+    if not table:
+        return []
+    out = plain_table("Samples", "arm", "FID ± s.e.", "KID x 1000 ± s.e.", "copies")
+    for arm, q in table.items():
+        copies = f"{100 * q['copies']['mean']:.1f} %"
+        out.add_row(arm, _pm(q["fid"], 2), _pm(q["kid"], 2, scale=1000), copies, style=_style(arm))
+    return ["", out]
+
+
+def swaps(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Where samples are lost: {arm: by `evaluation.swap.summary`}."""
+    lines: list[Any] = [""]
+    for arm, found in table.items():
+        out = plain_table(f"{arm} with {found['other']}'s denoiser at some noise levels", *swap.HEADS)
+        for row in swap.rows_of(found):
+            out.add_row(*row)
+        counts = f"{found['count']} samples each against {found['reference_count']} real ones"
+        lines += [out, f"{counts}. Features: {found['features']}.\n", swap.sentence(arm, found) + "\n"]
+    return lines
+
+
 def long_range(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """Correlation along time at the longest lag, of samples and of real ones."""
     first = next(iter(table.values()))
@@ -143,13 +191,15 @@ def over_seeds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     gap = None
     if all(g is not None and not _absent(g["mean"]) for g in gaps):
         gap = _over([g["mean"] for g in gaps])
+        gap["sample_weighted"] = _over([g["sample_weighted"]["mean"] for g in gaps])
     quality = [m["samples"] for m in metrics]
     samples = None
     if all(quality):
         samples = {}
         for arm in quality[0]:
             fid, kid = [q[arm]["fid"] for q in quality], [q[arm]["kid"]["mean"] for q in quality]
-            samples[arm] = {"fid": _over(fid), "kid": _over(kid)}
+            copies = [q[arm]["memorization"]["share"] for q in quality]
+            samples[arm] = {"fid": _over(fid), "kid": _over(kid), "copies": _over(copies)}
     far = [m.get("long_range") or {} for m in metrics]
     long_range = None
     if all(far):
@@ -168,7 +218,8 @@ def _over(values: Sequence[float]) -> dict[str, Any]:
 def _entry(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     levels = entries[0]["per_level"]
     rows = {s: _over([e["per_level"][s]["mean"] for e in entries]) for s in levels}
-    return {**_over([e["mean"] for e in entries]), "per_level": rows}
+    weighted = _over([e["sample_weighted"]["mean"] for e in entries])
+    return {**_over([e["mean"] for e in entries]), "sample_weighted": weighted, "per_level": rows}
 
 
 def _style(arm: str) -> str | None:
