@@ -103,6 +103,7 @@ def experts(
 
 
 def one_stage(b: Bootstrap, name: str, data: TrainingSet, flops: float, **how: Any) -> StackedDenoiser:
-    """`experts`, stacked."""
+    """`experts`, stacked, with the Gaussian of the data among them; of a mixture, that of the full samples."""
     composite = how.get("composite") or b.no_views(data.prior)
-    return b.stack(name, data, composite, experts(b, name, data, flops, **how))
+    known = b.full_training_set() if data.train.masked else data
+    return b.stack(name, data, composite, {**experts(b, name, data, flops, **how), **b.gaussian(name, known)})

@@ -66,7 +66,10 @@ def msm(b: Bootstrap, flops: float) -> Denoiser:
     views = {}
     for name, own in tasks.items():
         found = {task.name: b.train(replace(task, training=training)) for task in own}
-        views[name] = b.problem.views[name].view, b.stack(f"msm-{name}", own[0].data, own[0].composite, found)
+        views[name] = (
+            b.problem.views[name].view,
+            b.stack(f"msm-{name}", own[0].data, own[0].composite, {**found, **b.gaussian(f"msm-{name}", own[0].data)}),
+        )
     composite = CompositeDenoiser(views, b.full_training_set().prior, b.levels).to(b.device)
     return CoverageWeighted(composite).to(b.device).eval()
 
