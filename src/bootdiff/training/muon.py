@@ -98,14 +98,19 @@ def hidden_matrices(model: nn.Module) -> list[Matrix]:
 
 
 def orthogonalizer(gram: Tensor) -> Tensor:
-    """P of this file for A_0 = ``gram`` (k, r, r), symmetric, with singular values of X in [0, 1]; float32."""
-    product = gram  # replaced in the first step
+    """P of this file for A_0 = ``gram`` (k, r, r) of trace 1 or 0, float32; A_0 is overwritten."""
+    # In few places of memory: stacks of small matrices are read and written from the cache.
+    product, p, spare = gram.new_empty(3, *gram.shape)
     for i in range(_STEPS):
-        p = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
-        p.diagonal(dim1=1, dim2=2).add_(_A)
-        product = torch.bmm(p, product) if i else p
+        step = p if i else product
+        torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C, out=step)
+        step.diagonal(dim1=1, dim2=2).add_(_A)
+        if i:
+            torch.bmm(step, product, out=spare)
+            product, spare = spare, product
         if i < _STEPS - 1:
-            gram = torch.bmm(torch.bmm(p, gram), p)
+            torch.bmm(step, gram, out=spare)
+            torch.bmm(spare, step, out=gram)
     return product
 
 
@@ -154,7 +159,7 @@ class Muon:
         if not weights:
             return
         torch._foreach_copy_(updates, [weight.grad for weight in weights if weight.grad is not None])
-        self._momentum.mul_(self.momentum).add_(self._update)
+        torch.add(self._update, self._momentum, alpha=self.momentum, out=self._momentum)
         self._update.add_(self._momentum, alpha=self.momentum)
         for i, kept in resting.items():
             self.momenta[i].copy_(kept)
