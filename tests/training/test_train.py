@@ -494,7 +494,7 @@ def test_a_compiled_network_trains_alike_goes_on_and_leaves_no_trace_in_files(ru
 
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend=counting))
-    options = {"steps": 12, "evaluate_every": 6, "log_every": 4}
+    options = {"steps": 12, "evaluate_every": 6, "log_every": 4, "optimizer": "muon"}
     plain, compiled = run.stage("plain"), run.stage("compiled")
     options["model"] = Wrapped()
     del options["model"].net[2]  # dropout is drawn otherwise in compiled code

@@ -66,9 +66,17 @@ def hidden_matrices(model: nn.Module) -> list[Matrix]:
 
     Where the sample enters and leaves cannot be read off a module, and is guessed from its structure: it enters by the
     first convolution, or, where there is none, by the first of the dense layers that are nested least; it leaves by the
-    last of all layers that are nested least (by the very last, where that is the one it enters by).  Left to AdamW are
-    also embeddings, norms, biases and all other vectors, convolutions in groups (several small maps, not one), weights
-    that are reparametrized, shared with an embedding, or frozen.
+    last of all layers that are nested least (by the very last, where that is the one it enters by).  The net `Linear` is
+    the one of bootdiff's for which that errs: its `gain` is left out in place of its `first`, which serves it better.
+
+    Layers of the noise level are among them: digits of 16 x 16, held-out loss after 300 steps of 16, two seeds,
+
+                   AdamW alone     Muon            Muon, without the layers of the noise level
+        unet       0.469 0.503     0.374 0.414     0.383 0.416
+        local      0.320 0.321     0.276 0.272     0.279 0.281
+
+    Left to AdamW are embeddings, norms, biases and all other vectors, convolutions in groups (several small maps, not
+    one), and weights that are reparametrized, shared with an embedding, or frozen.
     """
     layers: list[tuple[int, nn.Module, Matrix]] = []
     seen = {id(m._parameters.get("weight")) for m in model.modules() if isinstance(m, nn.Embedding)}
