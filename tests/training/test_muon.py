@@ -167,6 +167,15 @@ def test_the_order_in_memory_makes_no_difference_and_stays(shape, layout):
     torch.testing.assert_close(-weight.detach(), plain, rtol=0, atol=1e-5)
 
 
+def test_a_matrix_whose_columns_lie_one_after_the_other():
+    gradient = randn(6, 9)
+    weight = nn.Parameter(torch.zeros(9, 6).T)
+    weight.grad = gradient.clone()
+    Muon([Matrix(weight)], 0.0).step(1.0)
+    (expected,) = moved(gradient)
+    torch.testing.assert_close(-weight.detach(), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(10, 6, 3, 3), (6, 30, 4)])
 def test_a_transposed_convolution_is_the_matrix_of_its_outputs(shape):
     gradient = randn(*shape)

@@ -66,8 +66,9 @@ def hidden_matrices(model: nn.Module) -> list[Matrix]:
 
     Where the sample enters and leaves cannot be read off a module, and is guessed from its structure: it enters by the
     first convolution, or, where there is none, by the first of the dense layers that are nested least; it leaves by the
-    last of all layers that are nested least (by the very last, where that is the one it enters by).  The net `Linear` is
-    the one of bootdiff's for which that errs: its `gain` is left out in place of its `first`, which serves it better.
+    last of all layers that are nested least (by the very last, where that is the one it enters by).  Of bootdiff's nets
+    that errs for `Linear`: its `gain` is left out in place of its `first`, which serves it better (same digits: 0.54
+    and 0.53; the other way round 0.65 and 0.65; AdamW alone 0.67 and 0.67).
 
     Layers of the noise level are among them: digits of 16 x 16, held-out loss after 300 steps of 16, two seeds,
 
