@@ -80,18 +80,19 @@ def train(stage, *, checkpoint_every=5, log_every=7, **changes):
         return fit(options.pop("model"), options.pop("objective"), options.pop("batches"), stage, how, **options)
 
 
-def main(path):
+def main(path, optimizer):
     """One of several processes of the toy training without dropout, which each process draws for itself."""
     accelerator = Accelerator(cpu=True)
     model = network()
     del model[2]
     rank, world = accelerator.process_index, accelerator.num_processes
     with Run.open(path, "seed: 3", main=accelerator.is_main_process) as run:
-        train(run.stage("toy"), model=model, batches=Batches(8, rank, world), accelerator=accelerator, lr=1e-2)
+        how = {"lr": 1e-2, "optimizer": optimizer}
+        train(run.stage("toy"), model=model, batches=Batches(8, rank, world), accelerator=accelerator, **how)
         final, _ = load_tensors(run.stage("toy") / "final.safetensors")
         assert all(torch.equal(value, final[name]) for name, value in model.state_dict().items())
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

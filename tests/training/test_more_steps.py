@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.errors import BootdiffError
 from bootdiff.training.checkpoint import load_weights
+from bootdiff.training.muon import Matrix, Muon
 from bootdiff.training.optim import learning_rate
 from bootdiff.training.run import Run, load_tensors
 from bootdiff.training.state import snapshot_path, step_seed
@@ -39,13 +40,17 @@ def crash_at(step):
 
 
 def reference(model, how, start=0):
-    """The training of ``how`` from step ``start`` on, written out: AdamW begins there, model and average are ``model``.
+    """The training of ``how`` from step ``start`` on, written out: its optimizers begin there, model and average are
+    ``model``.
 
     Returns the average. Bit by bit: the same operations in the same order.
     """
     average = copy.deepcopy(model)
     params, averages = list(model.parameters()), list(average.parameters())
-    optimizer = torch.optim.AdamW(params, lr=how.lr, weight_decay=how.weight_decay, fused=True)
+    hidden = [model[3].weight] if how.optimizer == "muon" else []
+    others = [p for p in params if all(p is not weight for weight in hidden)]
+    optimizer = torch.optim.AdamW(others, lr=how.lr, weight_decay=how.weight_decay, fused=True)
+    muon = Muon([Matrix(weight) for weight in hidden], how.momentum, how.weight_decay)
     stream = Batches().stream(start)
     for t in range(start, how.steps):
         # The counter of the first step takes operations apart, and the parts round otherwise.
@@ -53,12 +58,13 @@ def reference(model, how, start=0):
         with torch.random.fork_rng(devices=[]), counter:
             torch.default_generator.manual_seed(step_seed(3 + 1, t))  # dropout
             loss = objective(model, next(stream), torch.Generator().manual_seed(step_seed(3, t))).mean()
-            optimizer.zero_grad()
+            model.zero_grad()
             loss.backward()
         if how.clip is not None:
             nn.utils.clip_grad_norm_(params, how.clip, foreach=True)
         optimizer.param_groups[0]["lr"] = learning_rate(t, how, start)
         optimizer.step()
+        muon.step(learning_rate(t, how, start, how.muon_lr))
         with torch.no_grad():
             torch._foreach_lerp_(averages, params, 1 - min(how.ema, (1 + t) / (10 + t)))
     return average
@@ -76,6 +82,8 @@ def same_bits(one, other):
         {"schedule": "cosine", "warmup": 7, "lr": 1e-2},
         {"weight_decay": 0.1, "clip": 0.3, "ema": 0.6},
         {"clip": None, "lr": 1e-2, "steps": 33},
+        {"optimizer": "muon", "schedule": "linear", "warmup": 7, "momentum": 0.8},
+        {"optimizer": "muon", "weight_decay": 0.1, "clip": 0.3, "muon_lr": 0.1},
     ],
 )
 def test_a_training_is_the_loop_written_out_bit_by_bit(run, changes):
@@ -84,10 +92,10 @@ def test_a_training_is_the_loop_written_out_bit_by_bit(run, changes):
     assert same_bits(model, reference(network(), settings(**changes)))
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_a_complete_training_goes_on_from_its_average(run, schedule):
-    """Model and average begin at final.safetensors, AdamW begins again at step 60, and so does its warmup."""
-    how = {"schedule": schedule, "warmup": 5, "lr": 1e-2}
+@pytest.mark.parametrize(("schedule", "optimizer"), [("constant", "adamw"), ("cosine", "adamw"), ("linear", "muon")])
+def test_a_complete_training_goes_on_from_its_average(run, schedule, optimizer):
+    """Model and average begin at final.safetensors, the optimizer begins again at step 60, and so does its warmup."""
+    how = {"schedule": schedule, "optimizer": optimizer, "warmup": 5, "lr": 1e-2}
     stage, model = run.stage("toy"), network()
     train(stage, model=model, **how)
     ended = copy.deepcopy(model)

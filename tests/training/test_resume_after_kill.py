@@ -4,7 +4,8 @@ It is trained for 60 steps, and then, complete, for 90: going on is killed just 
 
 A warmed-up process forks one child per attempt, so an attempt costs no imports. Each child runs the same call; it is
 killed a random moment after a random number of steps, so also while it writes a row, a snapshot or a checkpoint. A step
-begins only when it is told to: however busy the machine is, no attempt comes further than one checkpoint.
+begins only when it is told to: however busy the machine is, no attempt comes further than one checkpoint.  With Muon
+there is the state of two optimizers to keep.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ KILLS = {60: 40, 90: 15}
 """At most, for each number of steps in turn."""
 EVERY = 3
 """Steps from checkpoint to checkpoint: 60 steps take 20 attempts or more, 30 more another 10."""
-HOW = {"log_every": 2, "evaluate_every": 4, "checkpoint_every": EVERY}
+HOW = {"optimizer": "muon", "log_every": 2, "evaluate_every": 4, "checkpoint_every": EVERY}
 
 
 def attempt(path, steps):

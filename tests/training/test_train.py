@@ -193,7 +193,7 @@ def test_training_leaves_torch_and_the_handlers_of_signals_as_they_were(run):
         ({"lr": 0.0}, "lr must be greater than 0"),
         ({"ema": 1.0}, "ema must be less than 1"),
         ({"clip": 0.0}, "clip must be greater than 0"),
-        ({"schedule": "linear"}, "schedule must be one of constant, cosine; got 'linear'"),
+        ({"schedule": "step"}, "schedule must be one of constant, linear, cosine; got 'step'"),
         ({"model": nn.Identity()}, "no parameter"),
         ({"objective": lambda m, b, g: objective(m, b, g).mean()}, r"must return \(b,\) losses"),
     ],
@@ -439,7 +439,8 @@ def test_defaults_alone_train(run):
 # --- two processes
 
 
-def test_two_processes_get_what_one_gets(run, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_get_what_one_gets(run, tmp_path, optimizer):
     """Two processes as torchrun starts them (it sets these variables), with gloo."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -449,12 +450,13 @@ def test_two_processes_get_what_one_gets(run, tmp_path):
         "WORLD_SIZE": "2",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, training_toy.__file__, str(tmp_path / "two")]
+    command = [sys.executable, training_toy.__file__, str(tmp_path / "two"), optimizer]
     ranks = [subprocess.Popen(command, env=shared | {"RANK": r, "LOCAL_RANK": r}) for r in "01"]
     assert [rank.wait(timeout=100) for rank in ranks] == [0, 0]
     model = network()
     del model[2]
-    one, two = train(run.stage("toy"), model=model, lr=1e-2), Run.read(tmp_path / "two").stage("toy")
+    one = train(run.stage("toy"), model=model, lr=1e-2, optimizer=optimizer)
+    two = Run.read(tmp_path / "two").stage("toy")
     assert two.info["ledger"]["processes"] == 2
     assert two.info["ledger"]["flops"] == one.ledger["flops"]
     for ours, theirs in zip(two.metrics(), one.history, strict=True):
@@ -492,7 +494,7 @@ def test_a_compiled_network_trains_alike_goes_on_and_leaves_no_trace_in_files(ru
 
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend=counting))
-    options = {"steps": 12, "evaluate_every": 6, "log_every": 4}
+    options = {"steps": 12, "evaluate_every": 6, "log_every": 4, "optimizer": "muon"}
     plain, compiled = run.stage("plain"), run.stage("compiled")
     options["model"] = Wrapped()
     del options["model"].net[2]  # dropout is drawn otherwise in compiled code

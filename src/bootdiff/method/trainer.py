@@ -43,9 +43,6 @@ from bootdiff.views import to_config
 
 __all__ = ["Task", "Trainer", "with_earlier_costs"]
 
-# Settings that change the speed of a training, not its result; its steps are a part of their own.
-_SPEED = ("workers", "checkpoint_seconds", "steps")
-
 
 def with_earlier_costs(ledger: dict[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The ledger of a training with what was spent before it, on the same network.
@@ -222,7 +219,8 @@ class Trainer:
     def description(self, task: Task) -> dict[str, Any]:
         """All that a training's result depends on beside other stages and its steps, as a whole: JSON-able."""
         network = task.network.resolve(task.data.prior.shape, self.root.problem.shape)
-        training = {k: v for k, v in asdict(task.training).items() if k not in _SPEED}
+        # Steps are a part of their own.
+        training = {k: v for k, v in task.training.recorded().items() if k != "steps"}
         composite = {"views": {n: to_config(v) for n, v in task.composite.views.items()}}
         expert = {
             "class": getattr(task.expert, "__name__", str(task.expert)), "anchor": task.anchor,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
 
 from bootdiff.noise import LogNormal
 from bootdiff.settings import Doc, Ge, Gt, Lt, check
@@ -21,11 +21,16 @@ class TrainingSettings:
 
     steps: Annotated[int, Ge(1), Doc("optimizer steps")] = 2000
     batch: Annotated[int, Ge(1), Doc("samples per step, over all processes")] = 32
+    optimizer: Annotated[
+        Literal["muon", "adamw"], Doc("muon: Muon for hidden matrices and convolutions, AdamW for the rest")
+    ] = "adamw"
     lr: Annotated[float, Gt(0), Doc("learning rate of AdamW")] = 1e-3
-    warmup: Annotated[int, Ge(0), Doc("steps over which the learning rate rises; at most steps")] = 100
-    schedule: Annotated[Literal["constant", "cosine"], Doc("learning rate after that")] = "cosine"
+    muon_lr: Annotated[float, Gt(0), Doc("learning rate of Muon")] = 0.02
+    momentum: Annotated[float, Ge(0), Lt(1), Doc("momentum of Muon")] = 0.95
+    warmup: Annotated[int, Ge(0), Doc("steps over which the learning rates rise; at most steps")] = 100
+    schedule: Annotated[Literal["constant", "linear", "cosine"], Doc("learning rates after that")] = "cosine"
     ema: Annotated[float, Ge(0), Lt(1), Doc("decay of the weights' running average per step")] = 0.999
-    weight_decay: Annotated[float, Ge(0), Doc("weight decay of AdamW")] = 0.0
+    weight_decay: Annotated[float, Ge(0), Doc("weight decay, per learning rate")] = 0.0
     clip: Annotated[float | None, Gt(0), Doc("largest norm of the gradient; null: no bound")] = 1.0
     noise: Annotated[LogNormal, Doc("noise levels drawn in training")] = field(default_factory=LogNormal)
     evaluate_every: Annotated[int, Ge(1), Doc("steps between held-out losses (and snapshots)")] = 100
@@ -36,3 +41,10 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def recorded(self) -> dict[str, Any]:
+        """What the result depends on, as JSON: with AdamW alone, nothing of Muon's, so that older runs go on."""
+        without = {"checkpoint_seconds", "workers"}
+        if self.optimizer == "adamw":
+            without |= {"optimizer", "muon_lr", "momentum"}
+        return {name: value for name, value in asdict(self).items() if name not in without}

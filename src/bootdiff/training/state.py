@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bootdiff.errors import BootdiffError
 from bootdiff.training.device import make_accelerator
 from bootdiff.training.memory import forget_peak, peak_memory
+from bootdiff.training.muon import hidden_matrices
 from bootdiff.training.optim import Optimizer
 from bootdiff.training.run import StageDir
 from bootdiff.training.settings import TrainingSettings
@@ -43,8 +43,6 @@ LOG_EVERY = 50
 """Steps between rows of metrics.jsonl; several processes agree on stopping and checkpoints that often."""
 
 _NOTHING = contextlib.nullcontext()
-# What a training is not the less the same for.
-_HOW = ("checkpoint_seconds", "workers")
 
 
 class Interrupted(BootdiffError):
@@ -94,7 +92,7 @@ class Counts:
     """What a checkpoint holds beside tensors."""
 
     step: int = 0
-    began: int = 0  # step at which AdamW began
+    began: int = 0  # step at which the optimizer began
     total: float = 0.0  # sum of the losses since the last row, so that resumed rows are the same
     count: int = 0
     best: dict[str, list[float]] = field(default_factory=dict)  # held-out key -> [step, loss]
@@ -146,7 +144,8 @@ class TrainingState:
         self.ema_model = copy.deepcopy(model).eval().requires_grad_(False)
         averages = dict(self.ema_model.named_parameters())
         self.averages: list[Tensor] = [averages[name] for name in named]
-        self.optimizer = Optimizer(self.params, self.averages, settings, accelerator.scaler)
+        matrices = hidden_matrices(self.model)
+        self.optimizer = Optimizer(self.params, self.averages, settings, accelerator.scaler, matrices)
         self.counts = Counts()
         self.saved_step: int | None = None
         dtype = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
@@ -170,8 +169,7 @@ class TrainingState:
     @property
     def recorded(self) -> dict[str, Any]:
         """The settings that the result depends on, as JSON."""
-        settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in _HOW}
-        return settings | {"seed": self.seed, "keep": self.keep}
+        return self.settings.recorded() | {"seed": self.seed, "keep": self.keep}
 
     # the step
 
@@ -357,8 +355,11 @@ class TrainingState:
     def _diverged(self, what: str, step: int) -> None:
         saved = self.saved_step
         good = "no checkpoint was written yet" if saved is None else f"the checkpoint of step {saved} is intact"
+        rates = f"{self.settings.lr:g}"
+        if self.settings.optimizer == "muon":
+            rates += f", of Muon {self.settings.muon_lr:g}"
         raise Diverged(
             f"stage {self.stage.name}, step {step}: the {what} became NaN or infinite ({good} in {self.stage.path}). "
-            f"Try a lower learning rate (now {self.settings.lr:g}), a longer warmup, a smaller gradient clip (now "
+            f"Try a lower learning rate (now {rates}), a longer warmup, a smaller gradient clip (now "
             f"{self.settings.clip}), and check the data for extreme values; take a new run directory."
         )
