@@ -140,7 +140,7 @@ def test_networks_start_at_a_model(tmp_path):
     views = fit(init={"residual": start, "small": start}, training=still)
     assert isinstance(views, bd.Denoiser)
     assert "no network of the form" in said(init={"full": WHITE})
-    assert "known: full, residual, oracle, small" in said(init={"fulll": start})
+    assert "known: full, visible, residual, oracle, small" in said(init={"fulll": start})
 
 
 def test_a_module_that_is_there_is_a_template():

@@ -16,6 +16,7 @@ from bootdiff.denoise import Denoiser, IsotropicGaussian, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.guidance import GuidedDenoiser
 from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.gaussian import GaussianDenoiser
 from bootdiff.method.losses import LossModule
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
@@ -107,6 +108,7 @@ CASES = {
     "video": lambda: alone(VideoUNet, shape=(1, 3, 9, 7), classes=4),
     "local video": lambda: alone(shape=(1, 3, 9, 7)),
     "classes": lambda: alone(UNet, classes=4),
+    "gaussian": lambda: GaussianDenoiser((1, 8, 8), 5),
     "no views": lambda: CompositeDenoiser({}, white(), LEVELS),
     "crops": lambda: viewed(crop=Crop((4, 4), stride=2)),
     "mask": lambda: viewed(mask=Mask(box=(2, 2, 3, 3)), small=Downsample(4)),

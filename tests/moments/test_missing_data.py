@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bootdiff.forecast import missing_data
+from bootdiff.moments import missing_data
 from bootdiff.moments.missing_data import available, completed
 
 LEVELS = (0.05, 0.2, 0.8)

@@ -12,7 +12,17 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr, Tag, create_model, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    Tag,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
 from bootdiff.nets.build import BACKBONES, net_of, options_of
 from bootdiff.nets.network import BuiltIn, DiffusersNetwork, Network, OwnNetwork, default_networks
@@ -75,6 +85,11 @@ class NetSpec(Block):
         description="noise levels it is trained at, in every part; null: those of training. Networks that are stacked "
         "can divide the levels",
     )
+
+    @model_serializer(mode="wrap")
+    def _only_used(self, handler: Any) -> dict[str, Any]:
+        # Recipes of earlier runs are written without this key, and must read the same.
+        return {key: value for key, value in handler(self).items() if key != "noise" or value is not None}
 
     def network(self) -> Network:
         """The network, to be built for samples of any shape."""
