@@ -40,7 +40,7 @@ from bootdiff.method.settings import (
     ViewSettings,
 )
 from bootdiff.method.stages import Bootstrap
-from bootdiff.nets.network import Network, as_network, default_networks
+from bootdiff.nets.network import Network, as_network, default_networks, divided
 from bootdiff.noise import LEVELS
 from bootdiff.serialization import save
 from bootdiff.training.device import make_accelerator
@@ -219,15 +219,15 @@ def _settings(
 
 def _networks(networks: Any, axes: int) -> dict[str, Network]:
     if networks is None:
-        return default_networks(axes)
+        return divided(default_networks(axes))
     if isinstance(networks, Mapping):
         if not networks:
             raise ValueError("networks: give at least one, or leave them out")
-        return {str(name): as_network(network) for name, network in networks.items()}
+        return divided({str(name): as_network(network) for name, network in networks.items()})
     return {networks if isinstance(networks, str) else "own": as_network(networks)}
 
 
 def _distillation(given: DistillationSettings | None) -> DistillationSettings:
     if given is None or given.networks is None:
         return given or DistillationSettings()
-    return replace(given, networks={name: as_network(network) for name, network in given.networks.items()})
+    return replace(given, networks=_networks(given.networks, 0))

@@ -28,7 +28,9 @@ from bootdiff.nets import (
     default_networks,
 )  # fmt: skip
 from bootdiff.nets.build import options_of
+from bootdiff.nets.network import NOISE, divided
 from bootdiff.nets.own import input_channels
+from bootdiff.noise import LogNormal
 from bootdiff.settings import doc_of
 from bootdiff.spec import decode, encode
 from net_calls import C_NOISE, noise
@@ -405,3 +407,15 @@ def test_a_network_says_what_it_must():
 
     with pytest.raises(TypeError, match="build"):
         Half()
+
+
+def test_a_unet_and_a_local_net_that_are_stacked_divide_the_noise_levels_unless_they_say_so_themselves():
+    both = divided({"a": BuiltIn("unet"), "b": BuiltIn("local"), "c": BuiltIn("mlp")})
+    assert [network.noise for network in both.values()] == [NOISE["unet"], NOISE["local"], None]
+    assert NOISE["local"].mean < NOISE["unet"].mean
+    assert divided({"a": BuiltIn("local"), "b": BuiltIn("mlp")})["a"].noise is None
+    own = LogNormal(0.0, 1.0)
+    said = divided({"a": BuiltIn("unet", noise=own), "b": BuiltIn("local")})
+    assert (said["a"].noise, said["b"].noise) == (own, NOISE["local"])
+    assert said["a"].resolve((1, 16, 16), (1, 16, 16)).noise == own
+    assert divided({"a": as_network(nn.Linear), "b": BuiltIn("local")})["b"].noise is None

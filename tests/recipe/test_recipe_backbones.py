@@ -6,7 +6,10 @@ import pytest
 
 from bootdiff.errors import BootdiffError
 from bootdiff.nets import BACKBONES, default_networks
+from bootdiff.nets.network import NOISE
+from bootdiff.noise import LogNormal
 from bootdiff.recipe.backbones import SPECS, default_backbones
+from bootdiff.recipe.build import method_settings
 from bootdiff.recipe.schema import load_recipe_text
 
 SHAPES = [(6,), (2, 40), (1, 512), (3, 16, 16), (1, 3, 12, 12), (1, 2, 32, 32)]
@@ -92,3 +95,18 @@ def test_sizes_are_checked():
     for text in ("{unet: {kind: unet, patch: 0}}", "{local: {kind: local, width: wide}}"):
         with pytest.raises(BootdiffError, match="must be auto or a whole number of at least 1"):
             load_recipe_text(MINIMAL + f"backbones: {text}\n")
+
+
+def test_noise_levels_of_a_network_are_its_own_and_else_divided():
+    text = "simulate: {pool: {path: digits}, full: 20}\nviews: {v: {view: {kind: downsample, factor: 2}%s}}\n"
+    recipe = load_recipe_text(
+        text % "" + "backbones: {unet: {kind: unet, noise: {mean: 0.5, std: 0.7}}, local: auto}\n"
+    )
+    networks = method_settings(recipe, (1, 8, 8)).networks
+    assert networks["unet"].noise == LogNormal(0.5, 0.7)
+    assert networks["local"].noise == NOISE["local"]
+    settings = method_settings(load_recipe_text(text % ", backbone: unet"), (1, 8, 8))
+    assert settings.networks["unet"].noise == NOISE["unet"]
+    assert settings.views["v"].networks["unet"].noise is None  # alone, it is trained at all levels
+    with pytest.raises(BootdiffError, match=r"backbones\.unet\.noise\.std"):
+        load_recipe_text(text % "" + "backbones: {unet: {kind: unet, noise: {std: 0}}, local: auto}\n")

@@ -9,6 +9,8 @@ DiffusersNetwork("DiTTransformer2DModel", {...})    a model class of diffusers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -18,8 +20,10 @@ from bootdiff.nets.builtin import BuiltIn
 from bootdiff.nets.contract import Network, NetworkError, check_network
 from bootdiff.nets.diffusers_net import DiffusersNetwork
 from bootdiff.nets.own import AdaptedInput, OwnNetwork, TemplateNetwork
+from bootdiff.noise import LogNormal
 
 __all__ = [
+    "NOISE",
     "AdaptedInput",
     "BuiltIn",
     "DiffusersNetwork",
@@ -30,6 +34,7 @@ __all__ = [
     "as_network",
     "check_network",
     "default_networks",
+    "divided",
 ]
 
 
@@ -51,6 +56,26 @@ def as_network(value: Any) -> Network:
         f"a network is a name ({', '.join(BACKBONES)}), a torch module, or a class or function f(c_in, c_out) that "
         f"makes one; got {value!r}"
     )
+
+
+NOISE = {"unet": LogNormal(-0.2, 1.1), "local": LogNormal(-1.9, 1.0)}
+"""Noise levels of networks that are stacked: what is fine is decided by neighbours, at low noise; what is where, above.
+
+Chosen on held-out images (docs/regularization.md)."""
+
+
+def divided(networks: Mapping[str, Network]) -> dict[str, Network]:
+    """The same networks, stacked: where a UNet and a local net are among them, they divide the noise levels.
+
+    Those that say at which levels they are trained keep them, and so does a network of one kind alone.
+    """
+    kinds = {network.kind for network in networks.values() if isinstance(network, BuiltIn)}
+    if not kinds.issuperset(NOISE):
+        return dict(networks)
+    return {
+        name: replace(n, noise=NOISE[n.kind]) if isinstance(n, BuiltIn) and n.kind in NOISE and n.noise is None else n
+        for name, n in networks.items()
+    }
 
 
 def default_networks(axes: int) -> dict[str, Network]:

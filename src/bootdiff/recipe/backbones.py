@@ -82,8 +82,8 @@ class NetSpec(Block):
     kind: str
     noise: Noise | None = Field(
         None,
-        description="noise levels it is trained at, in every part; null: those of training. Networks that are stacked "
-        "can divide the levels",
+        description="noise levels it is trained at, in every part; null: those of training, but where a unet and a "
+        "local are stacked, the middle ones for the unet and the low ones for the local",
     )
 
     @model_serializer(mode="wrap")

@@ -30,6 +30,7 @@ from bootdiff.method.problem import (
     with_common_classes,
 )
 from bootdiff.method.settings import PARTS, DistillationSettings, MethodSettings, ViewSettings
+from bootdiff.nets.network import divided
 from bootdiff.recipe.blocks import Data, ViewSpec
 from bootdiff.recipe.nesting import location, walk
 from bootdiff.recipe.open_model import as_view, open_pretrained
@@ -203,7 +204,7 @@ def method_settings(recipe: Recipe, shape: Sequence[int]) -> MethodSettings:
     recipe = recipe.with_defaults_for(shape)
 
     def networks(blocks: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: block.network() for name, block in blocks.items()}
+        return divided({name: block.network() for name, block in blocks.items()})
 
     def view(name: str) -> ViewSettings:
         spec = recipe.views[name]
