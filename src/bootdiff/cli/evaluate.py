@@ -19,6 +19,14 @@ def evaluate(
         str | None,
         typer.Option(help="auto, classifier, autoencoder, or the path of a network. Default: the recipe's."),
     ] = None,
+    ceilings: Annotated[
+        bool,
+        typer.Option(
+            "--ceilings",
+            help="Also measure what each view can bring at most: trains its networks again, on what the full samples "
+            "show of it, for no more steps than full_only's.",
+        ),
+    ] = False,
 ) -> None:
     """Measure a run's models: denoising loss, FID, KID, copies.
 
@@ -27,10 +35,16 @@ def evaluate(
 
     bootdiff evaluate runs/mine
     bootdiff evaluate runs/mine --samples 5000 --features inception.ts
+    bootdiff evaluate runs/mine --ceilings
     """
     from bootdiff.cli.compare import assess_run, print_results
     from bootdiff.cli.console import Console
 
     screen = Console()
-    assess_run(run, arm or (), samples, features, screen)
+    found = None
+    if ceilings:
+        from bootdiff.cli.ceilings import measure
+
+        found = measure(run, screen)
+    assess_run(run, arm or (), samples, features, screen, found)
     print_results(run, screen)
