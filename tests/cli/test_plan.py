@@ -86,7 +86,21 @@ def test_a_ceiling_is_said_apart_and_in_words_where_the_estimate_reaches_it():
     assert at_most(gain(150, 210, 300), ceiling(340)).startswith("at most about 340 if ")
     for same in (340, 350, 300):
         assert at_most(gain(150, 340, 400), ceiling(same)).startswith("which is as much as if ")
-    assert at_most(gain(150, 6400, 6400), ceiling(6400, beyond=True)).startswith("at most more than 6,400 if ")
+    assert at_most(gain(150, 6400, 6400), ceiling(6400, beyond=True)).startswith("more than 6,400 if ")
+
+
+def test_two_views_are_summed_up_together_and_one_is_not_said_twice(tmp_path):
+    _, both = planned(written(tmp_path), "--no-costs")
+    assert len(both["forecast"]["kept"]) == 2
+    assert both["summary"].startswith(f"Together {', '.join(both['forecast']['kept'])} carry ")
+    assert " full samples" in both["summary"]
+    views = {"halves": yaml.safe_load(TINY)["views"]["halves"]}
+    _, one = planned(written(tmp_path, views=views), "--no-costs")
+    assert one["summary"].startswith("halves lowers the loss by ")
+    for report in (one, both):
+        found = report["forecast"]["ceiling"]
+        assert 0 < found["share"] <= 1
+        assert f"{found['nats']:,.3g} nats" in report["summary"]
 
 
 def test_what_was_not_read_is_said(tmp_path, monkeypatch):

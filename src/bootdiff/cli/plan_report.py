@@ -81,7 +81,8 @@ def at_most(gain: Gain, ceiling: Ceiling, what: str = "the view's law were") -> 
     """The ceiling beside the estimate, in words where the two coincide (both have errors, and either may be higher)."""
     if not ceiling.beyond and gain.mean_samples >= _SAME * ceiling.samples:
         return f"which is as much as if {what} known exactly (to second order): more files would add little"
-    return f"at most {_ceiling(ceiling)} if {what} known exactly (to second order)"
+    most = "more than" if ceiling.beyond else "at most about"
+    return f"{most} {ceiling.samples:,.0f} if {what} known exactly (to second order)"
 
 
 def _ceiling(ceiling: Ceiling) -> str:
@@ -114,15 +115,22 @@ def summary(found: Forecast) -> str:
     if not found.kept:
         return "No view is worth its training: train on the full samples alone."
     gain, files = found.together, sum(found.views[name].count for name in found.kept)
-    laws = "the view's law were" if len(found.kept) == 1 else "the views' laws were"
-    base = sum(found.full_only) / len(found.levels)
+    lower = (
+        f"the loss by {gain.mean:.4f} of {sum(found.full_only) / len(found.levels):.4f} (mean over the noise levels)"
+    )
+    if len(found.kept) == 1:  # its own sentence says the rest
+        text = f"{found.kept[0]} lowers {lower}. Its exact law"
+    else:
+        most = at_most(gain, found.ceiling, "the views' laws were")
+        text = (
+            f"Together {', '.join(found.kept)} carry {100 * _carries(found.share, found)[0]:.0f} % of what can be "
+            f"known; they lower {lower} and are worth {worth(gain, files)} beside the {found.count}, {most}. "
+            "Such laws"
+        )
+    bits = found.ceiling.nats / math.log(2) / math.prod(found.shape)
     return (
-        f"Together {', '.join(found.kept)} carry {100 * _carries(found.share, found)[0]:.0f} % of what can be known; "
-        f"they lower the loss by {gain.mean:.4f} of {base:.4f} (mean over the noise levels) and are worth "
-        f"{worth(gain, files)} beside the {found.count}, {at_most(gain, found.ceiling, laws)}. "
-        f"That would be {100 * found.ceiling.share:.0f} % of what everything known would save, "
-        f"{found.ceiling.nats:,.3g} nats "
-        f"({found.ceiling.nats / math.log(2) / math.prod(found.shape):.3g} bits per dimension)."
+        f"{text} would save {found.ceiling.nats:,.3g} nats ({bits:.3g} bits per dimension), "
+        f"{100 * found.ceiling.share:.0f} % of what everything known would."
     )
 
 
