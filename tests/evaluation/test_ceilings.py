@@ -99,6 +99,15 @@ def test_shares_are_of_the_runs_own_integrals():
     assert "the run got 100 % of it" in said[-1]
 
 
+def test_the_learning_curve_is_not_read_beyond_the_oracle():
+    levels, base = [0.1, 0.4, 1.6], IsotropicGaussian(SHAPE, [0.0], 1.0)
+    losses = arms(full_only=0.5, bootdiff=0.4, oracle=0.3)
+    gap = information(losses, levels, base, "full_only", "oracle")["nats"]
+    found = against_run({"small": view(1.5 * gap)}, losses, levels, base, 100, 10_000)
+    assert found["views"]["small"]["equivalent_samples"] is None
+    assert "150 % of what everything in full saves: the oracle has not learned all" in sentences(found)[0]
+
+
 def test_what_is_not_known_is_not_said():
     levels, base = [0.1, 0.4, 1.6], IsotropicGaussian(SHAPE, [0.0], 1.0)
     losses = arms(full_only=0.5, bootdiff=0.4)
@@ -107,6 +116,7 @@ def test_what_is_not_known_is_not_said():
     assert found["views"]["small"]["share_of_gap"] is None
     assert not any("everything in full" in text or "full samples would" in text for text in sentences(found))
     assert against_run({"small": view(3.0)}, arms(views_only=0.4), levels, base, 100)["run"] is None
+    assert "other: no ceiling, it has no files." in sentences(found | {"not_measured": {"other": "it has no files"}})
     nothing = against_run({"small": view(0.1)}, losses, levels, base, 100)
     assert nothing["run"]["share"] is None
     assert "no share" in sentences(nothing)[-1]

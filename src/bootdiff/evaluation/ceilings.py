@@ -61,7 +61,7 @@ def equivalent_samples(share: float, count: int, everything: int) -> float:
     >>> round(equivalent_samples(0.5, 100, 10_000)), round(equivalent_samples(1.0, 100, 10_000))
     (900, 9900)
     """
-    return float(count * (everything / count) ** min(max(share, 0.0), 1.0) - count)
+    return float(count * (everything / count) ** share - count)
 
 
 def against_run(
@@ -83,7 +83,8 @@ def against_run(
     Returns:
         {"views": {view: `ceiling` and "share_of_gap", "equivalent_samples"}, "together": {"least", "sum" (nats),
         "share_of_gap", "equivalent_samples" (of the sum)}, "run": R as `information` gives it and "share" = R / sum,
-        "gap": G}. None: an arm that is not there, a gap or ceilings that are not above 0 by two standard errors.
+        "gap": G}. None: an arm that is not there, a gap or ceilings that are not above 0 by two standard errors, and full samples beyond the
+        oracle's.
     """
     run = gap = None
     if {"full_only", "bootdiff"} <= set(losses):
@@ -93,7 +94,8 @@ def against_run(
 
     def shares(nats: float) -> dict[str, Any]:
         share = nats / gap["nats"] if gap is not None and gap["nats"] > 2 * gap["stderr"] else None
-        worth = None if share is None or everything is None else equivalent_samples(share, count, everything)
+        known = share is not None and share < 1 and everything is not None  # the curve ends at the oracle
+        worth = equivalent_samples(share, count, everything) if known else None
         return {"share_of_gap": share, "equivalent_samples": worth}
 
     # a ceiling below 0 is an error of measurement, or files of another law: such a view brings nothing

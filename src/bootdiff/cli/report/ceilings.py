@@ -49,5 +49,7 @@ def _worth(found: Mapping[str, Any]) -> str:
     if found["share_of_gap"] is None:
         return ""
     text = f", {100 * found['share_of_gap']:.0f} % of what everything in full saves"
+    if found["share_of_gap"] >= 1:
+        return f"{text}: the oracle has not learned all that its samples hold"
     worth = found["equivalent_samples"]
     return text if worth is None else f"{text}, as about {worth:,.0f} more full samples would"
