@@ -83,8 +83,8 @@ def against_run(
     Returns:
         {"views": {view: `ceiling` and "share_of_gap", "equivalent_samples"}, "together": {"least", "sum" (nats),
         "share_of_gap", "equivalent_samples" (of the sum)}, "run": R as `information` gives it and "share" = R / sum,
-        "gap": G}. None: an arm that is not there, a gap or ceilings that are not above 0 by two standard errors, and full samples beyond the
-        oracle's.
+        "gap": G}. None: an arm that is not there, a gap or ceilings that are not above 0 by two standard errors, full
+        samples beyond the oracle's.
     """
     run = gap = None
     if {"full_only", "bootdiff"} <= set(losses):
@@ -94,8 +94,9 @@ def against_run(
 
     def shares(nats: float) -> dict[str, Any]:
         share = nats / gap["nats"] if gap is not None and gap["nats"] > 2 * gap["stderr"] else None
-        known = share is not None and share < 1 and everything is not None  # the curve ends at the oracle
-        worth = equivalent_samples(share, count, everything) if known else None
+        worth = None
+        if share is not None and share < 1 and everything is not None:  # the curve ends at the oracle
+            worth = equivalent_samples(share, count, everything)
         return {"share_of_gap": share, "equivalent_samples": worth}
 
     # a ceiling below 0 is an error of measurement, or files of another law: such a view brings nothing
