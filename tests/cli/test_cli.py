@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -256,6 +257,43 @@ def test_evaluate_measures_what_arms_measured(tmp_path, trained):
     assert after["samples"]["bootdiff"]["features"] in result.stdout.replace("\n", " ")
     (trained.run / "metrics.json").write_text(json.dumps(before))
     assert "no trained arm" in refused("evaluate", trained.run, "--arm", "best")
+
+
+def test_ceilings_are_measured_by_stages_of_the_run(tmp_path, trained):
+    run = tmp_path / "run"
+    shutil.copytree(trained.run, run)
+    result = call("evaluate", run, "--ceilings")
+    assert result.exit_code == 0, result.output
+    metrics, stages = read(run / "metrics.json"), run / "stages"
+    found = metrics["ceilings"]
+    assert list(found["views"]) == ["thumbnails", "halves"]
+    assert found["views"]["halves"]["full"] == 20
+    assert found["together"]["sum"] == sum(max(v["nats"], 0) for v in found["views"].values())
+    assert found["run"]["of"] == "full_only"
+    assert found["gap"]["than"] == "oracle"
+    table = (run / "table.md").read_text()
+    for name in found["views"]:
+        assert f"\n{name}: its law, learned from " in table
+        assert (stages / f"ceiling-{name}-local" / "done.json").is_file()
+    assert "bootdiff saves" in table
+    # they are no cost of an arm
+    assert not any(stage.startswith("ceiling") for arm in metrics["ledger"]["arms"].values() for stage in arm["stages"])
+    # again: nothing is trained but what is missing, and the figures are the same
+    shutil.rmtree(stages / "ceiling-halves-local")
+    again = call("evaluate", run, "--ceilings", "--arm", "full_only", "--arm", "bootdiff")
+    assert "ceiling-halves-local: held-out" in again.stdout
+    assert "ceiling-thumbnails-local: held-out" not in again.stdout
+    after = read(run / "metrics.json")["ceilings"]
+    assert after["gap"] is None
+    for name, view in found["views"].items():
+        assert after["views"][name]["nats"] == pytest.approx(view["nats"])
+
+
+def test_ceilings_need_the_views_denoisers(monkeypatch, trained):
+    from bootdiff.cli import ceilings
+
+    monkeypatch.setattr(ceilings, "saved_arms", lambda folder: ["full_only"])
+    assert "has none yet" in refused("evaluate", trained.run, "--ceilings")
 
 
 # --- recipe, demo, help ---

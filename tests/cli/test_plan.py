@@ -11,9 +11,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from bootdiff.cli.plan import _by_recording
-from bootdiff.cli.plan_report import span
+from bootdiff.cli import plan as plan_verb
+from bootdiff.cli.plan import _by_recording, files_read
+from bootdiff.cli.plan_report import at_most, span, worth
 from bootdiff.data.dataset import Span
+from bootdiff.forecast.ceiling import Ceiling
+from bootdiff.forecast.cross_validation import Gain
+from bootdiff.recipe.build import build_problem
+from bootdiff.recipe.schema import load_recipe
 from cli_calls import TINY, call, refused
 
 
@@ -40,6 +45,7 @@ def test_a_plan_says_what_views_are_worth_and_cost(tmp_path):
         assert all(0 <= s <= 1 for s in view["share"])
         assert report["words"][name] in said
         assert ("keep it" in report["words"][name]) == (view["verdict"] == "keep")
+        assert view["ceiling"]["nats"] >= 0
         cost = report["costs"][name]
         assert cost["flops"] > 0
         assert cost["seconds"] > 0
@@ -51,6 +57,62 @@ def test_a_plan_says_what_views_are_worth_and_cost(tmp_path):
     assert ET.parse(tmp_path / "plan" / "plan.svg").getroot().tag.endswith("svg")
     # nothing was trained
     assert {p.name for p in (tmp_path / "plan").iterdir()} == {"plan.json", "plan.png", "plan.svg"}
+
+
+def gain(low, middle, high):
+    return Gain([0.5], [0.1], [0.01], [True], 0.1, 0.01, [middle], middle, (low, high))
+
+
+def ceiling(samples, *, beyond=False):
+    return Ceiling([0.4], [0.2], 3.0, samples, beyond, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("found", "files", "words"),
+    [
+        (gain(150, 210, 300), 1872, "about 210 full samples (90 %: 150 to 300)"),
+        (gain(1872, 1872, 1872), 1872, "1,872 full samples, one for each file (more is not counted)"),
+        (gain(900, 1872, 1872), 1872, "about 1,872 full samples, one for each file (90 %: 900 or more)"),
+        (gain(900, 1000, 1872), 1872, "about 1,000 full samples (90 %: 900 or more)"),
+        (gain(9.6, 10, 10.4), 1872, "about 10 full samples"),
+        (gain(0, 0, 0), 1872, "about 0 full samples"),
+    ],
+)
+def test_an_interval_is_only_said_where_it_is_one(found, files, words):
+    assert worth(found, files) == words
+
+
+def test_a_ceiling_is_said_apart_and_in_words_where_the_estimate_reaches_it():
+    assert at_most(gain(150, 210, 300), ceiling(340)).startswith("at most about 340 if ")
+    for same in (340, 350, 300):
+        assert at_most(gain(150, 340, 400), ceiling(same)).startswith("which is as much as if ")
+    assert at_most(gain(150, 6400, 6400), ceiling(6400, beyond=True)).startswith("more than 6,400 if ")
+
+
+def test_two_views_are_summed_up_together_and_one_is_not_said_twice(tmp_path):
+    _, both = planned(written(tmp_path), "--no-costs")
+    assert len(both["forecast"]["kept"]) == 2
+    assert both["summary"].startswith(f"Together {', '.join(both['forecast']['kept'])} carry ")
+    assert " full samples" in both["summary"]
+    views = {"halves": yaml.safe_load(TINY)["views"]["halves"]}
+    _, one = planned(written(tmp_path, views=views), "--no-costs")
+    assert one["summary"].startswith("halves lowers the loss by ")
+    for report in (one, both):
+        found = report["forecast"]["ceiling"]
+        assert 0 < found["share"] <= 1
+        assert f"{found['nats']:,.3g} nats" in report["summary"]
+
+
+def test_what_was_not_read_is_said(tmp_path, monkeypatch):
+    recipe = written(tmp_path)
+    whole = files_read(build_problem(load_recipe(recipe)))
+    assert all(n == of for n, of in whole.values())
+    monkeypatch.setattr(plan_verb, "_FILES", 40)
+    said, report = planned(recipe, "--no-costs")
+    of = whole["thumbnails"][1]
+    assert f"Of {of} files of `thumbnails` 40 were read" in said.replace("\n", " ")
+    assert report["files"]["thumbnails"] == {"read": 40, "of": of}
+    assert report["forecast"]["views"]["thumbnails"]["count"] == 40
 
 
 def test_a_view_of_other_data_is_told_to_be_left_out(tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.distributions.exact import Gaussian
+from bootdiff.method import left_out
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.stages import Bootstrap
 from bootdiff.method.validation import SampleSet, Validator
@@ -94,9 +95,21 @@ def test_without_news_bootdiff_is_full_only(tmp_path, accelerator, monkeypatch):
     none = torch.zeros(len(recipe.levels), 1, dtype=torch.float64)
     monkeypatch.setattr(Bootstrap, "_screening", lambda self, composite: Weights(none, none[:, 0], none, 0.0, 0.0))
     with Run.open(tmp_path / "run", recipe.dump(place=False), materials.fingerprint()) as run:
-        b = bootstrap(recipe, materials, run, accelerator)
+        said: list[str] = []
+        b = bootstrap(recipe, materials, run, accelerator, log=said.append)
         mine, full = b.denoiser("bootdiff"), b.denoiser("full_only")
         assert not b.denoiser("views_only").views
+        assert left_out.recorded(run) == {"small": "small: left out, it adds nothing to what the full samples teach"}
+        assert left_out.recorded(run)["small"] in said
+        # the same where the view's network still improved in its last steps
+        for k, row in enumerate(rows := [r for r in run.metrics("view-small-local") if "heldout" in r]):
+            row["heldout"] = {"1": 0.5 - 0.1 * k}
+        monkeypatch.setattr(run, "metrics", lambda stage=None: rows)
+        (run.stages / "screening" / left_out.FILE).unlink()
+        bootstrap(recipe, materials, run, accelerator, log=said.append).denoiser("views_only")
+        assert said[-1] == left_out.recorded(run)["small"]
+        assert "view-small-local by 20.0 %" in said[-1]
+        assert "train it longer" in said[-1]
     x, sigma = torch.randn(5, *materials.shape), torch.tensor([0.05, 0.2, 0.8, 3.0, 20.0])
     assert torch.equal(mine(x, sigma), full(x, sigma))
     assert not (tmp_path / "run" / "stages" / "residual-local").exists()

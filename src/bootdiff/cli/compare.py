@@ -2,7 +2,7 @@
 
 A run gets
     metrics.json            everything that is printed, and more (`evaluation.evaluate.write_metrics`)
-    table.md                the table of losses
+    table.md                the table of losses; why views were left out; what they can bring at most, where measured
     losses.png levels.png   loss curves; loss per noise level against full-only training
     samples.png             samples of the arms beside real ones; samples/<arm>.png (and .gif of videos) of each
     samples/<arm>.safetensors   the samples themselves (images in 8 bits), so that they are not drawn twice
@@ -14,7 +14,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import yaml
 from torch import Tensor
 
 from bootdiff.cli.console import Console
+from bootdiff.cli.report import ceilings as ceiling_report
 from bootdiff.cli.report import curves, images, tables
 from bootdiff.cli.report.metadata import DataInfo
 from bootdiff.cli.session import (
@@ -37,9 +38,10 @@ from bootdiff.cli.session import (
 from bootdiff.data import Dataset, kind_of, measure
 from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.errors import BootdiffError
-from bootdiff.evaluation import costs, evaluate
+from bootdiff.evaluation import ceilings, costs, evaluate
 from bootdiff.evaluation.features import Features, load_features
 from bootdiff.evaluation.sample_quality import long_range, sample_quality
+from bootdiff.method import left_out
 from bootdiff.method.plan import plan
 from bootdiff.method.problem import Problem, in_memory
 from bootdiff.method.validation import SampleSet
@@ -47,6 +49,7 @@ from bootdiff.recipe.build import build_problem, method_settings
 from bootdiff.recipe.schema import Recipe
 from bootdiff.sampling import classes_of, sample
 from bootdiff.training.files import atomic_write_json, atomic_write_text, load_tensors, read_json, save_tensors
+from bootdiff.training.run import Run
 
 __all__ = [
     "Assessment",
@@ -79,6 +82,7 @@ class Assessment:
     device: torch.device
     samples: int | None = None
     features: str | None = None
+    ceilings: Mapping[str, Any] | None = None
 
     @property
     def reference(self) -> Dataset:
@@ -128,7 +132,12 @@ def assess(a: Assessment) -> dict[str, Any]:
         *tables.information(nats),
     )  # fmt: skip
     a.screen.show(tables.costs(cost), tables.stages(a.costs))
-    atomic_write_text(a.folder / "table.md", evaluate.markdown_table(losses) + "\n")
+    left = left_out.recorded(Run.read(a.folder))
+    most = _ceilings(a, by_sample, levels, base)
+    said = [f"{text}." for text in left.values()] + ([] if most is None else ceiling_report.sentences(most))
+    for text in said:
+        a.screen.print(text)
+    atomic_write_text(a.folder / "table.md", "\n\n".join([evaluate.markdown_table(losses), *said]) + "\n")
     if len(losses) > 1:
         curves.level_curves(losses, a.folder / "levels.png")
     kind = kind_of(a.problem.shape)
@@ -145,13 +154,25 @@ def assess(a: Assessment) -> dict[str, Any]:
     return evaluate.write_metrics(
         a.folder / "metrics.json", table=losses, levels=levels, count=len(a.reference), evaluated_on=a.evaluated_on,
         seed=a.recipe.seed, recipe=yaml.safe_load(a.recipe.dump(absolute=False)), gap=gap, information=nats,
-        samples=quality, long_range=far, ledger={"stages": dict(a.costs), "arms": cost},
+        ceilings=most, left_out=left, samples=quality, long_range=far,
+        ledger={"stages": dict(a.costs), "arms": cost},
     )  # fmt: skip
 
 
 def _base(a: Assessment) -> IsotropicGaussian:
     found = measure(a.problem.full)
     return IsotropicGaussian(a.problem.shape, found["mean"], found["sigma_data"]).to(a.device)
+
+
+def _ceilings(
+    a: Assessment, losses: Mapping[str, Tensor], levels: Sequence[float], base: IsotropicGaussian
+) -> dict[str, Any] | None:
+    """The measured ceilings beside the arms."""
+    if a.ceilings is None:
+        return None
+    everything = None if a.problem.oracle is None else len(a.problem.oracle)
+    found = ceilings.against_run(a.ceilings["views"], losses, levels, base, len(a.problem.full), everything)
+    return found | {"not_measured": a.ceilings["not_measured"]}
 
 
 def _on_device(a: Assessment, source: Dataset) -> SampleSet:
@@ -291,10 +312,19 @@ def compare_seeds(
 
 
 def assess_run(
-    folder: Path, arms: Sequence[str], samples: int | None, features: str | None, screen: Console
+    folder: Path,
+    arms: Sequence[str],
+    samples: int | None,
+    features: str | None,
+    screen: Console,
+    ceilings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """`assess` for the trained arms of a run on disk (or only those given); raises as `open_assessment`."""
-    return assess(open_assessment(folder, arms, samples, features, screen))
+    """`assess` for the trained arms of a run on disk (or only those given); raises as `open_assessment`.
+
+    Args:
+        ceilings: by `cli.ceilings.measure`, to be written with the rest.
+    """
+    return assess(replace(open_assessment(folder, arms, samples, features, screen), ceilings=ceilings))
 
 
 def open_assessment(

@@ -32,6 +32,14 @@ def evaluate(
         str | None,
         typer.Option(metavar="LEVELS", help="The noise levels between the ranges. Default: 0.1,0.4,1,3."),
     ] = None,
+    ceilings: Annotated[
+        bool,
+        typer.Option(
+            "--ceilings",
+            help="Also measure what each view can bring at most: trains its networks again, on what the full samples "
+            "show of it, for no more steps than full_only's.",
+        ),
+    ] = False,
 ) -> None:
     """Measure a run's models: denoising loss, FID, KID, copies.
 
@@ -41,6 +49,7 @@ def evaluate(
     bootdiff evaluate runs/mine
     bootdiff evaluate runs/mine --samples 5000 --features inception.ts
     bootdiff evaluate runs/mine --swap oracle
+    bootdiff evaluate runs/mine --ceilings
     """
     from bootdiff.cli.compare import assess_run, print_results
     from bootdiff.cli.console import Console
@@ -48,11 +57,18 @@ def evaluate(
 
     screen = Console()
     if swap is not None:
+        if ceilings:
+            raise BootdiffError("--swap only tells where samples are lost: leave out --ceilings, or call it by itself")
         swap_run(run, arm or (), swap, boundaries(swap_at), samples, features, screen)
         return
     if swap_at is not None:
         raise BootdiffError(
             "--swap-at divides the noise levels for --swap: name the arm to swap with, as --swap oracle"
         )
-    assess_run(run, arm or (), samples, features, screen)
+    found = None
+    if ceilings:
+        from bootdiff.cli.ceilings import measure
+
+        found = measure(run, screen)
+    assess_run(run, arm or (), samples, features, screen, found)
     print_results(run, screen)

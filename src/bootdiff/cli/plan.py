@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bootdiff.recipe.build import ViewData
     from bootdiff.recipe.schema import Recipe
 
-__all__ = ["forecast_of", "plan"]
+__all__ = ["files_read", "forecast_of", "plan"]
 
 _FILES, _VALUES = 20_000, 2**26  # of a view that are read, at most
 _FULL = 2_000
@@ -38,7 +38,8 @@ def plan(
     """Estimate what each view is worth, before training.
 
     Fits a Gaussian to the full samples, alone and with the views' files, and evaluates it on held-out full samples: at
-    which noise levels each view helps, how many full samples it is worth, whether to train it, and what it costs.
+    which noise levels each view helps, how many full samples it is worth, and at most if its law were known exactly,
+    whether to train it, and what it costs.
     Takes a minute or two; trains nothing.
 
     bootdiff plan mine.yaml
@@ -66,6 +67,10 @@ def plan(
     advice = {name: plan_report.advice(view, found) for name, view in found.views.items()}
     for name, text in advice.items():
         screen.print(text, "green" if found.views[name].keep else "yellow")
+    counts = files_read(problem)
+    for name, (count, of) in counts.items():
+        if count < of:
+            screen.print(plan_report.read(name, count, of))
     unknown = [name for name in problem.views if name not in found.views]
     for name in unknown:
         screen.print(f"`{name}` comes with a model and without files: it cannot be assessed before it is tried")
@@ -76,7 +81,7 @@ def plan(
     report = {
         "recipe": loaded.name, "seed": loaded.seed, "forecast": asdict(found), "words": advice,
         "summary": plan_report.summary(found), "costs": prices, "trainings": [vars(row) for row in rows],
-        "without_files": unknown,
+        "without_files": unknown, "files": {name: {"read": n, "of": of} for name, (n, of) in counts.items()},
     }  # fmt: skip
     atomic_write_json(folder / "plan.json", report)
     screen.print(f"The numbers are in {folder / 'plan.json'}, the figure is {folder / 'plan.png'}")
@@ -117,6 +122,21 @@ def forecast_of(recipe: Recipe, problem: Problem, progress: Callable[[float], No
         raise BootdiffError(f"plan: {error}") from None
 
 
+def files_read(problem: Problem) -> dict[str, tuple[int, int]]:
+    """How many files of each view, and of "full" samples, are read for the forecast, and how many there are."""
+    full = (problem.full, problem.held_out)
+    found = {"full": (sum(min(len(source), _FULL) for source in full), sum(map(len, full)))}
+    return found | {
+        name: (min(len(v.train), _most(v)), len(v.train)) for name, v in problem.views.items() if v.train is not None
+    }
+
+
+def _most(data: ViewData) -> int:
+    """Files of a view that are read, at most."""
+    assert data.train is not None
+    return min(_FILES, max(2, _VALUES // max(1, data.train[0].x.numel())))
+
+
 def _view_moments(coordinates: Coordinates, views: dict[str, ViewData]) -> dict[str, ViewMoments]:
     from bootdiff.data.dataset import spaced_indices
     from bootdiff.moments.view_moments import ViewMoments
@@ -124,8 +144,7 @@ def _view_moments(coordinates: Coordinates, views: dict[str, ViewData]) -> dict[
     out = {}
     for name, data in views.items():
         assert data.train is not None
-        size = max(1, len(data.train[0].x.flatten()))
-        x, _, mask = data.train.batch(spaced_indices(len(data.train), min(_FILES, max(2, _VALUES // size))))
+        x, _, mask = data.train.batch(spaced_indices(len(data.train), _most(data)))
         view = data.through
         x = x.mul_(view.scale)
         out[name] = ViewMoments.of(coordinates, view, x if mask is None else x * mask, mask)

@@ -1,4 +1,9 @@
-"""A forecast for people: a sentence for each view, tables and a figure."""
+"""A forecast for people: a sentence for each view, tables and a figure.
+
+What a view is worth has an estimate with a 90 % interval, both at most the number of its files (a file is worth one
+full sample at most), and a ceiling: what its exact second-order law would be worth, however many files there were
+(`forecast.ceiling`). The ceiling is no end of the interval, and is said apart.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 from bootdiff.cli.console import clock, number
 from bootdiff.cli.report.figures import COLOURS, new_figure, write_figure
 from bootdiff.cli.report.tables import plain_table
+from bootdiff.forecast.ceiling import Ceiling
+from bootdiff.forecast.cross_validation import Gain
 from bootdiff.forecast.forecast import Forecast, ViewForecast
 
 if TYPE_CHECKING:
     from bootdiff.cli.costs import Cost
 
-__all__ = ["advice", "costs_of_views", "draw", "span", "summary", "tables"]
+__all__ = ["advice", "at_most", "costs_of_views", "draw", "read", "span", "summary", "tables", "worth"]
+
+_SAME = 0.95  # share of the ceiling from which an estimate counts as the ceiling
 
 
 def advice(view: ViewForecast, found: Forecast) -> str:
@@ -34,12 +43,17 @@ def advice(view: ViewForecast, found: Forecast) -> str:
     if view.verdict == "redundant":
         return f"`{view.name}` adds nothing to {others}: leave it out"
     if view.verdict == "nothing":
-        return f"`{view.name}` adds nothing measurable with {found.count} full samples: leave it out"
+        return (
+            f"`{view.name}` adds nothing measurable with {found.count} full samples: leave it out (the exact "
+            f"second-order law of the view would be worth {_ceiling(view.ceiling)} full samples)"
+        )
     share, least = _carries(view.share, found)
     beside = f" beside {others}" if others else ""
+    alone = f"{worth(view.alone, view.count)}, {at_most(view.alone, view.ceiling)}"
     return (
         f"`{view.name}` carries {100 * share:.0f} % of what can be known at sigma >= {least:g}: keep it. It helps"
-        f"{beside} at sigma {span(found.levels, view.added.helps)}; alone it is worth {_samples(view)} full samples"
+        f"{beside} at sigma {span(found.levels, view.added.helps)}. Alone, "
+        f"{view.count:,} files of it are worth {alone}"
     )
 
 
@@ -51,11 +65,37 @@ def _carries(share: Sequence[float], found: Forecast) -> tuple[float, float]:
     return (part / total if total > 0 else 0.0), found.levels[first]
 
 
-def _samples(view: ViewForecast) -> str:
-    gain = view.alone
-    low, high = gain.interval
-    most = " at most" if high >= view.count else ""
-    return f"{gain.mean_samples:,.0f} ({low:,.0f} to {high:,.0f}{most})"
+def worth(gain: Gain, files: float) -> str:
+    """The estimate in full samples, with its 90 % interval; `files` is the most that is counted."""
+    low, middle, high = (f"{v:,.0f}" for v in (gain.interval[0], gain.mean_samples, gain.interval[1]))
+    if low == middle == high:
+        if gain.mean_samples >= files > 0:
+            return f"{middle} full samples, one for each file (more is not counted)"
+        return f"about {middle} full samples"
+    spread = f"{low} or more" if gain.interval[1] >= files else f"{low} to {high}"
+    each = ", one for each file" if gain.mean_samples >= files else ""
+    return f"about {middle} full samples{each} (90 %: {spread})"
+
+
+def at_most(gain: Gain, ceiling: Ceiling, what: str = "the view's law were") -> str:
+    """The ceiling beside the estimate, in words where the two coincide (both have errors, and either may be higher)."""
+    if not ceiling.beyond and gain.mean_samples >= _SAME * ceiling.samples:
+        return f"which is as much as if {what} known exactly (to second order): more files would add little"
+    most = "more than" if ceiling.beyond else "at most about"
+    return f"{most} {ceiling.samples:,.0f} if {what} known exactly (to second order)"
+
+
+def _ceiling(ceiling: Ceiling) -> str:
+    return f"{'more than' if ceiling.beyond else 'about'} {ceiling.samples:,.0f}"
+
+
+def read(name: str, count: int, of: int) -> str:
+    """What was subsampled.
+
+    >>> read("thumbnails", 5000, 20000)
+    'Of 20,000 files of `thumbnails` 5,000 were read, evenly spaced: the forecast is of these'
+    """
+    return f"Of {of:,} files of `{name}` {count:,} were read, evenly spaced: the forecast is of these"
 
 
 def span(levels: Sequence[float], on: Sequence[bool]) -> str:
@@ -74,13 +114,23 @@ def summary(found: Forecast) -> str:
     """The kept views together."""
     if not found.kept:
         return "No view is worth its training: train on the full samples alone."
-    gain = found.together
-    low, high = gain.interval
-    base = sum(found.full_only) / len(found.levels)
+    gain, files = found.together, sum(found.views[name].count for name in found.kept)
+    lower = (
+        f"the loss by {gain.mean:.4f} of {sum(found.full_only) / len(found.levels):.4f} (mean over the noise levels)"
+    )
+    if len(found.kept) == 1:  # its own sentence says the rest
+        text = f"{found.kept[0]} lowers {lower}. Its exact law"
+    else:
+        most = at_most(gain, found.ceiling, "the views' laws were")
+        text = (
+            f"Together {', '.join(found.kept)} carry {100 * _carries(found.share, found)[0]:.0f} % of what can be "
+            f"known; they lower {lower} and are worth {worth(gain, files)} beside the {found.count}, {most}. "
+            "Such laws"
+        )
+    bits = found.ceiling.nats / math.log(2) / math.prod(found.shape)
     return (
-        f"Together {', '.join(found.kept)} carry {100 * _carries(found.share, found)[0]:.0f} % of what can be known; "
-        f"they lower the loss by {gain.mean:.4f} of {base:.4f} (mean over the noise levels) and are worth "
-        f"{gain.mean_samples:,.0f} ({low:,.0f} to {high:,.0f}) full samples beside the {found.count}."
+        f"{text} would save {found.ceiling.nats:,.3g} nats ({bits:.3g} bits per dimension), "
+        f"{100 * found.ceiling.share:.0f} % of what everything known would."
     )
 
 
@@ -93,16 +143,16 @@ def tables(found: Forecast, costs: Mapping[str, Mapping[str, float]]) -> list[An
 
     overview = plain_table(
         f"What each view is worth, forecast from {found.count} full samples and the views' files",
-        "view", "files", "verdict", "helps at sigma", "full samples (90 %)", "left over", "shared", "fit",
+        "view", "files", "verdict", "helps at sigma", "full samples (90 %)", "at most", "left over", "shared", "fit",
         "FLOPs", "x full_only", "time",
     )  # fmt: skip
     for name, view in found.views.items():
         cost = costs.get(name)
-        low, high = view.alone.interval
         overview.add_row(
             name, f"{view.count:,}", "keep" if view.keep else f"leave out: {view.verdict}",
             span(found.levels, view.added.helps if view.keep else view.alone.helps),
-            f"{view.alone.mean_samples:,.0f} ({low:,.0f}-{high:,.0f})", bits(view.left_over), bits(view.shared),
+            _cell(view), _ceiling_cell(view),
+            bits(view.left_over), bits(view.shared),
             "-" if view.fit is None else f"{view.fit[0]:.2f}",
             *(("", "", "") if cost is None else
               (number(cost["flops"]), f"{cost['ratio']:.2f}" if cost["ratio"] else "-", clock(cost["seconds"]))),
@@ -121,11 +171,25 @@ def tables(found: Forecast, costs: Mapping[str, Mapping[str, float]]) -> list[An
     for view in found.views.values():
         if view.verdict == "dissimilar":
             levels.add_row(f"loss, with {view.name}", *(f"{x:.4f}" for x in view.alone.loss), style="dim")
-    note = "left over, shared: bits per dimension. 1 = the loss with only mean and variance known."
+    note = (
+        "at most: full samples, if the view's second-order law were known exactly. left over, shared: bits per "
+        "dimension. 1 = the loss with only mean and variance known."
+    )
     between = found.total_correlation
     if len(found.kept) > 1 and between is not None:
         note += f" The kept views share {between:,.3g} nats ({bits(between)})."
     return ["", overview, levels, note]
+
+
+def _cell(view: ViewForecast) -> str:
+    low, middle, high = (f"{v:,.0f}" for v in (view.alone.interval[0], view.alone.mean_samples, view.alone.interval[1]))
+    return middle if low == middle == high else f"{middle} ({low}-{high})"
+
+
+def _ceiling_cell(view: ViewForecast) -> str:
+    if view.verdict == "dissimilar":  # the ceiling is that of the full samples' view, and its files are not of it
+        return "-"
+    return f"{'> ' if view.ceiling.beyond else ''}{view.ceiling.samples:,.0f}"
 
 
 def costs_of_views(rows: Sequence[Cost], names: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -197,6 +197,7 @@ def information(
     of: str = "views_only",
     than: str = "bootdiff",
     confidence: float = 0.95,
+    sizes: Tensor | None = None,
 ) -> dict[str, Any]:
     """Information that the denoiser `than` captures and `of` does not, in nats: a truncated I-MMSE integral.
 
@@ -206,10 +207,11 @@ def information(
     wider levels bring it closer.  It may be negative where `than` is the worse denoiser.
 
     Args:
-        losses: by `sample_losses`; of samples without masks.
+        losses: by `sample_losses`.
         levels: the noise levels of the losses, ascending, at least 2.
         base: the isotropic Gaussian base the losses are normalized by.
         confidence: of the interval, between 0 and 1.
+        sizes: coordinates of each sample that its mask shows, (n,); None: all.
 
     Returns:
         {"nats", "stderr" (over samples), "bits", "bits_per_dim", "dim", "confidence",
@@ -233,7 +235,8 @@ def information(
     if not 0 < confidence < 1:
         raise ValueError(f"information: the confidence must lie between 0 and 1, got {confidence}")
     dim = math.prod(base.shape)
-    density = dim * precondition(sigma, base.sigma_data).c_skip[:, None] * (losses[of] - losses[than])
+    seen: int | Tensor = dim if sizes is None else sizes
+    density = seen * precondition(sigma, base.sigma_data).c_skip[:, None] * (losses[of] - losses[than])
     nats = _mean(torch.trapezoid(density, sigma.log(), dim=0))
     mean, per_level = nats["mean"], density.mean(1)
     quadrature, count = _halving(per_level, sigma.log()), density.shape[1]
@@ -303,6 +306,8 @@ def write_metrics(
     recipe: Any = None,
     gap: Mapping[str, Any] | None = None,
     information: Mapping[str, Any] | None = None,
+    ceilings: Mapping[str, Any] | None = None,
+    left_out: Mapping[str, str] | None = None,
     samples: Mapping[str, Any] | None = None,
     long_range: Mapping[str, Any] | None = None,
     ledger: Mapping[str, Any] | None = None,
@@ -317,7 +322,8 @@ def write_metrics(
         evaluated_on: "test" or "held-out"; the latter is written with the warning that goes with it.
         seed, recipe: what the run was started with (the recipe as text or plain values).
         gap: by `gap_closed`; taken from the table where it is not given and the table has the arms for it.
-        information: by `information`.  samples, long_range: {arm: `quality.sample_quality`, `quality.long_range`}.
+        information: by `information`.  ceilings: by `ceilings.against_run`.  left_out: {view: why it has no part in
+            the run}.  samples, long_range: {arm: `quality.sample_quality`, `quality.long_range`}.
         ledger: by `evaluation.costs.costs`.
 
     Raises:
@@ -340,6 +346,8 @@ def write_metrics(
         "holdout_loss": {arm: dict(entry) for arm, entry in table.items()},
         "gap_closed": gap,
         "information": information,
+        "ceilings": ceilings,
+        "left_out": left_out,
         "samples": samples,
         "long_range": long_range,
         "ledger": ledger,

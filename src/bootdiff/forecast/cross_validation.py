@@ -24,12 +24,12 @@ from bootdiff.moments.moment_matching import impose
 from bootdiff.moments.shrinkage import Coordinates, Estimate, Sampled, shrunk
 from bootdiff.moments.view_moments import ViewMoments
 
-__all__ = ["Curve", "Gain", "Trials", "risks", "standard_error"]
+__all__ = ["ALPHAS", "WORTH", "Curve", "Gain", "Trials", "expected", "risks", "standard_error"]
 
 ALPHAS = (0.01, 0.07, 0.25, 0.5, 0.75, 0.92)
 _Z = 1.645  # 90 % interval
 _SURE = 2.0  # standard errors, as the recipe's gains.prune is by default
-_WORTH = 0.002  # share of the loss below which an improvement does not count
+WORTH = 0.002  # share of the loss below which an improvement does not count
 _DOUBLINGS = 8  # of the number of full samples, to find as good a full-only estimate
 _DRAWS = (4, 4, 2, 2)  # data sets drawn at the first of these numbers; then one
 
@@ -161,7 +161,7 @@ class Trials:
         with_, without = self.losses(names), self.losses(over)
         off = without - with_
         raw, stderr = off.mean(1), standard_error(off, self.folds)
-        helps = (torch.tensor(self.z(names, over)) > _SURE) & (raw > _WORTH * without.mean(1))
+        helps = (torch.tensor(self.z(names, over)) > _SURE) & (raw > WORTH * without.mean(1))
         on = torch.where(helps[:, None], off, 0.0).mean(0)
         return Gain(
             with_.mean(1).tolist(), raw.tolist(), stderr.tolist(), helps.tolist(), float(on.mean()),
@@ -178,6 +178,9 @@ class Curve:
         levels: noise levels.
         start: the first n: as many samples as the trials' estimates had.
         progress: called with the share that is done.
+
+    Attributes:
+        loss: (doublings + 1, levels). first: the data sets of the first n.
     """
 
     def __init__(self, truth: Estimate, coordinates: Coordinates, levels: Sequence[float], start: int,
@@ -188,7 +191,9 @@ class Curve:
         for k in range(_DOUBLINGS + 1):
             draws = _DRAWS[k] if k < len(_DRAWS) else 1
             found = [Sampled.drawn(coordinates, truth, start * 2**k, rng) for _ in range(draws)]
-            each = [[_expected(e, truth, coordinates, levels) for e in shrunk(coordinates, f, ALPHAS)] for f in found]
+            if k == 0:
+                self.first = found
+            each = [[expected(e, truth, coordinates, levels) for e in shrunk(coordinates, f, ALPHAS)] for f in found]
             points.append(torch.stack([torch.stack(one) for one in each]).mean(0).amin(0))
             progress((k + 1) / (_DOUBLINGS + 1))
         self.loss = torch.stack(points)
@@ -200,6 +205,13 @@ class Curve:
         spread = _Z * gain.mean_stderr
         low, middle, high = (self._samples(pooled, gain.mean + side * spread, most) for side in (-1, 0, 1))
         return replace(gain, samples=each, mean_samples=middle, interval=(low, high))
+
+    def samples(self, gain: Tensor, on: Tensor) -> tuple[float, bool]:
+        """Full samples more that lower the mean loss over the levels `on` by `gain`, and whether the curve ends before
+        (then as many as it has)."""
+        last = float(self.start * 2 ** (len(self.loss) - 1) - self.start)
+        found = self._samples(torch.where(on, self.loss, 0.0).mean(1), float(gain), last)
+        return found, found >= last
 
     def _samples(self, loss: Tensor, gain: float, most: float) -> float:
         """n' - n at which the curve has fallen by `gain`, along ln n between its points."""
@@ -214,7 +226,7 @@ class Curve:
         return most
 
 
-def _expected(estimate: Estimate, truth: Estimate, coordinates: Coordinates, levels: Sequence[float]) -> Tensor:
+def expected(estimate: Estimate, truth: Estimate, coordinates: Coordinates, levels: Sequence[float]) -> Tensor:
     """Loss of an estimate's denoiser under a distribution, (levels,)."""
     lam, U = torch.linalg.eigh(estimate.cov)
     within = ((truth.cov @ U) * U).sum(0) + ((truth.mean - estimate.mean) @ U).square()

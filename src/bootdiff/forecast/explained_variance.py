@@ -29,7 +29,7 @@ from torch import Tensor
 from bootdiff.moments.shrinkage import Coordinates, Estimate
 from bootdiff.moments.view_moments import ViewMoments
 
-__all__ = ["Shares", "between", "shared", "shares"]
+__all__ = ["Shares", "between", "nats", "shared", "shares"]
 
 _NUMBERS = 2**20  # values of full samples that are used, about
 _PROBES = 64
@@ -89,21 +89,25 @@ def shares(
         part.append([min(v, can) for v in alone.tolist()])
         together.append(min(max(float(h[on] @ root @ h[on]), 0.0), can))
 
-    def nats(explained: Sequence[float]) -> float:
-        units = [coordinates.unit(s) * d for s in levels]
-        energy = [u * (c - e) / s**2 for u, c, e, s in zip(units, known, explained, levels, strict=True)]
-        gamma = torch.tensor(levels, dtype=torch.float64).log() * -2
-        return abs(float(torch.trapezoid(torch.tensor(energy, dtype=torch.float64), gamma))) / 2
+    def left(explained: Sequence[float]) -> float:
+        off = torch.tensor([c - e for c, e in zip(known, explained, strict=True)], dtype=torch.float64)
+        return nats(off, coordinates, levels)
 
     columns = dict(zip(names, zip(*part, strict=True), strict=True))
     return Shares(
         known=known,
         each={name: _ratios(column, known) for name, column in columns.items()},
         together=_ratios(together, known),
-        left_over={name: nats(column) for name, column in columns.items()},
-        left_together=nats(together),
-        everything=nats([0.0] * len(levels)),
+        left_over={name: left(column) for name, column in columns.items()},
+        left_together=left(together),
+        everything=left([0.0] * len(levels)),
     )
+
+
+def nats(off: Tensor, coordinates: Coordinates, levels: Sequence[float]) -> float:
+    """1/2 int E d gamma over the noise levels; E, (levels,), in units of the isotropic Gaussian base's loss."""
+    units = torch.tensor([coordinates.unit(s) * coordinates.dim / s**2 for s in levels], dtype=torch.float64)
+    return abs(float(torch.trapezoid(units * off, torch.tensor(levels, dtype=torch.float64).log() * -2))) / 2
 
 
 def _probes(shape: tuple[int, ...]) -> Tensor:

@@ -7,7 +7,8 @@ The distribution is estimated from the full samples alone (`shrinkage`) and with
     what they explain, leave over   is measured with the denoisers of their own distributions, evaluated on full samples
                                     (`explained_variance`),
     the full samples they replace   are those that the full-only estimate would need in addition to be as good, if the
-                                    estimate from everything were the truth (`cross_validation.Curve`).
+                                    estimate from everything were the truth (`cross_validation.Curve`),
+    the most that they could be     is what their exact second-order laws would bring then (`ceiling`).
 
 Kept are the views without which the others are worse at some noise level, beyond chance; the least needed is dropped
 first. Training applies the same test to held-out samples (`method.stages`, screening): a view whose distribution is not
@@ -27,6 +28,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from bootdiff.forecast.ceiling import Ceiling, Ceilings
 from bootdiff.forecast.cross_validation import Curve, Gain, Trials, standard_error
 from bootdiff.forecast.explained_variance import between, shared, shares
 from bootdiff.moments.moment_matching import impose
@@ -43,8 +45,9 @@ class ViewForecast:
     """One view.
 
     Attributes:
-        count: its files.
+        count: its files that were read.
         alone: what it improves by itself. added: what it improves in addition to the other kept views.
+        ceiling: what its exact second-order law would improve by itself.
         share: of what can be known, per noise level.
         left_over: nats. shared: nats of mutual information with the rest; None for a view of several placements.
         fit: loss of the view's own distribution on the view of full samples, over its loss on itself, with standard
@@ -57,6 +60,7 @@ class ViewForecast:
     count: int
     alone: Gain
     added: Gain
+    ceiling: Ceiling
     share: list[float]
     left_over: float
     shared: float | None
@@ -77,7 +81,8 @@ class Forecast:
         count, shape: of the full samples; dense: dimension of the dense part of the distribution.
         full_only: loss of the full samples alone, held out, with standard errors.
         known: what can be known beyond the isotropic Gaussian base, in units of its loss.
-        together: what the kept views improve; share: of what can be known.
+        together: what the kept views improve; share: of what can be known. ceiling: what their exact second-order
+            laws would improve.
         left_over: nats; everything: nats that the isotropic Gaussian base leaves over; total_correlation: nats between
             kept views, None where they overlap or have several placements.
     """
@@ -92,6 +97,7 @@ class Forecast:
     views: dict[str, ViewForecast]
     kept: list[str]
     together: Gain
+    ceiling: Ceiling
     share: list[float]
     left_over: float
     everything: float
@@ -141,6 +147,7 @@ def forecast(
     everything = impose(start, [views[v] for v in kept])
     trained = max(1, round(len(trials.c) * (1 - 1 / trials.folds)))
     curve = Curve(everything, coordinates, levels, trained, lambda done: progress(0.7 + 0.15 * done))
+    ceilings = Ceilings(everything, coordinates, levels, curve)
     found = shares(full, views, kept, coordinates, levels, trials.losses(kept).mean(1).tolist())
     out = {}
     for name, moments in views.items():
@@ -153,14 +160,17 @@ def forecast(
             verdict = "dissimilar"
         out[name] = ViewForecast(
             name, round(moments.count), curve.valued(trials.gain([name]), moments.count),
-            curve.valued(trials.gain([*others, name], others), moments.count), found.each[name], found.left_over[name],
+            curve.valued(trials.gain([*others, name], others), moments.count),
+            ceilings.of([moments], trials.gain([name]).helps), found.each[name], found.left_over[name],
             shared(everything, moments, levels[0]), fit, verdict,
         )  # fmt: skip
+        progress(0.85 + 0.14 * len(out) / (len(views) + 1))
     together = curve.valued(trials.gain(kept), sum(views[v].count for v in kept))
+    ceiling = ceilings.of([views[v] for v in kept], together.helps)
     progress(1.0)
     return Forecast(
         levels, coordinates.shape, len(c), len(coordinates.kept), base.mean(1).tolist(),
-        standard_error(base, trials.folds).tolist(), found.known, out, kept, together, found.together,
+        standard_error(base, trials.folds).tolist(), found.known, out, kept, together, ceiling, found.together,
         found.left_together, found.everything, between(everything, [views[v] for v in kept], levels[0]),
     )  # fmt: skip
 

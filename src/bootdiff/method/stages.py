@@ -33,7 +33,7 @@ import torch
 from bootdiff.data import Subset, spaced_indices
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
-from bootdiff.method import regressions, snapshots
+from bootdiff.method import left_out, regressions, snapshots
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.distillation import Distillation, Pool, draw_pool, forward_cost
 from bootdiff.method.losses import ResidualObjective
@@ -78,11 +78,13 @@ class Bootstrap(Trainer):
         keys = [*self._view_keys(), self._keys[f"{self.prefix}full-stack"]]
         found = self.weights(f"{self.prefix}screening", list(views), lambda: self._screening(composite), keys)
         composite = composite.with_gains(found).to(self.device)
-        if not composite.views:
-            return composite
-        solve = partial(self._gains, composite)
-        gains = self.weights(f"{self.prefix}gains", list(composite.views), solve, self._view_keys())
-        return composite.with_gains(gains).to(self.device)
+        screened = set(composite.views)
+        if composite.views:
+            solve = partial(self._gains, composite)
+            gains = self.weights(f"{self.prefix}gains", list(composite.views), solve, self._view_keys())
+            composite = composite.with_gains(gains).to(self.device)
+        self._say_left_out(screened, set(composite.views))
+        return composite
 
     def _full_only(self) -> StackedDenoiser:
         """Stage 2."""
@@ -406,6 +408,24 @@ class Bootstrap(Trainer):
         train = data.train if self.outer is None else Subset(data.train, some)
         both = [in_memory(train, data.scale).to(self.device), data.samples]
         return regressions.gains(composite, both, how, self.levels, self.seed("gains"), data.tau)
+
+    def _say_left_out(self, screened: set[str], kept: set[str]) -> None:
+        """Tell why each view that is not kept has no part in it; `screened`: those that passed the screening."""
+
+        def words() -> dict[str, str]:
+            said = {}
+            for name in (name for name in self.problem.views if name not in kept):
+                networks = self.settings.views[name].networks if name in self._own_views() else ()
+                stages = [Stage("view", network, name, self.path).name for network in networks]
+                falling = {stage: left_out.still_improving(self.run.metrics(stage)) for stage in stages}
+                still = {stage: share for stage, share in falling.items() if share is not None}
+                said[name] = left_out.sentence(name, name not in screened, still)
+            return said
+
+        of = [self._keys.get(f"{self.prefix}{stage}") for stage in ("screening", "gains")] + [sorted(kept)]
+        stage = self.run.stage(f"{self.prefix}screening")
+        for text in self._store.get_or_compute(stage, left_out.FILE, words, of).values():
+            self.log(text)
 
     def _view_keys(self) -> list[str]:
         names = [f"{self.prefix}view-{name}-stack" for name in self.problem.views]

@@ -24,12 +24,12 @@ from bootdiff.moments.shrinkage import Estimate
 from bootdiff.moments.view_denoisers import positive
 from bootdiff.moments.view_moments import ViewMoments
 
-__all__ = ["impose", "target"]
+__all__ = ["impose", "pooled", "target"]
 
 
 def target(estimate: Estimate, view: ViewMoments) -> tuple[Tensor, Tensor, float]:
     """The view's mean (r,) and clean covariance (r, r) as they should be, shrunk toward `estimate`; the weight w."""
-    model_mean, model = _pooled(estimate, view)
+    model_mean, model = pooled(estimate, view)
     r, noise = view.size, view.tau**2
     if r == 0:
         return model_mean, model, 1.0
@@ -55,7 +55,7 @@ def impose(estimate: Estimate, views: Sequence[ViewMoments], sweeps: int = 2) ->
             if view.size == 0:
                 continue
             now = Estimate(mean, cov, estimate.rest, estimate.count)
-            model_mean, model = _pooled(now, view)
+            model_mean, model = pooled(now, view)
             wanted_mean, wanted, _w = target(now, view)
             carry = _transport(model, wanted) if len(view.rows) > 1 else None
             # placements overlap: each is moved from where it was before the first was
@@ -66,6 +66,15 @@ def impose(estimate: Estimate, views: Sequence[ViewMoments], sweeps: int = 2) ->
             for R, (to_mean, to) in zip(view.rows, goals, strict=True):
                 mean, cov = _moved(mean, cov, R, view.noise(R, estimate.floor), to_mean, to, partly=carry is not None)
     return Estimate(mean, cov, estimate.rest, estimate.count)
+
+
+def pooled(estimate: Estimate, view: ViewMoments) -> tuple[Tensor, Tensor]:
+    """Mean and clean covariance of the view's files under the estimate, pooled over its placements."""
+    means = view.rows @ estimate.mean + view.offset
+    mean = means.mean(0)
+    cov = sum(R @ estimate.cov @ R.T + view.noise(R, estimate.floor) for R in view.rows) / len(view.rows)
+    between = (means - mean).T @ (means - mean) / len(view.rows)
+    return mean, cov + between
 
 
 # --- details ---
@@ -86,15 +95,6 @@ def _moved(
     off = torch.linalg.solve_triangular(L, (to_mean - R @ mean)[:, None], upper=False)[:, 0]
     cov = cov + H.T @ (_both(L, to) - eye) @ H
     return mean + H.T @ off, (cov + cov.T) / 2
-
-
-def _pooled(estimate: Estimate, view: ViewMoments) -> tuple[Tensor, Tensor]:
-    """Mean and clean covariance of the view's files under the estimate, pooled over its placements."""
-    means = view.rows @ estimate.mean + view.offset
-    mean = means.mean(0)
-    cov = sum(R @ estimate.cov @ R.T + view.noise(R, estimate.floor) for R in view.rows) / len(view.rows)
-    between = (means - mean).T @ (means - mean) / len(view.rows)
-    return mean, cov + between
 
 
 def _transport(source: Tensor, to: Tensor) -> Tensor:
