@@ -62,7 +62,8 @@ def learned_from_full(stages: Bootstrap, name: str) -> StackedDenoiser:
     for network, built in how.networks.items():
         task = Task(f"{PREFIX}{name}-{network}", data, none, built, training)
         experts[task.name] = stages.train(task)
-    return stages.stack(f"{PREFIX}{name}", data, none, experts)
+    moments = stages.gaussian(f"{PREFIX}{name}", data)
+    return stages.stack(f"{PREFIX}{name}", data, none, {**experts, **moments})
 
 
 def remarks(stages: Bootstrap, name: str) -> list[str]:
