@@ -32,6 +32,8 @@ from bootdiff.method.settings import MethodSettings
 from bootdiff.method.stack import StackedDenoiser
 from bootdiff.method.stages import Bootstrap
 from bootdiff.method.trainer import Task
+from bootdiff.training.muon import hidden_matrices
+from bootdiff.training.optim import Optimizer
 
 __all__ = ["Cost", "cost_table", "data_table", "describe", "estimate", "warnings_of"]
 
@@ -196,15 +198,18 @@ def _measure(untrained: _Untrained, stage: Stage) -> Cost:
     data, training, objective = task.data, task.training, task.loss()
     module = LossModule(stages.build(task)).train()
     batches = Batches(data.train, data.scale, training.batch, flip=data.flip, device=stages.device, mask=data.mask)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6, fused=True)
+    params: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
+    averages = [p.detach().clone() for p in params]
+    optimizer = Optimizer(params, averages, training, matrices=hidden_matrices(module))
     rng = torch.Generator(stages.device).manual_seed(0)
 
     def step(t: int) -> None:
         with stages.accelerator.autocast():
             loss = objective(module, batches.at(t), rng).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.backward(loss)
+        optimizer.clip()
+        optimizer.step(t)
+        optimizer.average(t)
 
     with FlopCounterMode(display=False) as counter:
         step(0)
@@ -216,7 +221,7 @@ def _measure(untrained: _Untrained, stage: Stage) -> Cost:
         _wait(stages.device)
         times.append(time.perf_counter() - start)
     seconds = sorted(times)[1]
-    parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    parameters = sum(p.numel() for p in params)
     # A held-out evaluation is a forward pass: about a third of a step.
     draws = max(1, min(4, 128 // max(len(data.samples), 1)))
     evaluations = math.ceil(training.steps / training.evaluate_every) * len(stages.levels) * draws * len(data.samples)

@@ -23,12 +23,12 @@ class TrainingSettings:
     batch: Annotated[int, Ge(1), Doc("samples per step, over all processes")] = 32
     optimizer: Annotated[
         Literal["muon", "adamw"], Doc("muon: Muon for hidden matrices and convolutions, AdamW for the rest")
-    ] = "adamw"
+    ] = "muon"
     lr: Annotated[float, Gt(0), Doc("learning rate of AdamW")] = 1e-3
     muon_lr: Annotated[float, Gt(0), Doc("learning rate of Muon")] = 0.02
     momentum: Annotated[float, Ge(0), Lt(1), Doc("momentum of Muon")] = 0.95
     warmup: Annotated[int, Ge(0), Doc("steps over which the learning rates rise; at most steps")] = 100
-    schedule: Annotated[Literal["constant", "linear", "cosine"], Doc("learning rates after that")] = "cosine"
+    schedule: Annotated[Literal["constant", "linear", "cosine"], Doc("learning rates after that")] = "linear"
     ema: Annotated[float, Ge(0), Lt(1), Doc("decay of the weights' running average per step")] = 0.999
     weight_decay: Annotated[float, Ge(0), Doc("weight decay, per learning rate")] = 0.0
     clip: Annotated[float | None, Gt(0), Doc("largest norm of the gradient; null: no bound")] = 1.0
