@@ -99,6 +99,7 @@ class Benchmark:
         dropout: float = 0.0,
         start: str = "scratch",
         view_nets: str = "all",
+        optimizer: str = "muon",
     ) -> Recipe:
         """The recipe of one run.
 
@@ -110,6 +111,7 @@ class Benchmark:
             dropout: of the backbones.
             start: where the views' networks start, "scratch" or "best".
             view_nets: what a view's denoiser is made of, "all" backbones or the "first", which sees whole pictures.
+            optimizer: of all networks.
 
         Raises:
             BootdiffError: no such views; the data are not there.
@@ -126,7 +128,11 @@ class Benchmark:
         blocks = {"narrow": self.narrow, "wide": self.wide, "mixed": {**self.wide, first: self.narrow[first]}}[nets]
         backbones = {k: {**net, "dropout": dropout} for k, net in blocks.items()}
         own = {} if view_nets == "all" else {"backbone": first}
-        training = {**self.training, **{part: {"steps": n} for part, n in (steps or {}).items()}}
+        training = {
+            **self.training,
+            "optimizer": optimizer,
+            **{part: {"steps": n} for part, n in (steps or {}).items()},
+        }
         # A recipe has at least one view; arms that see none leave it alone.
         kind = self.views[views if views != NO_VIEWS else next(iter(self.views))]
         recipe = {

@@ -40,18 +40,21 @@ from experiments.benchmark.budget import PARTS, asked, parts, steps_within
 __all__ = ["ARMS", "BenchmarkRun", "bootdiff_steps", "is_done", "measured", "train", "tune"]
 
 _TRIALS: tuple[dict[str, Any], ...] = (
-    {"view_nets": "first", "split": [4, 4, 8, 1]},
-    {"view_nets": "first", "split": [4, 4, 8, 1], "nets": "mixed"},
-    {"view_nets": "first", "split": [2, 4, 8, 1]},
+    {"view_nets": "first", "split": [4, 1, 8, 1]},
+    {"view_nets": "first", "split": [4, 1, 8, 1], "nets": "mixed"},
+    {"view_nets": "first", "split": [2, 1, 8, 2]},
 )
+# Settings that are the recipe's; the others are the method's own.
+_OF_RECIPES = ("nets", "dropout", "view_nets", "optimizer")
+
 OWN = {"bootdiff": _TRIALS, "unregularized": _TRIALS}
 """bootdiff's own arms, and the settings they may try.
 
 view_nets: what a view's denoiser is made of.  How pictures are made locally, few full samples teach as well as many
 views, if only there are steps for it; so a view has the one network that sees whole pictures.
-split: what the steps of a view's networks, of full-only's, of those of all visible pixels (where a view shows any) and
-of the residual's are as.  The residual starts where another training ended, and needs few of its own; the more full
-samples, the more of the steps are theirs.
+split: what the steps of a view's networks, of full-only's, of those of all visible pixels and of the residual's are as;
+where no view shows pixels, full-only's have the share of these.  The residual starts where another training ended, and
+needs few of its own.
 nets: as in `Benchmark.recipe`.
 """
 
@@ -114,7 +117,7 @@ class BenchmarkRun:
     def recipe(self, settings: Mapping[str, Any], steps: Mapping[str, int] | None = None) -> Recipe:
         """The run's recipe; bootdiff's own arms have narrow networks, the others wide ones unless told otherwise."""
         nets, start = ("narrow", "best") if self.arm in OWN else ("wide", "scratch")
-        how = {key: settings[key] for key in ("nets", "dropout", "view_nets") if key in settings}
+        how = {key: settings[key] for key in _OF_RECIPES if key in settings}
         return self.benchmark.recipe(
             self.filed, self.n_full, self.seed, **{"nets": nets, "steps": steps, "start": start, **how}
         )
@@ -154,16 +157,19 @@ def tune(benchmark: Benchmark, out: Path) -> dict[str, Any]:
 
 def bootdiff_steps(b: Bootstrap, flops: float, settings: Mapping[str, Any]) -> dict[str, int]:
     """Steps of the networks of each of bootdiff's parts within the budget."""
-    found = parts(b)
-    steps = steps_within(flops, [sum(found[part]) for part in PARTS], settings["split"])
-    return dict(zip(PARTS, steps, strict=True))
+    found, split = parts(b), dict(zip(PARTS, settings["split"], strict=True))
+    if not found["visible"]:
+        split["full"] = split["visible"]
+    there = [part for part in PARTS if found[part]]
+    steps = steps_within(flops, [sum(found[part]) for part in there], [split[part] for part in there])
+    return dict(zip(there, steps, strict=True))
 
 
 def train(b: Bootstrap, planned: BenchmarkRun, settings: Mapping[str, Any]) -> Denoiser:
     """The arm's finished denoiser; goes on where it was."""
     if planned.arm in OWN:
         return b.denoiser(planned.arm)
-    own = {k: v for k, v in settings.items() if k not in ("nets", "dropout")}
+    own = {k: v for k, v in settings.items() if k not in _OF_RECIPES}
     return METHODS[planned.arm].train(b, planned.benchmark.flops, **own)
 
 

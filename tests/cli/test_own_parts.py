@@ -106,7 +106,7 @@ def test_a_run_starts_at_the_model_of_another(folder):
     assert (folder / "tuned" / "stages" / "view-columns-made.init" / "done.json").is_file()
     assert f"full: {folder}/first/full_only" in (folder / "tuned" / "recipe.yaml").read_text()
     for init, said in (
-        ("{fulll: first}", "known: full, residual, oracle, columns"),
+        ("{fulll: first}", "known: full, visible, residual, oracle, columns"),
         ("{full: nowhere}", "init.full: "),
         ("{full: mine.yaml}", "no such folder"),
     ):

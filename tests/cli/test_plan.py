@@ -51,7 +51,7 @@ def test_a_plan_says_what_views_are_worth_and_cost(tmp_path):
         assert cost["seconds"] > 0
         assert cost["ratio"] > 0
     assert report["summary"] in said
-    assert {row["name"].split("-")[0] for row in report["trainings"]} == {"full", "view", "residual"}
+    assert {row["name"].split("-")[0] for row in report["trainings"]} == {"full", "visible", "view", "residual"}
     with Image.open(tmp_path / "plan" / "plan.png") as picture:
         assert min(picture.size) > 300
     assert ET.parse(tmp_path / "plan" / "plan.svg").getroot().tag.endswith("svg")

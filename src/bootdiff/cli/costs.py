@@ -203,16 +203,19 @@ def _measure(untrained: _Untrained, stage: Stage) -> Cost:
     optimizer = Optimizer(params, averages, training, matrices=hidden_matrices(module))
     rng = torch.Generator(stages.device).manual_seed(0)
 
-    def step(t: int) -> None:
+    def gradient(t: int) -> None:
         with stages.accelerator.autocast():
             loss = objective(module, batches.at(t), rng).mean()
         optimizer.backward(loss)
+
+    def step(t: int) -> None:
+        gradient(t)
         optimizer.clip()
         optimizer.step(t)
         optimizer.average(t)
 
-    with FlopCounterMode(display=False) as counter:
-        step(0)
+    with FlopCounterMode(display=False) as counter:  # as the training loop counts: without the optimizer's own
+        gradient(0)
     step(1)
     times = []
     for t in range(2, 5):
