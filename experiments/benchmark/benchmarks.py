@@ -12,13 +12,14 @@ all of bootdiff's with one view, so that at equal FLOPs they train for about as 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bootdiff.errors import BootdiffError
+from bootdiff.nets.network import NOISE
 from bootdiff.noise import LEVELS
 from bootdiff.recipe.schema import Recipe, load_recipe_text
 
@@ -126,7 +127,8 @@ class Benchmark:
             )
         first = next(iter(self.narrow))
         blocks = {"narrow": self.narrow, "wide": self.wide, "mixed": {**self.wide, first: self.narrow[first]}}[nets]
-        backbones = {k: {**net, "dropout": dropout} for k, net in blocks.items()}
+        # As networks that are stacked divide the levels by default; views' alone keep to them, too.
+        backbones = {k: {**net, "dropout": dropout, "noise": asdict(NOISE[net["kind"]])} for k, net in blocks.items()}
         own = {} if view_nets == "all" else {"backbone": first}
         training = {
             **self.training,
