@@ -25,12 +25,12 @@ __all__ = ["Denoiser", "IsotropicGaussian", "ScaledDenoiser", "denoising_error",
 
 
 def expand(v: Tensor, like: Tensor) -> Tensor:
-    """A value per sample, (B,), reshaped to multiply `like`, (B, ...): shape (B, 1, ..., 1), dtype of `like`.
+    """A value per sample, (B,), reshaped to multiply `like`, (B, ...): (B, 1, ..., 1), dtype and device of `like`.
 
     >>> expand(torch.ones(2), torch.zeros(2, 3, 8, 8)).shape
     torch.Size([2, 1, 1, 1])
     """
-    return v.to(like.dtype).reshape(v.shape + (1,) * (like.ndim - v.ndim))
+    return v.to(like, non_blocking=True).reshape(v.shape + (1,) * (like.ndim - v.ndim))
 
 
 class Denoiser(nn.Module, ABC):

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bootdiff.denoise import Denoiser, expand
+from bootdiff.denoise import Denoiser
+from bootdiff.noise import noted, on_host, some_rows
 
 __all__ = ["GuidedDenoiser"]
 
@@ -50,17 +51,24 @@ class GuidedDenoiser(Denoiser):
         if label is None or self.weight == 1:
             return self.denoiser(x, sigma, label, context)
         low, high = self.interval or (0.0, math.inf)
-        guided = (label >= 0) & (sigma >= low) & (sigma <= high)
+        levels = on_host(sigma)
+        guided = (on_host(label) >= 0) & (levels >= low) & (levels <= high)
         if self.weight == 0:
-            return self.denoiser(x, sigma, torch.where(guided, -1, label), context)
+            rest = torch.where(guided, -1, on_host(label))
+            return self.denoiser(x, sigma, noted(rest.to(label.device), rest), context)
         d = self.denoiser(x, sigma, label, context)
         if not bool(guided.any()):
             return d
         # Usually all rows are guided, as they share one noise level: no copies then.
-        pick = slice(None) if bool(guided.all()) else guided.nonzero()[:, 0]
+        if bool(guided.all()):
+            free = self.denoiser(x, sigma, _no_class(label), context)
+            return free + self.weight * (d - free)
+        rows = guided.nonzero()[:, 0]
+        pick = rows.to(x.device)
         part = None if context is None else context[pick]
-        free = self.denoiser(x[pick], sigma[pick], torch.full_like(label[pick], -1), part)
-        w = expand(torch.where(guided, self.weight, 1.0), x)
-        if isinstance(pick, slice):
-            return free + w * (d - free)
-        return torch.index_copy(d, 0, pick, free + w[pick] * (d[pick] - free))
+        free = self.denoiser(x[pick], some_rows(sigma, rows), _no_class(label[pick]), part)
+        return torch.index_copy(d, 0, pick, free + self.weight * (d[pick] - free))
+
+
+def _no_class(label: Tensor) -> Tensor:
+    return noted(torch.full_like(label, -1), torch.full(label.shape, -1))

@@ -18,14 +18,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from bootdiff.settings import Doc, Ge, check
 
-__all__ = ["LEVELS", "LogNormal", "Preconditioning", "interpolate", "karras_levels", "nearest_level", "precondition"]
+__all__ = [
+    "LEVELS",
+    "LogNormal",
+    "Preconditioning",
+    "interpolate",
+    "karras_levels",
+    "nearest_level",
+    "noted",
+    "on_host",
+    "precondition",
+    "some_rows",
+]
 
 LEVELS: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 """The noise levels at which things are fitted and reported, for data in [-1, 1]."""
@@ -99,6 +110,35 @@ def interpolate(sigma: Tensor, levels: Tensor, values: Tensor) -> Tensor:
     t = ((s - logs[right - 1]) / (logs[right] - logs[right - 1])).clamp(0, 1)
     t = t.reshape(t.shape + (1,) * (values.ndim - 1))
     return values[right - 1] * (1 - t) + values[right] * t
+
+
+def on_host(v: Tensor) -> Tensor:
+    """Noise levels (or labels) on the CPU, where it is decided what is evaluated.
+
+    Fetching them waits for the device, so what is known of them is noted (`noted`), and what was fetched once is kept.
+    """
+    if v.device.type == "cpu":
+        return v
+    found: Tensor | None = getattr(v, "_on_host", None)
+    return on_host(noted(v, v.cpu())) if found is None else found
+
+
+def noted(v: Tensor, host: Tensor) -> Tensor:
+    """v, with its values on the CPU noted for `on_host`."""
+    if v.device.type != "cpu":
+        v._on_host = host  # type: ignore[attr-defined]
+    return v
+
+
+@overload
+def some_rows(v: Tensor, rows: Tensor) -> Tensor: ...
+@overload
+def some_rows(v: None, rows: Tensor) -> None: ...
+def some_rows(v: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Some rows of noise levels or labels, by their numbers on the CPU; what is noted of them stays so."""
+    if v is None:
+        return None
+    return noted(v[rows.to(v.device)], on_host(v)[rows]) if v.device.type != "cpu" else v[rows]
 
 
 def nearest_level(sigma: Tensor, levels: Tensor | Sequence[float]) -> Tensor:

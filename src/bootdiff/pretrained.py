@@ -86,6 +86,7 @@ class DiffusersDenoiser(Denoiser):
         """Number of class numbers of the network; None where it has none."""
         self.classes = self.labels
         self.register_buffer("levels", levels, persistent=False)
+        self._range = float(levels[0]), float(levels[-1])
         self.unet = UNet2DModel.from_config(self.config["unet"])
         if classes is not None:
             self.with_classes(classes)
@@ -142,7 +143,8 @@ class DiffusersDenoiser(Denoiser):
     def valid_at(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """Within the scheduler's noise levels and, for a network that needs a class, where there is one."""
         # A step's sigma, rounded to float32, counts as within.
-        valid = (sigma >= self.levels[0] * (1 - 1e-4)) & (sigma <= self.levels[-1] * (1 + 1e-4))
+        low, high = self._range
+        valid = (sigma >= low * (1 - 1e-4)) & (sigma <= high * (1 + 1e-4))
         if self.labels is None or self.classes != self.labels:
             return valid
         return valid & (label >= 0) if label is not None else torch.zeros_like(valid)

@@ -35,7 +35,7 @@ from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.guidance import GuidedDenoiser
 from bootdiff.nets import NETS
-from bootdiff.noise import karras_levels, precondition
+from bootdiff.noise import karras_levels, noted, precondition
 from bootdiff.pretrained import DiffusersDenoiser
 
 __all__ = ["SOLVERS", "classes_of", "diffusers_scheduler", "sample"]
@@ -127,7 +127,8 @@ def solver(scheduler: str | Any, steps: int, sigma_min: float, sigma_max: float)
 
 
 def posterior_mean(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None, first: int) -> Tensor:
-    d = denoiser(x, sigma.to(x).expand(len(x)).contiguous(), label)
+    levels = sigma.to(x.dtype).expand(len(x)).contiguous()
+    d = denoiser(x, noted(levels.to(x.device), levels), label)
     if d.shape != x.shape:
         raise ValueError(
             f"the denoiser returned shape {tuple(d.shape)} for x of shape {tuple(x.shape)}; D must have the shape of x"

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from bootdiff.denoise import Denoiser
+from bootdiff.noise import on_host, some_rows
 
 __all__ = [
     "BOUNDARIES",
@@ -73,15 +74,19 @@ class SwappedDenoiser(Denoiser):
             return self.one(x, sigma, label, context)
         out = torch.empty_like(x)
         for denoiser, rows in ((self.one, (~inside).nonzero()[:, 0]), (self.other, inside.nonzero()[:, 0])):
-            of = [None if v is None else v[rows] for v in (label, context)]
-            out = out.index_copy(0, rows, denoiser(x[rows], sigma[rows], *of).to(out.dtype))
+            at = rows.to(x.device)
+            part = denoiser(
+                x[at], some_rows(sigma, rows), some_rows(label, rows), None if context is None else context[at]
+            )
+            out = out.index_copy(0, at, part.to(out.dtype))
         return out
 
     def valid_at(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         return torch.where(self._inside(sigma), self.other.valid_at(sigma, label), self.one.valid_at(sigma, label))
 
     def _inside(self, sigma: Tensor) -> Tensor:
-        return (sigma >= self.low) & (sigma < self.high)
+        host = on_host(sigma)
+        return (host >= self.low) & (host < self.high)
 
 
 def ranges(boundaries: Sequence[float]) -> list[tuple[float, float]]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bootdiff import views as view_kinds
 from bootdiff.denoise import Denoiser, IsotropicGaussian, expand
-from bootdiff.noise import LEVELS, interpolate
+from bootdiff.noise import LEVELS, interpolate, on_host, some_rows
 from bootdiff.views import View
 
 __all__ = ["CompositeDenoiser", "Estimates", "takes_classes"]
@@ -94,6 +94,8 @@ class CompositeDenoiser(Denoiser):
         values = values.reshape(len(levels), len(self.views))
         self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
         self.register_buffer("gains", values.double(), persistent=False)
+        # What is evaluated is decided here, without waiting for a device.
+        self._on_host = self.levels, self.gains
         self._placements: dict[tuple[str, torch.device], _Placements] = {}
         self.denoisers.requires_grad_(False)
         self.train(False)
@@ -123,10 +125,11 @@ class CompositeDenoiser(Denoiser):
         return CompositeDenoiser(kept, self.prior, self.levels.tolist(), gains[:, keep].tolist())
 
     def active(self, name: str, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """Where a view's denoiser is evaluated, (B,) bool: where it is valid, and above the noise that its data was
-        stored with (below, it was never trained)."""
-        above = sigma > self.views[name].tau * 1.01
-        return above & self.denoisers[name].valid_at(sigma, label)  # type: ignore[operator]
+        """Where a view's denoiser is evaluated, (B,) bool on the CPU: where it is valid, and above the noise that its
+        data was stored with (below, it was never trained)."""
+        host = on_host(sigma)
+        valid = self.denoisers[name].valid_at(host, None if label is None else on_host(label))  # type: ignore[operator]
+        return (host > self.views[name].tau * 1.01) & valid
 
     def evidence(
         self, name: str, x: Tensor, sigma: Tensor, label: Tensor | None, against: Tensor, rows: Tensor
@@ -135,12 +138,14 @@ class CompositeDenoiser(Denoiser):
 
         Each (B, *shape), coverage-weighted over the view's placements; 0 outside the `rows`, (B,) bool.
         """
+        rows = on_host(rows)
         if bool(rows.all()):
             return self._evidence(name, x, sigma, label, against)
         if not bool(rows.any()):
             return torch.zeros_like(x), torch.zeros_like(x)
-        at = rows.nonzero()[:, 0]
-        part = self._evidence(name, x[at], sigma[at], None if label is None else label[at], against[at])
+        numbers = rows.nonzero()[:, 0]
+        at = numbers.to(x.device)
+        part = self._evidence(name, x[at], some_rows(sigma, numbers), some_rows(label, numbers), against[at])
         evidence, estimates = (torch.zeros_like(x).index_copy(0, at, p.to(x.dtype)) for p in part)
         return evidence, estimates
 
@@ -151,12 +156,14 @@ class CompositeDenoiser(Denoiser):
         y = torch.cat([p(x) for p in placements])
         k = len(placements)
         beside = None if contexts is None else contexts.to(x.dtype).repeat_interleave(len(x), 0)
-        given = [None if v is None else v.repeat(k) for v in (sigma, label)] + [beside]
         # All placements at once, as far as memory allows: a long video has many stills.
         size = max(1, _AT_ONCE // y[0].numel())
-        parts = [y[i : i + size] for i in range(0, len(y), size)]
-        more = [[None if v is None else v[i : i + size] for v in given] for i in range(0, len(y), size)]
-        d = torch.cat([denoiser(part, *rest) for part, rest in zip(parts, more, strict=True)]).chunk(k)
+        found = []
+        for part in torch.arange(len(y)).split(size):
+            at, one = slice(int(part[0]), int(part[-1]) + 1), part % len(x)
+            rest = None if beside is None else beside[at]
+            found.append(denoiser(y[at], some_rows(sigma, one), some_rows(label, one), rest))
+        d = torch.cat(found).chunk(k)
         mean = self.prior.mean.to(x.dtype).expand_as(x)
         evidence, estimates = torch.zeros_like(x), torch.zeros_like(x)
         for p, estimate in zip(placements, d, strict=True):
@@ -198,7 +205,7 @@ class CompositeDenoiser(Denoiser):
         if not self.views:
             return Estimates(prior, prior, None)
         total, found = prior, []
-        gains = interpolate(sigma, self.levels, self.gains)
+        gains = interpolate(on_host(sigma), *self._on_host)
         for i, name in enumerate(self.views):
             gain = torch.where(self.active(name, sigma, label), gains[:, i].to(x.dtype), 0.0)
             evidence, estimates = self.evidence(name, x, sigma, label, prior, gain != 0)
@@ -213,7 +220,7 @@ class CompositeDenoiser(Denoiser):
         """
         for name in self.views:
             if takes_classes(self.denoisers[name]):
-                rows = (label >= 0) & self.active(name, sigma, label)
+                rows = (on_host(label) >= 0) & self.active(name, sigma, label)
                 estimate = estimate + self.evidence(name, x, sigma, label, estimate, rows)[0]
         return estimate
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bootdiff.denoise import Denoiser, expand
 from bootdiff.method.composite import CompositeDenoiser, Estimates, takes_classes
 from bootdiff.method.residual import ResidualExpert
-from bootdiff.noise import interpolate, nearest_level
+from bootdiff.noise import interpolate, nearest_level, on_host, some_rows
 
 __all__ = ["SnapshotsByNoiseLevel", "StackedDenoiser", "ask"]
 
@@ -51,16 +51,17 @@ class SnapshotsByNoiseLevel(Denoiser):
         at: Estimates | None = None,
     ) -> Tensor:
         """D_k(x, sigma), (B, *shape); `at`: the composite's estimates at x, where they are there already."""
-        chosen = torch.tensor(self.choice, device=sigma.device)[nearest_level(sigma, self.levels)]
+        chosen = torch.tensor(self.choice)[nearest_level(on_host(sigma), self.levels)]
         used = chosen.unique().tolist()
         if len(used) == 1:
             return self.members[used[0]](x, sigma, label, context, at=at)
         out = torch.zeros_like(x)
         for k in used:
             rows = (chosen == k).nonzero()[:, 0]
-            rest = (None if v is None else v[rows] for v in (label, context))
-            part = self.members[k](x[rows], sigma[rows], *rest, at=_rows(at, rows))
-            out = out.index_copy(0, rows, part.to(x.dtype))
+            there = rows.to(x.device)
+            its = None if context is None else context[there]
+            part = self.members[k](x[there], some_rows(sigma, rows), some_rows(label, rows), its, at=_rows(at, there))
+            out = out.index_copy(0, there, part.to(x.dtype))
         return out
 
 
@@ -93,6 +94,8 @@ class StackedDenoiser(Denoiser):
         values = torch.full((len(levels), count), 1 / max(count, 1)) if weights is None else torch.tensor(weights)
         self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
         self.register_buffer("weights", values.double().reshape(len(levels), count), persistent=False)
+        # What is evaluated is decided here, without waiting for a device.
+        self._on_host = self.levels, self.weights
         self._classed_by_views = (
             count > 0 and not any(map(_own_classes, experts)) and any(map(takes_classes, composite.denoisers.values()))
         )
@@ -114,22 +117,27 @@ class StackedDenoiser(Denoiser):
 
     def _stacked(self, x: Tensor, sigma: Tensor, label: Tensor | None, context: Tensor | None) -> Tensor:
         at = self.composite.estimate(x, sigma, label)
-        kappa = interpolate(sigma, self.levels, self.weights).to(x.dtype)
+        kappa = interpolate(on_host(sigma), *self._on_host)
         out = at.mean
         for k, expert in enumerate(self.experts):
             active = kappa[:, k] > 0
             if not bool(active.any()):
                 continue
-            rows = slice(None) if bool(active.all()) else active.nonzero()[:, 0]
-            its = [None if v is None else v[rows] for v in (label, context)]
-            found = ask(expert, x[rows], sigma[rows], its[0], its[1], _rows(at, rows))  # type: ignore[arg-type]
-            r = expand(kappa[rows, k], x) * (found - at.mean[rows])
-            out = out + r if isinstance(rows, slice) else out.index_add(0, rows, r.to(out.dtype))
+            if bool(active.all()):
+                found = ask(expert, x, sigma, label, context, at)
+                out = out + expand(kappa[:, k].to(x.dtype), x) * (found - at.mean)
+                continue
+            rows = active.nonzero()[:, 0]
+            there = rows.to(x.device)
+            its = None if context is None else context[there]
+            found = ask(expert, x[there], some_rows(sigma, rows), some_rows(label, rows), its, _rows(at, there))
+            r = expand(kappa[rows, k].to(x.dtype), x) * (found - at.mean[there])
+            out = out.index_add(0, there, r.to(out.dtype))
         return out
 
 
 def ask(
-    expert: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None, context: Tensor | None, at: Estimates | None
+    expert: nn.Module, x: Tensor, sigma: Tensor, label: Tensor | None, context: Tensor | None, at: Estimates | None
 ) -> Tensor:
     """D_k(x, sigma), given the composite's estimates at x, which residual experts need not compute again."""
     shared = {"at": at} if isinstance(expert, ResidualExpert | SnapshotsByNoiseLevel) else {}
@@ -143,7 +151,7 @@ def _own_classes(expert: Denoiser) -> bool:
     return takes_classes(expert.net if isinstance(expert, ResidualExpert) else expert)
 
 
-def _rows(at: Estimates | None, rows: Any) -> Estimates | None:
-    if at is None or isinstance(rows, slice):
-        return at
+def _rows(at: Estimates | None, rows: Tensor) -> Estimates | None:
+    if at is None:
+        return None
     return Estimates(*(None if v is None else v[rows] for v in at))  # type: ignore[arg-type]
