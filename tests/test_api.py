@@ -14,6 +14,7 @@ from torch import nn
 
 import bootdiff as bd
 from bootdiff.errors import BootdiffError
+from bootdiff.noise import LogNormal
 from bootdiff.training.run import Run
 
 G = torch.Generator().manual_seed(0)
@@ -279,3 +280,9 @@ def test_own_networks_are_tried_before_anything_is_trained(tmp_path):
 def test_a_network_that_takes_no_class_is_refused_where_there_are_classes():
     data = torch.utils.data.TensorDataset(FULL, torch.arange(16) % 3)
     assert "label" in said(full=data, networks=Deaf)
+
+
+def test_noise_levels_that_reach_none_of_the_levels_are_refused():
+    far = bd.TrainingSettings(steps=1, warmup=0, noise=LogNormal(9.0, 0.5))
+    with pytest.raises(ValueError, match=r"training\['full'\]\.noise: .*reaches none of the noise levels 0\.3, 1\.5, "):
+        fit(training=far)

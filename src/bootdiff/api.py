@@ -120,9 +120,9 @@ def fit(
     if arm == "oracle" and oracle is None:
         raise ValueError("the arm 'oracle' is trained on all of the data in full: give `oracle`")
     problem = _problem(full, views, held_out, test, oracle, seed)
-    settings = _settings(problem, views, networks, training, init or {})
+    settings = _settings(problem, views, networks, training, init or {}, levels)
     settings = replace(
-        settings, levels=tuple(float(s) for s in levels), seed=seed, flip=flip, gains=gains or GainSettings(),
+        settings, seed=seed, flip=flip, gains=gains or GainSettings(),
         residual=residual or ResidualSettings(), distillation=_distillation(distillation),
         sampling=sampling or SamplingSettings(),
     )  # fmt: skip
@@ -197,7 +197,12 @@ def _view(name: str, given: Sequence[Any], full: Dataset, seed: int) -> ViewData
 
 
 def _settings(
-    problem: Problem, views: Mapping[str, Sequence[Any]], networks: Any, training: Any, init: Mapping[str, Denoiser]
+    problem: Problem,
+    views: Mapping[str, Sequence[Any]],
+    networks: Any,
+    training: Any,
+    init: Mapping[str, Denoiser],
+    levels: Sequence[float],
 ) -> MethodSettings:
     given = _networks(networks, len(problem.shape) - 1)
     if isinstance(training, Mapping):
@@ -214,7 +219,9 @@ def _settings(
     unknown = sorted(set(init) - {"full", "visible", "residual", "oracle", *problem.views})
     if unknown:
         raise ValueError(f"init: no {unknown[0]!r}; known: full, visible, residual, oracle, {', '.join(problem.views)}")
-    return MethodSettings(given, parts, {part: by_part[part] for part in PARTS}, init=dict(init))
+    return MethodSettings(
+        given, parts, {part: by_part[part] for part in PARTS}, tuple(map(float, levels)), init=dict(init)
+    )
 
 
 def _networks(networks: Any, axes: int) -> dict[str, Network]:

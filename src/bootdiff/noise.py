@@ -16,6 +16,7 @@ Source: Karras, Aittala, Aila, Laine 2022 (EDM), arXiv 2206.00364, table 1 and e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, overload
@@ -75,6 +76,14 @@ class LogNormal:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def reaches(self, levels: Sequence[float]) -> bool:
+        """Whether any of these noise levels lies within three standard deviations, or a factor of two, of its mean.
+
+        >>> LogNormal(-2.0, 0.5).reaches([0.05, 0.1]), LogNormal(5.0, 0.5).reaches([0.05, 6.4])
+        (True, False)
+        """
+        return any(abs(math.log(level) - self.mean) <= 3 * self.std + math.log(2) for level in levels)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n standard deviations of the noise to add, shape (n,), float32 on the generator's device."""

@@ -110,3 +110,15 @@ def test_noise_levels_of_a_network_are_its_own_and_else_divided():
     assert settings.views["v"].networks["unet"].noise is None  # alone, it is trained at all levels
     with pytest.raises(BootdiffError, match=r"backbones\.unet\.noise\.std"):
         load_recipe_text(text % "" + "backbones: {unet: {kind: unet, noise: {std: 0}}, local: auto}\n")
+
+
+def test_noise_levels_that_reach_none_of_the_levels_are_refused():
+    text = "simulate: {pool: {path: digits}, full: 20}\nviews: {v: {view: {kind: downsample, factor: 2}}}\n"
+    for more, where in (
+        ("backbones: {unet: {kind: unet, noise: {mean: 9, std: 0.5}}}\n", r"backbones\.unet\.noise"),
+        ("training: {visible: {noise: {mean: -9}}}\n", r"training\.visible\.noise"),
+        ("training: {noise: {mean: 9}}\n", r"training\.noise"),
+    ):
+        with pytest.raises(BootdiffError, match=where + ": reaches none of `levels`"):
+            load_recipe_text(text + more)
+    load_recipe_text(text + "levels: [8000, 9000]\ntraining: {noise: {mean: 9, std: 0.5}}\n")

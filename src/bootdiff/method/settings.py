@@ -183,6 +183,18 @@ class MethodSettings:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     init: Mapping[str, Denoiser] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        stacks = {"networks": self.networks} | {f"views[{name!r}]": v.networks for name, v in self.views.items()}
+        laws = {f"training[{part!r}].noise": how.noise for part, how in self.training.items()}
+        laws |= {f"{at}[{name!r}].noise": n.noise for at, own in stacks.items() for name, n in own.items() if n.noise}
+        for at, law in laws.items():
+            if not law.reaches(self.levels):
+                levels = ", ".join(f"{s:g}" for s in self.levels)
+                raise ValueError(
+                    f"{at}: ln sigma ~ N({law.mean:g}, {law.std:g}^2) reaches none of the noise levels {levels}, so "
+                    "what is trained there would not be used; correct the one or the other"
+                )
+
     @property
     def precision(self) -> str:
         """The mixed precision of all trainings.

@@ -138,6 +138,7 @@ class Recipe(Block):
                     yield nesting.location(path, "corruption"), "only for simulated views: leave it out"
         else:
             yield from self._simulate_problems(self.simulate)
+        yield from self._noise_problems()
         for name, backbone in self.backbones.items():
             yield from _attention_problems(("backbones", name, "attention"), backbone)
         for path, view in nesting.walk(self.views):
@@ -162,6 +163,19 @@ class Recipe(Block):
         for place, block in blocks.items():
             if "precision" in block.model_fields_set and block.precision != self.training.precision:
                 yield (*place, "precision"), "one serves a whole run: write it once, as training.precision"
+
+    def _noise_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        laws: dict[tuple[str | int, ...], Any] = {("training", "noise"): self.training.noise}
+        for part in ("views", *(part for part in PARTS if part != "distilled")):
+            block = getattr(self.training, part)
+            laws |= {("training", part, "noise"): block.noise} if "noise" in block.model_fields_set else {}
+        laws |= {("backbones", name, "noise"): net.noise for name, net in self.backbones.items() if net.noise}
+        for place, noise in laws.items():
+            if not noise.settings().reaches(self.levels):
+                yield (
+                    place,
+                    "reaches none of `levels`, so what it trains would not be used; correct the one or the other",
+                )
 
     def _init_problem(self, name: str) -> str | None:
         known = ["full", "visible", "residual", "oracle", *self.views]
