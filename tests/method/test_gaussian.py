@@ -11,8 +11,12 @@ from bootdiff.distributions.exact import Gaussian
 from bootdiff.method.gaussian import GaussianDenoiser, gaussian_of
 from bootdiff.method.problem import ViewData, in_memory
 from bootdiff.method.training_set import TrainingSet, view_training_set
+from bootdiff.recipe.build import build_problem
+from bootdiff.recipe.schema import load_recipe_text
 from bootdiff.serialization import load, save
+from bootdiff.training.run import Run
 from bootdiff.views import Downsample, Identity, Mask, Observed, RandomMask
+from method_calls import bootstrap
 
 SHAPE = (1, 4, 4)
 
@@ -147,3 +151,46 @@ def test_it_is_saved_and_loaded(tmp_path):
     assert isinstance(again, GaussianDenoiser)
     x, s = drawn(3, 1), torch.tensor([0.1, 1.0, 5.0])
     assert torch.equal(again(x, s), found(x, s))
+
+
+RECIPE = """\
+simulate: {pool: {path: digits, limit: 120}, full: 30}
+views: {small: {view: {kind: downsample, factor: 2}}, boxes: {view: {kind: random_mask}}}
+backbones: {local: {kind: local, width: 8, depth: 3}}
+training: {steps: 2, batch: 4, warmup: 1}
+levels: [0.3, 1.5, 6.0]
+gains: {screen: 0}
+"""
+
+
+@pytest.fixture
+def accelerator():
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True)
+
+
+def test_in_a_run_every_stack_has_one_made_once(tmp_path, accelerator):
+    recipe = load_recipe_text(RECIPE)
+    problem = build_problem(recipe)
+
+    def stacks():
+        with Run.open(tmp_path / "run", recipe.dump(place=False), problem.fingerprint()) as run:
+            boot = bootstrap(recipe, problem, run, accelerator)
+            return [boot.denoiser(arm) for arm in ("full_only", "bootdiff", "oracle")], boot.view("small")
+
+    (full_only, bootdiff, oracle), small = stacks()
+    count = {
+        id(s): sum(isinstance(e, GaussianDenoiser) for e in s.experts) for s in (full_only, bootdiff, oracle, small)
+    }
+    assert list(count.values()) == [1, 2, 1, 1]  # bootdiff's: of the full samples, and with the views' moments
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*-gaussian/*")}
+    assert {path.parent.name for path in made} == {
+        "full-gaussian", "residual-gaussian", "oracle-gaussian", "view-small-gaussian", "view-boxes-gaussian",
+    }  # fmt: skip
+    again, _ = stacks()
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    x, s = torch.zeros(2, 1, 8, 8), torch.tensor([1.0, 6.0])
+    for one, other in zip((full_only, bootdiff, oracle), again, strict=True):
+        assert torch.equal(one(x, s), other(x, s))
+    assert full_only.weights[-1, -1] > 0.3  # networks that know nothing: at high noise it is the one that is asked
