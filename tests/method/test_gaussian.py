@@ -125,6 +125,9 @@ def test_it_has_no_say_where_it_cannot_know():
     masked = training_set(drawn(8, 0))
     masked.samples.mask = torch.ones(2, 1, 4, 4)
     assert gaussian_of(masked) is None
+    classed = training_set(drawn(8, 0))
+    classed.classes = 3
+    assert gaussian_of(classed) is None
     one = training_set(drawn(8, 0))
     one.train = Plain(drawn(1, 0))
     assert gaussian_of(one) is None

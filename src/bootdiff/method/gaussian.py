@@ -92,10 +92,11 @@ def gaussian_of(
     """Of a kind of data, with the moments of views of it imposed.
 
     Returns:
-        None where it has no say: of samples that have masks or a place, of a single sample, of constant ones.
+        None where it has no say: of samples that have classes, which it does not know and would drown, masks or a
+        place; of a single sample, and of constant ones.
     """
     views = views or {}
-    if data.samples.context is not None or len(data.train) < 2:
+    if data.classes is not None or data.samples.context is not None or len(data.train) < 2:
         return None
     x = _some(data.train, data.scale).x
     try:
