@@ -121,7 +121,11 @@ def test_arms_are_trained_measured_and_drawn(trained):
     for name in ("samples.png", "samples/real.png", "samples/bootdiff.png"):
         assert min(opened(trained.run / name).size) > 50
     nets = {path.name for path in trained.run.glob("stages/full-*")}
-    assert nets == {"full-mlp", "full-linear", "full-gaussian", "full-stack"} if trained.kind == "vector" else "full-unet" in nets
+    assert (
+        nets == {"full-mlp", "full-linear", "full-gaussian", "full-stack"}
+        if trained.kind == "vector"
+        else "full-unet" in nets
+    )
 
 
 def test_what_is_far_apart_is_measured_along_time(trained):

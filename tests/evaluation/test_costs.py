@@ -10,6 +10,7 @@ from bootdiff.evaluation.costs import costs, totals
 from bootdiff.method.plan import ARMS, plan
 from bootdiff.method.problem import ViewData
 from bootdiff.method.settings import GainSettings, MethodSettings, ResidualSettings, ViewSettings
+from bootdiff.nets import BuiltIn
 from bootdiff.training.settings import TrainingSettings
 from bootdiff.views import Identity
 
@@ -35,15 +36,16 @@ LEDGER = {
 
 def planned(arms, begin="scratch", gains="fit", **residual):
     """The plan of two views, one with two networks."""
-    training, networks = TrainingSettings(), {"unet": None}
+    training, networks = TrainingSettings(), {"unet": BuiltIn("unet")}
     views = {
-        "thumbs": ViewSettings({"unet": None, "local": None}, training, begin),
+        "thumbs": ViewSettings({"unet": BuiltIn("unet"), "local": BuiltIn("local")}, training, begin),
         "full-length": ViewSettings(networks, training, begin),
     }
     settings = MethodSettings(
         networks, views, {}, gains=GainSettings(mode=gains), residual=ResidualSettings(**residual)
     )
-    problem = SimpleNamespace(views={name: ViewData(Identity(), Identity()) for name in views})
+    full = SimpleNamespace(position_conditioned=False)
+    problem = SimpleNamespace(views={name: ViewData(Identity(), Identity()) for name in views}, full=full)
     return plan(settings, problem, arms)
 
 
