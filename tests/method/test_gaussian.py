@@ -197,3 +197,16 @@ def test_in_a_run_every_stack_has_one_made_once(tmp_path, accelerator):
     for one, other in zip((full_only, bootdiff, oracle), again, strict=True):
         assert torch.equal(one(x, s), other(x, s))
     assert full_only.weights[-1, -1] > 0.3  # networks that know nothing: at high noise it is the one that is asked
+
+
+def test_moments_that_are_no_gaussians_leave_it_out_and_say_so(tmp_path, accelerator, monkeypatch):
+    def fails(*args):
+        raise torch.linalg.LinAlgError("linalg.cholesky: the input is not positive-definite\nmore")
+
+    monkeypatch.setattr("bootdiff.method.trainer.gaussian_of", fails)
+    recipe, said = load_recipe_text(RECIPE), []
+    problem = build_problem(recipe)
+    with Run.open(tmp_path / "run", recipe.dump(place=False), problem.fingerprint()) as run:
+        boot = bootstrap(recipe, problem, run, accelerator, log=said.append)
+        assert len(boot.denoiser("full_only").experts) == 1
+    assert any(line.startswith("full-gaussian: left out") and "positive-definite)" in line for line in said)

@@ -302,7 +302,11 @@ class Trainer:
         stage = self._stage(own, made_with)
         if not self._store.exists(stage, "done.json"):
             start = time.perf_counter()
-            found = gaussian_of(data, views)
+            try:
+                found = gaussian_of(data, views)
+            except torch.linalg.LinAlgError as error:  # moments as no data have them: hours of training are not lost
+                found = None
+                self.log(f"{own}: left out, the moments of its data are no Gaussian's ({str(error).splitlines()[0]})")
             if self.accelerator.is_main_process:
                 if found is not None:
                     stage.save_weights("final.safetensors", found.state_dict())
