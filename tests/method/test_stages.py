@@ -187,3 +187,13 @@ def test_residual_networks_race_from_all_that_are_alike_and_the_best_is_trained_
     assert expert.mask_channels == 1
     first = next(p for p in expert.net.parameters() if p.ndim == 4)
     assert first.shape[1] == 1 + 1 + 3  # x, a mask of ones, three views' estimates
+
+
+def test_few_samples_are_trained_by_adamw_and_plenty_by_muon_unless_told(tmp_path, accelerator):
+    text = RECIPE.replace("limit: 60", "limit: 400")
+    for more, wanted in (("", ("adamw", "muon")), ("training: {optimizer: muon}\n", ("muon", "muon"))):
+        boot = opened(tmp_path / f"run-{wanted[0]}", load_recipe_text(text + more), accelerator)
+        with boot.run:
+            tasks = [boot.task(stage) for stage in boot.plan(["views_only"]).trainings]
+        by_part = {task.name.split("-")[0]: task.training.optimizer for task in tasks}
+        assert (by_part["full"], by_part["view"]) == wanted

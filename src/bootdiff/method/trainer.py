@@ -76,6 +76,9 @@ class Task:
     expert: Callable[..., ResidualExpert] = ResidualExpert
     extra_channels: int | None = None
 
+    def __post_init__(self) -> None:
+        self.training = self.training.for_samples(len(self.data.train))
+
     def loss(self) -> ResidualObjective:
         """The objective that it is trained with."""
         objective = self.objective or ResidualObjective(self.composite, self.training.noise, tau=self.data.tau)

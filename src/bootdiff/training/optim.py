@@ -56,7 +56,7 @@ class Optimizer:
     ) -> None:
         self.params, self.averages, self.settings, self.scaler = params, averages, settings, scaler
         self.lr, self.muon_lr = settings.lr, settings.muon_lr
-        matrices = matrices if settings.optimizer == "muon" else ()
+        matrices = () if settings.optimizer == "adamw" else matrices
         self._muon = Muon(matrices, settings.momentum, settings.weight_decay)
         hidden = {id(weight) for weight in self._muon.weights}
         self._others = [p for p in params if id(p) not in hidden]

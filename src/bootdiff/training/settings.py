@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from bootdiff.noise import LogNormal
 from bootdiff.settings import Doc, Ge, Gt, Lt, check
 
-__all__ = ["TrainingSettings"]
+__all__ = ["PLENTY", "TrainingSettings"]
+
+PLENTY = 250
+"""Samples from which on Muon is the better optimizer (docs/experts.md)."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,12 @@ class TrainingSettings:
     steps: Annotated[int, Ge(1), Doc("optimizer steps")] = 2000
     batch: Annotated[int, Ge(1), Doc("samples per step, over all processes")] = 32
     optimizer: Annotated[
-        Literal["muon", "adamw"], Doc("muon: Muon for hidden matrices and convolutions, AdamW for the rest")
-    ] = "muon"
+        Literal["auto", "muon", "adamw"],
+        Doc(
+            "muon: Muon for hidden matrices and convolutions, AdamW for the rest; auto: muon where there are at least "
+            f"{PLENTY} samples to train on, adamw where fewer are memorized all the sooner"
+        ),
+    ] = "auto"
     lr: Annotated[float, Gt(0), Doc("learning rate of AdamW")] = 1e-3
     muon_lr: Annotated[float, Gt(0), Doc("learning rate of Muon")] = 0.02
     momentum: Annotated[float, Ge(0), Lt(1), Doc("momentum of Muon")] = 0.95
@@ -41,6 +48,16 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def for_samples(self, count: int) -> TrainingSettings:
+        """The same for so many samples to train on, with `optimizer: auto` decided.
+
+        >>> TrainingSettings().for_samples(60).optimizer, TrainingSettings().for_samples(5000).optimizer
+        ('adamw', 'muon')
+        """
+        if self.optimizer != "auto":
+            return self
+        return replace(self, optimizer="muon" if count >= PLENTY else "adamw")
 
     def recorded(self) -> dict[str, Any]:
         """What the result depends on, as JSON: with AdamW alone, nothing of Muon's, so that older runs go on."""

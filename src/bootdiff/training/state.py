@@ -356,7 +356,7 @@ class TrainingState:
         saved = self.saved_step
         good = "no checkpoint was written yet" if saved is None else f"the checkpoint of step {saved} is intact"
         rates = f"{self.settings.lr:g}"
-        if self.settings.optimizer == "muon":
+        if self.settings.optimizer != "adamw":
             rates += f", of Muon {self.settings.muon_lr:g}"
         raise Diverged(
             f"stage {self.stage.name}, step {step}: the {what} became NaN or infinite ({good} in {self.stage.path}). "
