@@ -33,17 +33,15 @@ def test_the_weights_are_those_of_the_module():
 
 
 def test_the_test_on_mnist16_is_that_of_the_results():
-    found = {}
-    for path in (RESULTS / "mnist16").glob("*/*-n2-seed0.json"):
-        result = json.loads(path.read_text())
-        if result.get("samples"):
-            found[result["arm"]] = result["holdout_loss"], result["samples"]["fid"]
-    assert len(found) == 7
-    plain, weighted = correlations(list(found.values()))
-    assert f"with FID by {plain:.3f}, the sample-weighted one by {weighted:.3f}" in PAGE
-    assert "closes 71 % of the gap in the one, 97 % in the other and 101 % in FID" in PAGE
+    results = [json.loads(path.read_text()) for path in (RESULTS / "mnist16").glob("*/*-n2-seed0.json")]
+    found = [(r["holdout_loss"], r["samples"]["fid"]) for r in results if r.get("samples")]
+    assert len(found) >= 8
+    plain, weighted = correlations(found)
+    said = f"{len(found)} results with samples): over them the plain loss correlates with FID by {plain:.3f}, the"
+    assert f"{said} sample-weighted one by {weighted:.3f}" in PAGE
     benchmarks = (ROOT / "docs" / "benchmarks.md").read_text()
-    assert re.search(r"\| three \| 2 % \| 71 % \| 97 % \| 101 % \|", benchmarks)
+    (shares,) = re.findall(r"\| three \| 2 % \| (\d+ %) \| (\d+ %) \| (\d+ %) \|", benchmarks)
+    assert "closes {} of the gap in the one, {} in the other and {} in FID".format(*shares) in PAGE
 
 
 def test_the_figures_of_digits_are_those_of_the_results():
