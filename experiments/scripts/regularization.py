@@ -52,7 +52,7 @@ def stacked(
     return StackedDenoiser(composite, experts, b.levels, w.values.tolist()).eval()
 
 
-def post_hoc(b: Bootstrap) -> Iterator[tuple[str, StackedDenoiser]]:
+def post_hoc(b: Bootstrap) -> Iterator[tuple[str, Denoiser]]:
     """Variants made of the run's own experts: (name, denoiser); without views that help, those of full-only alone."""
     composite, full = b.composite(), b.experts("full")
     residual = b.experts("residual") if composite.views else {}
@@ -78,6 +78,8 @@ def post_hoc(b: Bootstrap) -> Iterator[tuple[str, StackedDenoiser]]:
     ended = [last[name] for name in full]
     yield "full-only: last weights, mean", StackedDenoiser(none.composite, ended, b.levels)
     yield "full-only: snapshots, stack", stacked(b, list(full.values()), none)
+    yield "full-only, its Gaussian too: the arm", b.denoiser("full_only")
+    yield "all of these, what is visible, Gaussians: bootdiff", b.denoiser("bootdiff")
 
 
 def with_residual(recipe: Recipe, **settings: Any) -> Recipe:

@@ -25,7 +25,6 @@ views:
   halves: {view: {kind: crop, size: [8, 4], offset: [0, 0]}, backbone: {kind: local, width: 4, depth: 3}}
 backbones:
   local: {kind: local, width: 4, depth: 3}
-  deep: {kind: local, width: 4, depth: 4}
 training:
   {steps: 7, batch: 8, lr: 0.01, ema: 0.9, warmup: 0, evaluate_every: 3, checkpoint_seconds: 1.0e-6,
    residual: {steps: 24, evaluate_every: 12}}

@@ -89,8 +89,10 @@ def test_every_method_says_whose_it_is_and_tries_as_much():
 
 @pytest.fixture
 def stages(folder, tmp_path, monkeypatch):
-    """Opens the stages of a run; all stages draw the same weights and noise."""
+    """Opens the stages of a run; all stages draw the same weights and noise, and stacks have no Gaussian, which after
+    so few steps would be all that counts."""
     monkeypatch.setattr(Bootstrap, "seed", lambda self, name: 0)
+    monkeypatch.setattr(Bootstrap, "gaussian", lambda self, name, data, views=None: {})
     opened = []
 
     def open_stages(views):
@@ -259,12 +261,17 @@ def test_flops_are_counted_as_the_loop_counts_them(stages):
 
 def test_bootdiff_divides_the_budget_among_its_parts(stages):
     b = stages("three")
-    found, steps = parts(b), bootdiff_steps(b, 1e10, {"split": [4, 8, 1]})
-    assert {part: len(of) for part, of in found.items()} == {"views": 3, "full": 1, "residual": 1}
-    assert steps["full"] / steps["views"] == pytest.approx(2, rel=0.05)
-    assert steps["full"] / steps["residual"] == pytest.approx(8, rel=0.05)
+    found, steps = parts(b), bootdiff_steps(b, 1e10, {"split": [4, 2, 8, 1]})
+    assert {part: len(of) for part, of in found.items()} == {"views": 3, "full": 1, "visible": 1, "residual": 1}
+    assert steps["visible"] / steps["views"] == pytest.approx(2, rel=0.05)
+    assert steps["visible"] / steps["residual"] == pytest.approx(8, rel=0.05)
+    assert steps["visible"] / steps["full"] == pytest.approx(4, rel=0.05)
     assert 0.9e10 < sum(steps[part] * sum(of) for part, of in found.items()) <= 1e10
-    assert bootdiff_steps(b, 1e10, {"split": [8, 4, 1]})["views"] > 1.2 * steps["views"]
+    assert bootdiff_steps(b, 1e10, {"split": [8, 2, 8, 1]})["views"] > 1.2 * steps["views"]
+    hidden = stages("thumbnails2")  # no view shows pixels: their share is full-only's
+    alone = bootdiff_steps(hidden, 1e10, {"split": [4, 2, 8, 1]})
+    assert set(alone) == {"views", "full", "residual"}
+    assert alone["full"] / alone["views"] == pytest.approx(2, rel=0.05)
 
 
 def test_views_may_have_the_first_backbone_alone_and_only_the_others_be_wide(folder):

@@ -39,8 +39,8 @@ def test_regularization_measures_what_the_arms_are(tiny_run, tmp_path, capsys):
     same = {
         "views_only": "views only",
         "unregularized": "all residual: last weights, mean",
-        "bootdiff": "all residual + full-only: snapshots, stack",
-        "full_only": "full-only: snapshots, stack",
+        "bootdiff": "all of these, what is visible, Gaussians: bootdiff",
+        "full_only": "full-only, its Gaussian too: the arm",
     }
     arms = {arm: load_arm(tiny_run.run, arm, "cpu")[1] for arm in same}
     losses = tabulate(sample_losses(arms, in_memory(problem.test), list(recipe.levels), base, draws=2, seed=7),

@@ -16,7 +16,6 @@ from bootdiff.evaluation.costs import totals
 from bootdiff.method import distillation
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.distillation import Distillation, Pool, draw_pool
-from bootdiff.method.gaussian import GaussianDenoiser
 from bootdiff.method.losses import LossModule, ResidualObjective
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.settings import SamplingSettings
@@ -209,9 +208,7 @@ def test_the_arm_asks_no_view_and_is_made_again_of_what_is_there(tmp_path, accel
         save_arm(boot, "distilled")
     assert isinstance(made, StackedDenoiser)
     assert not made.composite.views
-    student, moments = made.experts
-    assert not student.members[0].uses_views
-    assert isinstance(moments, GaussianDenoiser)  # which costs nothing
+    assert [expert.members[0].uses_views for expert in made.experts] == [False]  # classes: there is no Gaussian
     assert set(boot.ledger) == {*[s.name for s in boot.plan(["distilled"]).trainings], "distilled-samples"}
     assert boot.ledger["distilled-local"]["steps"] == 9
     # The teacher is asked in every step.
@@ -235,7 +232,7 @@ def test_students_start_at_the_full_only_networks_unless_they_are_others(tmp_pat
     )
     with boot.run:
         made = boot.denoiser("distilled")
-    assert len(made.experts) == 3  # two students, and the Gaussian
+    assert len(made.experts) == 2
     final = {
         name: load_tensors(tmp_path / "run" / "stages" / name / "final.safetensors")[0]
         for name in ("full-local", "distilled-local", "distilled-wide")
