@@ -115,14 +115,16 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 def _against_full(found: Sequence[tables.Column], path: Path) -> None:
     """Per kind of views, every arm's loss less full-only's, with both errors.
 
-    The axis ends at twice the largest gain of any arm: what is worse is a triangle at the edge, with its value.
+    The axis ends at twice the largest gain of any arm, or above the worst: what is worse still is a triangle at the
+    edge, with its value.
     """
     width = 1.5 + 1.6 * len(found)
     figure, axes = _axes(width, 4.6)
     arms = list(dict.fromkeys(arm for c in found for arm in c.arms if arm != "full_only"))
     compared = [[c.difference(arm, "full_only") for c in found] for arm in arms]
     gain = max([-d.mean for row in compared for d in row if d is not None and d.mean < 0], default=0.01)
-    top = 2 * gain
+    worst = max([d.mean + 3 * d.error for row in compared for d in row if d is not None], default=0.0)
+    top = min(2 * gain, max(worst, 0.25 * gain))
     colours = dict(zip((a for a in arms if a not in tables.REFERENCE), itertools.cycle(COLOURS), strict=False))
     colours |= {"bootdiff": "black", "oracle": "#9a9a9a", "unregularized": "#c9c9c9"}
     for k, (arm, row) in enumerate(zip(arms, compared, strict=True)):
