@@ -193,6 +193,10 @@ class _Untrained:
         return StackedDenoiser(composite, [self.stages.build(task) for task in tasks], self.stages.levels)
 
 
+# Seconds after which no more steps are timed: long ones vary little.
+_ENOUGH = 0.3
+
+
 def _measure(untrained: _Untrained, stage: Stage) -> Cost:
     stages, task = untrained.stages, untrained.task(stage)
     data, training, objective = task.data, task.training, task.loss()
@@ -217,13 +221,13 @@ def _measure(untrained: _Untrained, stage: Stage) -> Cost:
     with FlopCounterMode(display=False) as counter:  # as the training loop counts: without the optimizer's own
         gradient(0)
     step(1)
-    times = []
-    for t in range(2, 5):
+    times: list[float] = []
+    while len(times) < 3 and sum(times) < _ENOUGH:
         start = time.perf_counter()
-        step(t)
+        step(2 + len(times))
         _wait(stages.device)
         times.append(time.perf_counter() - start)
-    seconds = sorted(times)[1]
+    seconds = sorted(times)[len(times) // 2]
     parameters = sum(p.numel() for p in params)
     # A held-out evaluation is a forward pass: about a third of a step.
     draws = max(1, min(4, 128 // max(len(data.samples), 1)))
