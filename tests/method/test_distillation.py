@@ -212,7 +212,7 @@ def test_the_arm_asks_no_view_and_is_made_again_of_what_is_there(tmp_path, accel
     assert set(boot.ledger) == {*[s.name for s in boot.plan(["distilled"]).trainings], "distilled-samples"}
     assert boot.ledger["distilled-local"]["steps"] == 9
     # The teacher is asked in every step.
-    assert boot.ledger["distilled-local"]["flops_per_step"] > boot.ledger["full-local"]["flops_per_step"]
+    assert boot.ledger["distilled-local"]["flops_per_step"] > 1.2 * boot.ledger["full-local"]["flops_per_step"]
     assert flops(boot, "distilled") == sum(entry["flops"] for entry in boot.ledger.values())
     assert flops(boot, "bootdiff") < flops(boot, "distilled")
     x, sigma, label = torch.randn(3, *SHAPE), torch.tensor([0.2, 1.0, 4.0]), torch.tensor([0, 5, -1])

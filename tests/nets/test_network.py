@@ -411,11 +411,14 @@ def test_a_network_says_what_it_must():
 
 def test_a_unet_and_a_local_net_that_are_stacked_divide_the_noise_levels_unless_they_say_so_themselves():
     both = divided({"a": BuiltIn("unet"), "b": BuiltIn("local"), "c": BuiltIn("mlp")})
-    assert [network.noise for network in both.values()] == [NOISE["unet"], NOISE["local"], None]
+    usual, own = LogNormal(), LogNormal(0.0, 1.0)
+    assert [n.noise_in(usual) for n in both.values()] == [NOISE["unet"], NOISE["local"], usual]
+    assert [n.noise_in(own) for n in both.values()] == [own] * 3  # what training settings say is not overruled
     assert NOISE["local"].mean < NOISE["unet"].mean
-    assert divided({"a": BuiltIn("local"), "b": BuiltIn("mlp")})["a"].noise is None
-    own = LogNormal(0.0, 1.0)
+    assert divided({"a": BuiltIn("local"), "b": BuiltIn("mlp")})["a"].noise_in(usual) == usual
     said = divided({"a": BuiltIn("unet", noise=own), "b": BuiltIn("local")})
-    assert (said["a"].noise, said["b"].noise) == (own, NOISE["local"])
-    assert said["a"].resolve((1, 16, 16), (1, 16, 16)).noise == own
-    assert divided({"a": as_network(nn.Linear), "b": BuiltIn("local")})["b"].noise is None
+    assert [n.noise_in(usual) for n in said.values()] == [own, NOISE["local"]]
+    assert said["a"].noise_in(LogNormal(2.0)) == own
+    for name, wanted in (("a", own), ("b", NOISE["local"])):
+        assert said[name].resolve((1, 16, 16), (1, 16, 16)).noise_in(usual) == wanted
+    assert divided({"a": as_network(nn.Linear), "b": BuiltIn("local")})["b"].noise_in(usual) == usual

@@ -104,10 +104,10 @@ def test_noise_levels_of_a_network_are_its_own_and_else_divided():
     )
     networks = method_settings(recipe, (1, 8, 8)).networks
     assert networks["unet"].noise == LogNormal(0.5, 0.7)
-    assert networks["local"].noise == NOISE["local"]
+    assert networks["local"].noise_in(LogNormal()) == NOISE["local"]
     settings = method_settings(load_recipe_text(text % ", backbone: unet"), (1, 8, 8))
-    assert settings.networks["unet"].noise == NOISE["unet"]
-    assert settings.views["v"].networks["unet"].noise is None  # alone, it is trained at all levels
+    assert settings.networks["unet"].noise_in(LogNormal()) == NOISE["unet"]
+    assert settings.views["v"].networks["unet"].noise_in(LogNormal()) == LogNormal()  # alone: at all levels
     with pytest.raises(BootdiffError, match=r"backbones\.unet\.noise\.std"):
         load_recipe_text(text % "" + "backbones: {unet: {kind: unet, noise: {std: 0}}, local: auto}\n")
 

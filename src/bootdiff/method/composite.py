@@ -65,8 +65,6 @@ class CompositeDenoiser(Denoiser):
         ValueError: a denoiser of samples of a different shape than its view's.
     """
 
-    gains: Tensor
-    levels: Tensor
     _last: tuple[tuple[Any, ...], Estimates] | None
 
     def __init__(
@@ -92,10 +90,9 @@ class CompositeDenoiser(Denoiser):
         self.denoisers._modules.update({name: denoiser for name, (_, denoiser) in views.items()})
         values = torch.ones(len(levels), len(self.views)) if gains is None else torch.tensor(gains, dtype=torch.float32)
         values = values.reshape(len(levels), len(self.views))
-        self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
-        self.register_buffer("gains", values.double(), persistent=False)
-        # What is evaluated is decided here, without waiting for a device.
-        self._on_host = self.levels, self.gains
+        # They stay on the CPU, where it is decided what is evaluated, without waiting for a device.
+        self.levels = torch.tensor(list(levels), dtype=torch.float64)
+        self.gains = values.double()
         self._placements: dict[tuple[str, torch.device], _Placements] = {}
         self.denoisers.requires_grad_(False)
         self.train(False)
@@ -205,7 +202,7 @@ class CompositeDenoiser(Denoiser):
         if not self.views:
             return Estimates(prior, prior, None)
         total, found = prior, []
-        gains = interpolate(on_host(sigma), *self._on_host)
+        gains = interpolate(on_host(sigma), self.levels, self.gains)
         for i, name in enumerate(self.views):
             gain = torch.where(self.active(name, sigma, label), gains[:, i].to(x.dtype), 0.0)
             evidence, estimates = self.evidence(name, x, sigma, label, prior, gain != 0)

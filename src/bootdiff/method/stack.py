@@ -78,9 +78,6 @@ class StackedDenoiser(Denoiser):
         weights: kappa_k at each level, (levels, experts); None stands for 1 / experts.
     """
 
-    weights: Tensor
-    levels: Tensor
-
     def __init__(
         self,
         composite: CompositeDenoiser,
@@ -92,10 +89,9 @@ class StackedDenoiser(Denoiser):
         self.composite, self.experts, self.shape = composite, nn.ModuleList(experts), composite.shape
         count = len(experts)
         values = torch.full((len(levels), count), 1 / max(count, 1)) if weights is None else torch.tensor(weights)
-        self.register_buffer("levels", torch.tensor(list(levels), dtype=torch.float64), persistent=False)
-        self.register_buffer("weights", values.double().reshape(len(levels), count), persistent=False)
-        # What is evaluated is decided here, without waiting for a device.
-        self._on_host = self.levels, self.weights
+        # They stay on the CPU, where it is decided what is evaluated, without waiting for a device.
+        self.levels = torch.tensor(list(levels), dtype=torch.float64)
+        self.weights = values.double().reshape(len(levels), count)
         self._classed_by_views = (
             count > 0 and not any(map(_own_classes, experts)) and any(map(takes_classes, composite.denoisers.values()))
         )
@@ -117,7 +113,7 @@ class StackedDenoiser(Denoiser):
 
     def _stacked(self, x: Tensor, sigma: Tensor, label: Tensor | None, context: Tensor | None) -> Tensor:
         at = self.composite.estimate(x, sigma, label)
-        kappa = interpolate(on_host(sigma), *self._on_host)
+        kappa = interpolate(on_host(sigma), self.levels, self.weights)
         out = at.mean
         for k, expert in enumerate(self.experts):
             active = kappa[:, k] > 0

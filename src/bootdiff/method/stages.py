@@ -122,8 +122,7 @@ class Bootstrap(Trainer):
 
     def _oracle(self) -> StackedDenoiser:
         """Denoisers trained on all data in full."""
-        experts = self.experts("oracle")
-        data = self.task(Stage("oracle", next(iter(self.settings.networks)))).data
+        experts, data = self.experts("oracle"), self._oracle_training_set()
         return self.stack("oracle", data, self.no_views(data.prior), {**experts, **self.gaussian("oracle", data)})
 
     # -- its parts -----------------------------------------------------------------------------------------------------
@@ -268,10 +267,14 @@ class Bootstrap(Trainer):
                 objective=visible_objective(none, training.noise, data, self._sharing()), mask_channels=masks,
             )  # fmt: skip
         if part == "oracle":
-            oracle = self.problem.oracle
-            assert oracle is not None
-            data = replace(data, train=oracle, classes=classes_in(oracle))
+            data = self._oracle_training_set()
         return Task(name, data, none, settings.networks[stage.network], settings.training[part])
+
+    def _oracle_training_set(self) -> TrainingSet:
+        """All data in full; the held-out samples stay held out."""
+        oracle = self.problem.oracle
+        assert oracle is not None
+        return replace(self.full_training_set(), train=oracle, classes=classes_in(oracle))
 
     def _parents(self, task: Task, part: Part, network: str) -> tuple[list[Any], list[Path]]:
         """What an expert depends on beside its task, and the weights that it may start at."""

@@ -82,8 +82,7 @@ class Task:
     def loss(self) -> ResidualObjective:
         """The objective that it is trained with."""
         objective = self.objective or ResidualObjective(self.composite, self.training.noise, tau=self.data.tau)
-        own = self.network.noise
-        return objective if own is None else replace(objective, noise=own)
+        return replace(objective, noise=self.network.noise_in(objective.noise))
 
 
 @dataclass

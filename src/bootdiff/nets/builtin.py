@@ -55,7 +55,7 @@ class BuiltIn(Network):
             elif patch > 1 and small != large:
                 patch = max(1, patch * small // large)
             options["patch"] = patch
-        return BuiltIn(self.kind, fitted(self.kind, shape, options), True, noise=self.noise)
+        return BuiltIn(self.kind, fitted(self.kind, shape, options), True, noise=self.noise, divided=self.divided)
 
     def build(self, in_channels: int, shape: Sequence[int], classes: int | None = None) -> nn.Module:
         own = self.resolve(shape, shape)

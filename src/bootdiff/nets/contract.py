@@ -29,9 +29,18 @@ class Network(ABC):
     """A backbone to be built for samples of any shape: what `networks=` and a recipe's `backbones` hold.
 
     noise: levels that it is trained at, in every part; None: those of the training settings.
+    divided: levels that it is trained at where neither it nor the training settings say any: its part of what a stack
+    of networks divides among them; None: all.
     """
 
     noise: LogNormal | None = field(default=None, kw_only=True)
+    divided: LogNormal | None = field(default=None, kw_only=True)
+
+    def noise_in(self, given: LogNormal) -> LogNormal:
+        """The noise levels that it is trained at, where the training settings have `given`."""
+        if self.noise is not None:
+            return self.noise
+        return self.divided if self.divided is not None and given == LogNormal() else given
 
     def resolve(self, shape: Sequence[int], full: Sequence[int]) -> Network:
         """The same with the sizes of its kind, for samples of `shape` (C, *space), views of samples of `full`.

@@ -61,19 +61,18 @@ def as_network(value: Any) -> Network:
 NOISE = {"unet": LogNormal(-0.2, 1.1), "local": LogNormal(-1.9, 1.0)}
 """Noise levels of networks that are stacked: what is fine is decided by neighbours, at low noise; what is where, above.
 
-Chosen on held-out images (docs/regularization.md)."""
+Chosen on held-out images (docs/experts.md)."""
 
 
 def divided(networks: Mapping[str, Network]) -> dict[str, Network]:
-    """The same networks, stacked: where a UNet and a local net are among them, they divide the noise levels.
-
-    Those that say at which levels they are trained keep them, and so does a network of one kind alone.
+    """The same networks, stacked: where a UNet and a local net are among them, they divide the noise levels, unless it
+    is said at which they are trained (`Network.noise_in`). A network of one kind alone is trained at all.
     """
     kinds = {network.kind for network in networks.values() if isinstance(network, BuiltIn)}
     if not kinds.issuperset(NOISE):
         return dict(networks)
     return {
-        name: replace(n, noise=NOISE[n.kind]) if isinstance(n, BuiltIn) and n.kind in NOISE and n.noise is None else n
+        name: replace(n, divided=NOISE[n.kind]) if isinstance(n, BuiltIn) and n.kind in NOISE else n
         for name, n in networks.items()
     }
 

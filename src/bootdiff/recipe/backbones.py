@@ -82,8 +82,8 @@ class NetSpec(Block):
     kind: str
     noise: Noise | None = Field(
         None,
-        description="noise levels it is trained at, in every part; null: those of training, but where a unet and a "
-        "local are stacked, the middle ones for the unet and the low ones for the local",
+        description="noise levels it is trained at, in every part; null: those of training, and where these are not "
+        "given and a unet and a local are stacked, the middle ones for the unet and the low ones for the local",
     )
 
     @model_serializer(mode="wrap")
