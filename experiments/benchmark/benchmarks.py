@@ -32,12 +32,24 @@ NO_VIEWS = "none"
 """What the results of arms that see no views are filed under."""
 
 
-def square_views(side: int) -> dict[str, dict[str, Any]]:
-    """Kinds of views of square pictures, by the name of the kind: view name -> its block of the recipe."""
+def square_views(side: int, thumbnail_net: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """Kinds of views of square pictures, by the name of the kind: view name -> its block of the recipe.
+
+    thumbnail_net: the network of full pictures, its "patch" as for them; thumbnails get it with patches of as many
+    pixels fewer as they have themselves. By default they share the networks of full pictures as they are.
+    """
     half = side // 2
+
+    def thumbnails(factor: int) -> dict[str, Any]:
+        block: dict[str, Any] = {"view": {"kind": "downsample", "factor": factor}}
+        if thumbnail_net is not None:
+            patch = max(1, thumbnail_net["patch"] // factor)
+            block["backbone"] = {**thumbnail_net, "patch": patch, "noise": asdict(NOISE[thumbnail_net["kind"]])}
+        return {f"thumbnails{factor}": block}
+
     kinds: dict[str, dict[str, Any]] = {
-        "thumbnails2": {"thumbnails2": {"view": {"kind": "downsample", "factor": 2}}},
-        "thumbnails4": {"thumbnails4": {"view": {"kind": "downsample", "factor": 4}}},
+        "thumbnails2": thumbnails(2),
+        "thumbnails4": thumbnails(4),
         "halves": {
             "left": {"view": {"kind": "crop", "size": [side, half], "offset": [0, 0]}},
             "right": {"view": {"kind": "crop", "size": [side, half], "offset": [0, half]}},
@@ -233,6 +245,28 @@ BENCHMARKS["cats16"] = replace(
     test=850,
     flops=1e13,
     flip="horizontal",
+)
+# Hands, chests, heads: a left hand is no right one, so nothing is flipped.  Patches of 4 make the UNet as dear as that
+# of cats32; the local net sees every pixel.
+_MEDICAL_UNET: dict[str, Any] = {"kind": "unet", "channels": [32, 64, 64], "attention": False, "patch": 4}
+BENCHMARKS["medical64"] = replace(
+    BENCHMARKS["cats32"],
+    name="medical64",
+    data="medical64.npz",
+    size=(1, 64, 64),
+    pool=8000,
+    test=500,
+    flops=4e13,
+    narrow={
+        "unet": _MEDICAL_UNET,
+        "local": {"kind": "local", "width": 24, "depth": 6},
+    },
+    wide={
+        "unet": {"kind": "unet", "channels": [56, 112, 112], "attention": False, "patch": 4},
+        "local": {"kind": "local", "width": 48, "depth": 6},
+    },
+    views=square_views(64, _MEDICAL_UNET),
+    flip="none",
 )
 # Eight times the budget, for all arms alike: enough steps for few full samples to be memorized, as far as two cores go.
 BENCHMARKS["mnist-long"] = replace(BENCHMARKS["mnist"], name="mnist-long", flops=4e13)

@@ -30,7 +30,9 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="mnist16, cats16, mnist, mnist-long, cats32, cats64 or gpu-short.", show_default=False
+            metavar="NAME",
+            help="mnist16, cats16, mnist, mnist-long, cats32, medical64, cats64 or gpu-short.",
+            show_default=False,
         ),
     ],
     arms: Annotated[str, typer.Option(help="Only these arms, separated by spaces.")] = "",

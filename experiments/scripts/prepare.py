@@ -10,6 +10,7 @@ cats16.npz       cats32 averaged to 16 x 16 x 3: `train` (5600) and `test` (850)
 radar32.npz      12 frames of 32 x 32 x 1: `train` (1800) and `test` (250)
 traffic32.npz    16 frames of 32 x 32 x 3: `train` (640) and `test` (88)
 ecg.npz          512 values: `train` (5760) and `test` (792)
+medical64.npz    64 x 64 x 1: `train` (8645) and `test` (1500)
 mnist-tiny.npz   mnist16 on three channels: `train`, useless thumbnails
 """
 
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "radar32": lambda: both("radar_video32"),
         "traffic32": lambda: both("traffic_video32"),
         "ecg": lambda: both("ecg"),
+        "medical64": lambda: both("medical64"),
     }
     wanted = made if args.only is None else args.only
     unknown = [name for name in wanted if name not in made]
