@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from bootdiff.noise import LogNormal
 from bootdiff.settings import Doc, Ge, Gt, Lt, check
 
-__all__ = ["PLENTY", "TrainingSettings"]
+__all__ = ["PLENTY", "TrainingSettings", "batch_for"]
 
 PLENTY = 250
 """Samples from which on Muon is the better optimizer (docs/experts.md)."""
+
+
+def batch_for(shape: Sequence[int]) -> int:
+    """Samples per step where that is left open: 32 up to 8192 places (pixels, values, pixels of frames), and half as
+    many for each factor of four beyond; at least 4. So a step's memory grows more slowly than the samples do.
+
+    The device does not count: the same recipe is the same training everywhere.
+
+    >>> [batch_for((3, side, side)) for side in (8, 64, 128, 256, 512)]
+    [32, 32, 16, 8, 4]
+    >>> batch_for((1, 12, 32, 32)), batch_for((1, 160_000)), batch_for((30,))
+    (16, 4, 32)
+    """
+    places = math.prod(shape[1:])
+    return 32 if places <= 8192 else max(4, 32 >> math.ceil(math.log(places / 4096, 4)))
 
 
 @dataclass(frozen=True)
@@ -23,7 +40,11 @@ class TrainingSettings:
     """
 
     steps: Annotated[int, Ge(1), Doc("optimizer steps")] = 2000
-    batch: Annotated[int, Ge(1), Doc("samples per step, over all processes")] = 32
+    batch: Annotated[
+        Literal["auto"] | int,
+        Ge(1),
+        Doc("samples per step, over all processes; auto: 32, fewer for samples of more than 8192 pixels or values"),
+    ] = "auto"
     optimizer: Annotated[
         Literal["auto", "muon", "adamw"],
         Doc(
@@ -49,15 +70,28 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         check(self)
 
-    def for_samples(self, count: int) -> TrainingSettings:
-        """The same for so many samples to train on, with `optimizer: auto` decided.
+    def for_samples(self, count: int, shape: Sequence[int]) -> TrainingSettings:
+        """The same for so many samples of this shape (C, *space), with `optimizer` and `batch` decided.
 
-        >>> TrainingSettings().for_samples(60).optimizer, TrainingSettings().for_samples(5000).optimizer
-        ('adamw', 'muon')
+        >>> found = [TrainingSettings().for_samples(*of) for of in ((60, (3, 8, 8)), (5000, (3, 256, 256)))]
+        >>> [(settings.optimizer, settings.batch) for settings in found]
+        [('adamw', 32), ('muon', 8)]
         """
-        if self.optimizer != "auto":
-            return self
-        return replace(self, optimizer="muon" if count >= PLENTY else "adamw")
+        optimizer, batch = self.optimizer, self.batch
+        if optimizer == "auto":
+            optimizer = "muon" if count >= PLENTY else "adamw"
+        return replace(self, optimizer=optimizer, batch=batch_for(shape) if isinstance(batch, str) else batch)
+
+    @property
+    def batch_size(self) -> int:
+        """The batch as a number.
+
+        Raises:
+            ValueError: it is not decided yet (`for_samples`).
+        """
+        if isinstance(self.batch, str):
+            raise ValueError("the batch depends on the samples: ask `for_samples` first")
+        return self.batch
 
     def recorded(self) -> dict[str, Any]:
         """What the result depends on, as JSON: with AdamW alone, nothing of Muon's, so that older runs go on."""
