@@ -130,7 +130,7 @@ def test_what_is_absurd_is_said_with_what_to_change():
     assert costs.advice([rows()], free=2 * 10**9) == []
     (memory,) = costs.advice([rows(), rows(name="full-local", memory=14 * 10**9)], free=8 * 10**9)
     assert "full-local asks for 14.0 GB of memory, and 8.0 GB are free" in memory
-    assert "training.batch (now 8)" in memory
+    assert "training.accumulate (parts of the batch of 8" in memory
     (days,) = costs.advice([rows(seconds=9 * 86400.0), rows(name="full-local", seconds=86400.0)], free=None)
     assert "10.0 days" in days
     assert "full-unet alone takes 90%" in days

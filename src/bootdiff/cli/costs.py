@@ -263,7 +263,8 @@ def advice(rows: Sequence[Cost], free: int | None) -> list[str]:
     if free is not None and largest.memory > free:
         said.append(
             f"warning: {largest.name} asks for {in_bytes(largest.memory)} of memory, and {in_bytes(free)} are free: "
-            f"lower training.batch (now {largest.batch}), or give its network a larger `patch` or fewer `channels`"
+            f"raise training.accumulate (parts of the batch of {largest.batch}, same result), lower training.batch, or "
+            "give its network a larger `patch` or fewer `channels`"
         )
     total, dearest = sum(row.seconds for row in rows), max(rows, key=lambda row: row.seconds)
     if total > _ABSURD:

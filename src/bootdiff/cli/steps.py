@@ -3,7 +3,7 @@
 Counted on torch's "meta" device, whose tensors have shapes and no values: the loss of a whole batch and its gradient
 run there in milliseconds whatever their size, and besides FLOPs they show every tensor that is kept for the gradient:
 
-    memory = what the process holds + tensors kept for the gradient * 1.2 + 4 bytes * parameters * COPIES,
+    memory = what the process holds + tensors kept for the gradient * 1.2 / parts + 4 bytes * parameters * COPIES,
 
 COPIES = 5: weights, gradient, running average, two moments (Muon has one).  1.2 is for what comes and goes in between.
 
@@ -77,7 +77,7 @@ def step_cost(trainer: Trainer, task: Task) -> StepCost:
         seconds, tried = _timed(trainer, task, module, few), flops * few // rows
     else:
         seconds, tried = _small_unet(trainer)
-    memory = int(_BETWEEN * kept) + 4 * _COPIES * parameters
+    memory = int(_BETWEEN * kept) // task.training.accumulate + 4 * _COPIES * parameters
     return StepCost(parameters, flops, memory, seconds * flops / max(tried, 1), tried)
 
 

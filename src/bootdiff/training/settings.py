@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+from bootdiff.errors import BootdiffError
 from bootdiff.noise import LogNormal
 from bootdiff.settings import Doc, Ge, Gt, Lt, check
 
@@ -45,6 +46,13 @@ class TrainingSettings:
         Ge(1),
         Doc("samples per step, over all processes; auto: 32, fewer for samples of more than 8192 pixels or values"),
     ] = "auto"
+    accumulate: Annotated[
+        int,
+        Ge(1),
+        Doc(
+            "equal parts that a batch is computed in, one after the other: less memory, the same result up to rounding"
+        ),
+    ] = 1
     optimizer: Annotated[
         Literal["auto", "muon", "adamw"],
         Doc(
@@ -76,11 +84,20 @@ class TrainingSettings:
         >>> found = [TrainingSettings().for_samples(*of) for of in ((60, (3, 8, 8)), (5000, (3, 256, 256)))]
         >>> [(settings.optimizer, settings.batch) for settings in found]
         [('adamw', 32), ('muon', 8)]
+
+        Raises:
+            BootdiffError: `accumulate` does not divide the batch.
         """
         optimizer, batch = self.optimizer, self.batch
         if optimizer == "auto":
             optimizer = "muon" if count >= PLENTY else "adamw"
-        return replace(self, optimizer=optimizer, batch=batch_for(shape) if isinstance(batch, str) else batch)
+        batch = batch_for(shape) if isinstance(batch, str) else batch
+        if batch % self.accumulate:
+            raise BootdiffError(
+                f"training.accumulate: a batch of {batch} cannot be computed in {self.accumulate} equal parts; give a "
+                f"number that divides {batch}"
+            )
+        return replace(self, optimizer=optimizer, batch=batch)
 
     @property
     def batch_size(self) -> int:
@@ -95,7 +112,7 @@ class TrainingSettings:
 
     def recorded(self) -> dict[str, Any]:
         """What the result depends on, as JSON: with AdamW alone, nothing of Muon's, so that older runs go on."""
-        without = {"checkpoint_seconds", "workers"}
+        without = {"checkpoint_seconds", "workers", "accumulate"}
         if self.optimizer == "adamw":
             without |= {"optimizer", "muon_lr", "momentum"}
         return {name: value for name, value in asdict(self).items() if name not in without}
