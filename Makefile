@@ -1,4 +1,4 @@
-# make demo    a whole run on scikit-learn's digits, with its report, in runs/demo
+# make demo    a whole run on letters of many fonts, with its pictures, in runs/demo
 # make test    lint, types and the quick tests        make test-all   every test
 # make lint    lint and types only                    make clean      remove what make and the tests made
 # The first call makes .venv; later calls use it again until pyproject.toml or constraints.txt change.

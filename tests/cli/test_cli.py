@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+from bootdiff.data import load_letters
 from bootdiff.method.stages import ARMS as ALL
 from bootdiff.recipe.schema import load_recipe_text, reference
 from bootdiff.training.files import load_tensors
@@ -327,15 +328,17 @@ def test_the_demo_is_what_it_promises(monkeypatch, tmp_path, trained):
     from bootdiff.cli import demo
 
     recipe = demo.demo_recipe()
-    assert recipe.simulate.full <= 80
-    assert recipe.simulate.pool.path == "digits"
+    assert recipe.simulate.full <= 0.02 * len(load_letters()) + 1
+    assert recipe.simulate.pool.path == "letters"
     assert recipe.view_configs("thumbnails") == [{"kind": "downsample", "factor": 2}]
     # the verb itself, on the tiny run
     monkeypatch.setattr(demo, "demo_recipe", lambda: load_recipe_text(TINY, trained.recipe.parent))
-    result = call("demo", "--out", trained.run)
+    own = shutil.copytree(trained.run, tmp_path / "demo")
+    result = call("demo", "--out", own)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1].endswith("metrics.json")
-    assert "differing in seed (0 -> 1)" in refused("demo", "--out", trained.run, "--seed", 1)
+    assert set(read(own / "metrics.json")["holdout_loss"]) == {"full_only", "bootdiff"}
+    assert "differing in seed (0 -> 1)" in refused("demo", "--out", own, "--seed", 1)
 
 
 VERBS = ["demo", "recipe", "masks", "check", "plan", "fit", "arms", "sample", "restore", "evaluate"]

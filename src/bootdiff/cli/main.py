@@ -126,7 +126,7 @@ _TOP = """
 
     A YAML file, the recipe, names the full samples and each kind of partial ones. To start:
 
-    bootdiff demo                           see it work on handwritten digits
+    bootdiff demo                           see it work on letters of many fonts
     bootdiff recipe --example > mine.yaml   a recipe to start from
     bootdiff check mine.yaml                is it right? how long will it take?
     bootdiff fit mine.yaml                  train, into runs/mine
