@@ -22,6 +22,7 @@ FAST = ("--steps", 4, "--samples", 3)
 
 def run_of(folder, recipe, shape, meaning):
     """A run that ended with the white base of these samples."""
+    folder.mkdir(exist_ok=True)
     (folder / "r.yaml").write_text(recipe)
     loaded = load_recipe_text(recipe, folder, source="r.yaml", name="r")
     with Run.open(folder / "run", loaded.dump(place=False), "data", seed=0):
@@ -150,3 +151,28 @@ views: {gaps: {view: {kind: random_mask, hide: gap, apart: true},
         for row, line in zip(rows[at : at + 16], lines, strict=True):
             for given, value in zip(row, line.split(","), strict=True):
                 assert float(value) == pytest.approx(float(given), abs=1e-4) if given else np.isfinite(float(value))
+
+
+def test_floats_are_read_in_the_range_of_the_run(tmp_path):
+    recipe = """\
+full: {path: full.npy}
+views:
+  noisy: {view: identity, std: 0.1, data: {path: noisy.npy}}
+"""
+    units = Units.of_range(-1, 1, "float")
+    run = run_of(tmp_path, recipe, (1, 6, 6), DataInfo(units))
+    assert DataInfo.of_run(run).units.values == "float"
+    bright = np.random.default_rng(0).uniform(0.2, 0.9, (2, 6, 6)).astype(np.float32)
+    np.save(tmp_path / "in.npy", bright)
+    answers, _ = restored(run, tmp_path / "in.npy", tmp_path / "out", "--view-config", "{kind: identity}", *FAST)
+    np.testing.assert_allclose(answers[:, 0, ..., 0], bright, atol=1e-4)
+    np.save(tmp_path / "noisy.npy", bright + 0.3)
+    restored(run, tmp_path / "noisy.npy", tmp_path / "out", "--view", "noisy", *FAST)
+    message = refused("restore", run, tmp_path / "noisy.npy", tmp_path / "no", "--view-config", "{kind: identity}")
+    assert "outside the range [-1, 1]" in " ".join(message.split())
+    pixels = run_of(tmp_path / "p", recipe, (1, 6, 6), DataInfo(Units.of_range(0, 255, "pixels")))
+    arguments = (tmp_path / "in.npy", tmp_path / "out", "--view-config", "{kind: identity}")
+    message = refused("restore", pixels, *arguments)
+    assert "--range: " in message
+    answers, _ = restored(pixels, *arguments, "--range", 0, 1, *FAST)
+    np.testing.assert_allclose(answers[:, 0, ..., 0] / 255, bright, atol=0.003)

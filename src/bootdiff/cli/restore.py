@@ -59,6 +59,10 @@ def restore(
         str | None, typer.Option(help="Class of all files, by name or number, if classes were trained.")
     ] = None,
     key: Annotated[str | None, typer.Option(help="Name of the array in an .npz file.")] = None,
+    bounds: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", metavar="LOW HIGH", help="Range of the arrays' values. Default: the recipe's."),
+    ] = None,
     truth: Annotated[Path | None, typer.Option(help="The full samples of IN, to evaluate the answers.")] = None,
     held_out: Annotated[
         int | None, typer.Option(min=1, help="Instead of IN: take the view of this many samples not used in training.")
@@ -110,8 +114,9 @@ def restore(
         files, which = restorations.cut_out(problem, chosen, held_out, seed)
     else:
         assert partial is not None
-        known = None if truth is None else _open(truth, recipe, None, full, None, info, key)
-        files = restorations.partial_of(_open(partial, recipe, view, full, chosen, info, key), chosen, full, known)
+        known = None if truth is None else _open(truth, recipe, None, full, None, info, key, bounds)
+        opened = _open(partial, recipe, view, full, chosen, info, key, bounds)
+        files = restorations.partial_of(opened, chosen, full, known)
     given = files.observe(chosen, full, str(partial or "--held-out"))
     count = samples or (4 if files.truth is None else 19)
     options: dict[str, Any] = {
@@ -119,10 +124,10 @@ def restore(
         "scheduler": recipe.sampling.scheduler, "sigma_min": recipe.sampling.sigma_min,
         "sigma_max": recipe.sampling.sigma_max, "iterations": iterations, "travel": travel,
     }  # fmt: skip
-    bounds = (-1.0, 1.0) if kind_of(full) in ("image", "video") else None
+    clamp = (-1.0, 1.0) if kind_of(full) in ("image", "video") else None
     with screen.work(f"restoring {len(given)} file(s), {count} answer(s) each") as done:
         answers = draw(
-            denoiser, files.stored, chosen, mask=files.mask, label=label_number, progress=done, bounds=bounds, **options
+            denoiser, files.stored, chosen, mask=files.mask, label=label_number, progress=done, bounds=clamp, **options
         ).cpu()  # fmt: skip
     folder = out or run / "restored" / called
     title = f"{called}: restored by {name.replace('_', ' ')}"
@@ -252,17 +257,20 @@ def _open(
     view: View | None,
     info: DataInfo,
     key: str | None,
+    bounds: tuple[float, float] | None,
 ) -> Dataset:
     """Files, read as the recipe reads those of this view; without a view of the recipe, as it reads full samples.
 
     Args:
         name: a view of the recipe, or None.
         view: of the files; None for full samples.
+        bounds: range of the values; None: as in the recipe.
 
     Raises:
         BootdiffError: missing or unusable files.
     """
     from bootdiff.data import kind_of, open_dataset
+    from bootdiff.data.value_range import check_same_range
     from bootdiff.recipe.nesting import walk
 
     pool = recipe.full if recipe.simulate is None else recipe.simulate.pool
@@ -288,10 +296,20 @@ def _open(
         options["kind"] = kind
     if key is not None:
         options["key"] = key
-    if info.units is not None and kind_of(full) in ("signal", "vector"):
-        options["units"] = info.units if view is None else _units(info.units, view, full)
+    if bounds is not None:
+        options["range"] = list(bounds)
+    elif info.units is not None and kind_of(full) in ("signal", "vector") and (own is None or own.range is None):
         options.pop("range", None)
-    return _one_image(path, options) if single_image else open_dataset(path, **options)
+    if info.units is not None and "range" not in options:
+        options["units"] = info.units if view is None else _units(info.units, view, full)
+    if view is not None:
+        options["std"] = view.tau / view.scale
+    if single_image:
+        return _one_image(path, options)
+    dataset = open_dataset(path, **options)
+    if info.units is not None:
+        check_same_range(dataset, info.units, "--range")
+    return dataset
 
 
 def _units(units: Any, view: View, full: tuple[int, ...]) -> Any:

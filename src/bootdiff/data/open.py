@@ -74,7 +74,7 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
         )
     known = defaults_of(reader.options)
     if unused := sorted(given.keys() - known):
-        names = ", ".join(sorted(known.keys() - {"kind", "units", "size"}))
+        names = ", ".join(sorted(known.keys() - {"kind", "units", "size", "std"}))
         raise BootdiffError(
             f"{path}: is {reader.what}, to which {', '.join(unused)} means nothing; remove it (known: {names})"
         )

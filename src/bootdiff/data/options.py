@@ -70,7 +70,7 @@ Fps = Annotated[
 ]
 Range = Annotated[
     Annotated[list[float], MinLen(2), MaxLen(2)] | None,
-    Doc("[low, high] of float arrays; null: measured, [0, 1] or [-1, 1]"),
+    Doc("[low, high] of arrays and recordings; null: the full samples', theirs [0, 1] or [-1, 1] for floats"),
 ]
 Standardize = Annotated[
     bool,
@@ -80,7 +80,12 @@ Standardize = Annotated[
 # Not in recipes, where one block's classes and units are found for all.
 Size = Annotated[tuple[int, int] | None, Doc("(height, width) that every file must have; null: what most have")]
 Classes = Annotated[list[str] | None, Doc("names of the classes, which fix their numbers across several folders")]
-UnitsOfOthers = Annotated[Any, Doc("`Units` of other data of the same quantity, in place of measuring them")]
+UnitsOfOthers = Annotated[
+    Any, Doc("`Units` of other data of the same quantity, in place of measuring them; nothing to files that say theirs")
+]
+Std = Annotated[
+    float, Ge(0), Doc("deviation of white noise in the values, in [-1, 1]: they may lie that far beyond their range")
+]
 
 
 # --- what each reader understands ---
@@ -94,6 +99,8 @@ class ReaderOptions:
     labels: Labels = False
     on_error: OnError = "refuse"
     limit: Limit = None
+    units: UnitsOfOthers = None
+    std: Std = 0.0
 
     def __post_init__(self) -> None:
         check(self)
@@ -121,7 +128,6 @@ class ArrayOptions(ReaderOptions):
     missing: Missing = "refuse"
     range: Range = None
     standardize: Standardize = False
-    units: UnitsOfOthers = None
     frames: Frames = None
     length: Length = None
     stride: Stride = None
@@ -137,7 +143,6 @@ class TableOptions(ReaderOptions):
     missing: Missing = "refuse"
     range: Range = None
     standardize: Standardize = False
-    units: UnitsOfOthers = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from bootdiff.data import (
     report_problems,
     split_by_recording,
 )
+from bootdiff.data.value_range import check_same_range
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.method.validation import SampleSet
@@ -187,11 +188,12 @@ def partial_data(
 
     Raises:
         BootdiffError: files of a different size than the view gives, masks that are missing or superfluous, recordings
-            of a different rate, offsets that do not fit.
+            of a different rate or range of values, offsets that do not fit.
     """
     shape = tuple(full)
     _check(through, dataset, around, shape, at)
     if full_samples is not None:
+        check_same_range(dataset, full_samples.units, f"{at}.data")
         check_rate(dataset, full_samples, through.pace(shape), f"{at}.data")
     dataset = _masked_as(through, dataset, shape, at)
     if through.position_conditioned and not dataset.position_conditioned:

@@ -51,7 +51,7 @@ class _Path(Block):
 
 
 # Units and classes are found for all of a recipe's data together.
-_Options: Any = block_of(DataOptions, "Data", leave_out=("size", "classes", "units"), base=_Path)
+_Options: Any = block_of(DataOptions, "Data", leave_out=("size", "classes", "units", "std"), base=_Path)
 
 
 class Data(_Options):

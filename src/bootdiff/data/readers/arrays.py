@@ -5,8 +5,8 @@ A stored value v of the declared range [lo, hi] becomes
     x = 2 (v - lo) / (hi - lo) - 1   in [-1, 1].
 
 Integers have their type's range unless a different one is declared (uint8: [0, 255], uint16: [0, 65535]); floats must
-lie in the declared range; undeclared, they are taken as [-1, 1] where negative values occur and as [0, 1] where none
-do.
+lie in the declared range, or in that of the full samples; where there is none, they are taken as [-1, 1] where negative
+values occur and as [0, 1] where none do.
 Signals and vectors may be standardized instead (`units`): x = (v - mean_c) / deviation_c, measured per channel over all
 observed values. Files are never unpickled. A .npy file is mapped, not read: memory stays bounded by the batches; a .npz
 member is unpacked once and kept in the type it has.
@@ -26,7 +26,7 @@ from bootdiff.data.dataset import Dataset, Sample, UnusableFile
 from bootdiff.data.kinds import layout
 from bootdiff.data.labels import number_labels
 from bootdiff.data.units import Units
-from bootdiff.data.value_range import check_values, declared_range, measured_units
+from bootdiff.data.value_range import check_values, declared_range, measured_units, values_of
 from bootdiff.errors import BootdiffError
 
 __all__ = ["Arrays"]
@@ -46,7 +46,9 @@ class Arrays(Dataset):
         masks: 1 = observed, N x space, for videos also N x H x W (all frames alike), or with a last axis for channels.
         range: [lo, hi] of the stored values.
         standardize: mean and deviation of each channel instead (signals and vectors).
-        units: those of other data of the same standardized quantity, instead of measuring.
+        units: those of other data of the same quantity, instead of measuring; of pictures and videos their range,
+            where they hold values of the same type.
+        std: deviation of white noise in the values, in [-1, 1], which may lie that far outside of their range.
         missing: "mask" takes NaN for "not observed" and gives every sample a mask, "refuse" takes it for damage.
         channels_first: the array is N x C x space.
         channels: what the samples must have; gray is repeated to 3, nothing else is converted.
@@ -68,6 +70,7 @@ class Arrays(Dataset):
         range: Sequence[float] | None = None,
         standardize: bool = False,
         units: Units | None = None,
+        std: float = 0.0,
         missing: str = "refuse",
         unlabelled: str = "refuse",
         channels_first: bool = False,
@@ -95,11 +98,14 @@ class Arrays(Dataset):
             raise BootdiffError(f"{self.where}: only signals and vectors are standardized, not a {found}; give a range")
         self.columns = None if columns is None else list(columns)
         count = len(self._array)
+        others, units = (units, None) if found in ("image", "video") else (None, units)
         by_range = not standardize and units is None
-        bounds = declared_range(self._array, range, self.where, found) if by_range else None
+        bounds = declared_range(self._array, range, self.where, found, others) if by_range else None
         checked = check_values(
-            self._array, bounds, self.where, self._row, on_error, _CHUNK, missing=missing == "mask", by_range=by_range
-        )
+            self._array, bounds, self.where, self._row, on_error, _CHUNK, missing=missing == "mask",
+            by_range=by_range, std=std, inherited=range is None and others is not None and bounds == others.bounds,
+        )  # fmt: skip
+        self.range_found = by_range and bounds is None
         self.range, self._shared = checked.range, checked.shared
         self.problems = [UnusableFile(self._row(i), reason) for i, reason in sorted(checked.bad.items())]
         self._rows = np.setdiff1d(np.arange(count), list(checked.bad))
@@ -110,7 +116,7 @@ class Arrays(Dataset):
             units = measured_units(self._array, self._rows, self.where, self.columns, _CHUNK)
         if units is None:
             assert self.range is not None
-            units = Units.of_range(*self.range)
+            units = Units.of_range(*self.range, values_of(self._array))
         self.units = units
         self._labels: np.ndarray | None = None
         if labels is not None:

@@ -111,7 +111,7 @@ class HFDataset(Dataset):
             )
         self._channels = channels or shape[2]
         self.shape = (self._channels, *shape[:2])
-        self.units = Units.of_range(0, 255)
+        self.units = Units.of_range(0, 255, "pixels")
         self._labels = labels
         if self._label:
             names = getattr(self._data.features[self._label], "names", None)

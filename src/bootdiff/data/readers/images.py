@@ -59,7 +59,7 @@ class Images(Dataset):
         self.problems = []
         found = self._list()
         files = [found[i] for i in spaced_indices(len(found), o.limit)]
-        self.units = Units.of_range(0, 255)
+        self.units = Units.of_range(0, 255, "pixels")
         size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
         self._hash = hashlib.sha256(repr((o.labels, o.masks, size, o.channels, o.alpha)).encode())
         self._budget, self._verify = memory, verify

@@ -115,8 +115,8 @@ class ArrayReader(Reader):
         array, labels, masks = read_arrays(path, o.key, o.labels, o.masks)
         dataset = Arrays(
             array, kind=o.kind, labels=labels, classes=o.classes, unlabelled=o.unlabelled, masks=masks, range=o.range,
-            standardize=o.standardize and o.units is None, units=o.units, missing=o.missing, channels=o.channels,
-            on_error=o.on_error, where=f"{path}[{o.key}]" if o.key else str(path),
+            standardize=o.standardize and o.units is None, units=o.units, std=o.std, missing=o.missing,
+            channels=o.channels, on_error=o.on_error, where=f"{path}[{o.key}]" if o.key else str(path),
         )  # fmt: skip
         for name, length, needed in (("frames", o.frames, "video"), ("length", o.length, "signal")):
             if length is not None:

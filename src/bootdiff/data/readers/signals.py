@@ -25,6 +25,7 @@ from bootdiff.data.readers.recordings import Recordings, long_file_digest
 from bootdiff.data.readers.tables import TABLE_SUFFIXES, read_table
 from bootdiff.data.transforms import windows
 from bootdiff.data.units import Units
+from bootdiff.data.value_range import outside, slack_of
 from bootdiff.errors import BootdiffError
 
 __all__ = ["SIGNAL_SUFFIXES", "SignalReader", "Signals"]
@@ -75,7 +76,7 @@ class Signals(Recordings):
         self._number_classes()
         self._channels = channels[self._usable()[0]] if self._usable() else 1
         if bounds is not None:
-            units = Units.of_range(*bounds)
+            units = Units.of_range(bounds[0], bounds[1])
         self._measure(standardize, units, declared=bounds is not None)
         self._finish(len(names), self._unobserved())
         self.shape = (self._channels, self.steps)
@@ -176,12 +177,13 @@ class Signals(Recordings):
         return f"column {self.columns[c]!r}" if self.columns else f"channel {c}"
 
     def _check_range(self, units: Units, found: dict[str, tuple[float, float]]) -> None:
-        low, high = units.offset[0] - units.scale[0], units.offset[0] + units.scale[0]
-        slack = 1e-4 * (high - low)
+        low, high = units.bounds
+        std = self.options.std
+        slack = slack_of(low, high, std)
         for name, (least, most) in found.items():
             if least < low - slack or most > high + slack:
                 value = least if least < low - slack else most
-                self._add_problem(name, f"holds {value:.6g}, outside the range [{low:g}, {high:g}]")
+                self._add_problem(name, outside(value, low, high, std))
 
     def _unobserved(self) -> set[Span]:
         """Windows in which nothing is observed; each is a problem."""

@@ -103,6 +103,6 @@ class TableReader(Reader):
             raise BootdiffError(f"{path}: {error}.") from None
         return Arrays(
             table.values, kind="vector", labels=table.labels, unlabelled=o.unlabelled, classes=o.classes, range=o.range,
-            standardize=o.standardize and o.units is None, units=o.units, missing=o.missing, on_error=o.on_error,
-            columns=table.columns, where=str(path), row="row {0}",
+            standardize=o.standardize and o.units is None, units=o.units, std=o.std, missing=o.missing,
+            on_error=o.on_error, columns=table.columns, where=str(path), row="row {0}",
         )  # fmt: skip

@@ -64,7 +64,7 @@ class Videos(Recordings):
         o = options or VideoOptions()
         super().__init__(path, o)
         self._alpha, self._budget, self._fps, self.masked = o.alpha, memory, o.fps, bool(o.masks)
-        self.units = Units.of_range(0, 255)
+        self.units = Units.of_range(0, 255, "pixels")
         size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
         settings = (bool(o.labels), self.masked, o.frames, o.stride, o.fps, size, o.channels, o.alpha)
         self._hash.update(repr(settings).encode())
