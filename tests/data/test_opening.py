@@ -136,7 +136,7 @@ def test_options_mean_the_same_for_all_readers():
         "fps": ("video",),
         "length": ("signal",),
         "stride": ("video", "signal"),
-        "columns": ("vector", "signal"),
+        **dict.fromkeys(("columns", "header", "separator", "decimal", "missing_values"), ("vector", "signal")),
         "standardize": ("vector", "signal"),
     }
 

@@ -240,11 +240,12 @@ def _mask_block(path: Path) -> list[dict[str, Any]]:
 
 
 _ARRAY = ("kind", "key", "range", "missing", "masks", "channels", "frames", "length", "stride")
+_TABLES = ("columns", "header", "separator", "decimal", "missing_values")
 _FILES = {
     "image": ("channels", "alpha", "masks"),
     "video": ("kind", "channels", "alpha", "masks", "frames", "stride", "fps"),
-    "signal": ("kind", "range", "missing", "columns", "length", "stride"),
-    "vector": ("kind", "range", "missing", "columns"),
+    "signal": ("kind", "range", "missing", *_TABLES, "length", "stride"),
+    "vector": ("kind", "range", "missing", *_TABLES),
 }
 """Keys of a data block for reading files of a kind."""
 

@@ -55,6 +55,27 @@ Columns = Annotated[
     ForKinds(("vector", "signal")),
     Doc("columns of a table to use, in this order; null: all, which must hold numbers"),
 ]
+Header = Annotated[
+    bool | None,
+    ForKinds(("vector", "signal")),
+    Doc(
+        "first row of a CSV or TSV table: true: names of the columns; false: values, and the columns are called 1, 2, "
+        "...; null: names, refused where they are numbers"
+    ),
+]
+Separator = Annotated[
+    str | None,
+    ForKinds(("vector", "signal")),
+    Doc("character between the values of a CSV or TSV table, ' ' for any white space; null: comma, in TSV tab"),
+]
+Decimal = Annotated[
+    Literal[".", ","], ForKinds(("vector", "signal")), Doc("character before the decimals in a CSV or TSV table")
+]
+MissingValues = Annotated[
+    Annotated[list[float | str], MinLen(1)] | None,
+    ForKinds(("vector", "signal")),
+    Doc("values of tables that stand for a missing one, as [-200, '?'], beside empty cells; see missing"),
+]
 Limit = Annotated[int | None, Ge(1), Doc("use at most this many samples, evenly spaced over all there are")]
 Frames = Annotated[
     int | None, Ge(1), ForKinds(("video",)), Doc("frames of a video to use; longer ones give several windows")
@@ -140,6 +161,10 @@ class TableOptions(ReaderOptions):
     unlabelled: Unlabelled = "refuse"
     classes: Classes = None
     columns: Columns = None
+    header: Header = None
+    separator: Separator = None
+    decimal: Decimal = "."
+    missing_values: MissingValues = None
     missing: Missing = "refuse"
     range: Range = None
     standardize: Standardize = False
@@ -217,6 +242,8 @@ def conflicts(options: Any) -> Iterator[tuple[str, str]]:
         yield "standardize", "the values have a range already; leave out one of the two"
     if "range" in given and "units" in given:
         yield "units", "the values have a range already; leave out one of the two"
+    if len(given.get("separator", ",")) != 1:
+        yield "separator", f"must be one character (' ' for any white space), got {given['separator']!r}"
     if "frames" in given and "length" in given:
         yield "length", "videos have frames, signals have a length; leave out one of the two"
     if "stride" in given and "frames" not in given and "length" not in given:

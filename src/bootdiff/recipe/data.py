@@ -25,7 +25,10 @@ from bootdiff.recipe.views import whole
 __all__ = ["Data", "Full", "Holdout", "partial_only"]
 
 # Keys that recipes name only where they are given.
-_OPTIONAL = ("kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled")
+_OPTIONAL = (
+    "kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled",
+    "header", "separator", "decimal", "missing_values",
+)  # fmt: skip
 
 
 def _holdout(value: Any) -> int | float:

@@ -18,7 +18,7 @@ import torch
 
 from bootdiff.data.dataset import Dataset, Sample, Span, UnusableFile
 from bootdiff.data.folders import list_files, nothing_found
-from bootdiff.data.options import SignalOptions
+from bootdiff.data.options import SignalOptions, defaults_of
 from bootdiff.data.readers.decode import Undecodable
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.recordings import Recordings, long_file_digest
@@ -43,7 +43,8 @@ class Signals(Recordings):
             (by default the length). labels: a file's class is the first sub-folder on its path. range: [lo, hi] of the
             values; standardize: mean and deviation of each channel instead; units: those of other data of the same
             quantity. missing: "mask" takes NaN for "not observed", so samples have masks, (1, L) where all channels are
-            missing at once, else (C, L). columns: those of tables to use. on_error, classes, unlabelled: as for Images.
+            missing at once, else (C, L). columns: those of tables to use; header, separator, decimal, missing_values:
+            how tables are written. on_error, classes, unlabelled: as for Images.
 
     Raises BootdiffError for anything wrong with the files.
     """
@@ -56,9 +57,12 @@ class Signals(Recordings):
         units = o.units
         standardize = o.standardize and units is None
         bounds = None if o.range is None else [float(v) for v in o.range]
-        self.masked, self._wanted = o.missing == "mask", None if o.columns is None else list(o.columns)
+        self.masked, self._as_table = o.missing == "mask", o
         settings = (bool(o.labels), o.length, o.stride, o.range, standardize, o.missing, o.columns)
-        self._hash.update(repr(settings).encode())
+        tables = {name: getattr(o, name) for name in ("header", "separator", "decimal", "missing_values")}
+        given = {name: value for name, value in tables.items() if value != defaults_of(SignalOptions)[name]}
+        # Data read without these have the fingerprint that they always had.
+        self._hash.update(repr((*settings, given) if given else settings).encode())
         self._tables: dict[str, np.ndarray] = {}
         self._missing: dict[str, np.ndarray] = {}
         self._shared = True
@@ -105,7 +109,7 @@ class Signals(Recordings):
         rates[name] = rate
 
     def _table(self, name: str) -> tuple[np.ndarray, list[str]]:
-        table = read_table(self.folder / name, self._wanted)
+        table = read_table(self.folder / name, self._as_table)
         if self._tables and self.columns != table.columns:
             raise Undecodable(
                 f"has the columns {', '.join(table.columns)}, others have {', '.join(self.columns or ())}"
