@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bootdiff.cli import costs
 from bootdiff.recipe.build import build_problem
@@ -32,8 +33,9 @@ def test_a_number_that_stands_for_missing_values(tmp_path, mark):
         if name == "part":
             v[::5, 1] = mark
         np.savetxt(tmp_path / f"{name}.csv", v, delimiter=",", header="temp,wind", comments="", fmt="%g")
-    (line,) = looks(tmp_path, TABLES % "")
+    line, other = looks(tmp_path, TABLES % "")
     assert line.startswith("view v: its files have mean")
+    assert other.startswith("view v: no mask of its files hides anything")
     assert "missing_values" in line
     assert looks(tmp_path, TABLES % f", missing_values: [{mark}]") == []
 
@@ -51,3 +53,19 @@ def test_masked_pictures_of_another_scale(tmp_path):
     (line,) = looks(tmp_path, text)
     assert line.startswith("view v: its files have mean -0.7")
     assert "missing_values" not in line
+
+
+def test_masks_that_hide_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    text = "full: {path: ., limit: 5}\nviews: {v: {view: {kind: random_mask}, data: {path: ., masks: %s}}}\n"
+    (line,) = looks(tmp_path, text % "alpha")
+    assert line.startswith("view v: no mask of its files hides anything")
+    for i in range(12):
+        mask = np.full((8, 8, 4), 255, np.uint8)
+        Image.fromarray(mask).save(tmp_path / f"{i}.mask.png")
+    assert looks(tmp_path, text % "true") == [line]
+    mask[5:, :, 3] = 0  # erased, white below
+    Image.fromarray(mask).save(tmp_path / "3.mask.png")
+    assert looks(tmp_path, text % "true") == []

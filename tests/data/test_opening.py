@@ -88,7 +88,7 @@ def test_options_that_mean_nothing_are_refused(folder):
     for path, options, said in (
         (folder, {"key": "train"}, "a folder of pictures, to which key means nothing"),
         (folder, {"labels": "y"}, "write labels: true"),
-        (folder / "a.npy", {"alpha": "white"}, "an array, to which alpha means nothing"),
+        (folder / "a.npy", {"fps": 5.0}, "an array, to which fps means nothing"),
         (folder / "a.npy", {"column": "image"}, "column means nothing"),
         ("digits", {"masks": True}, "masks means nothing"),
     ):

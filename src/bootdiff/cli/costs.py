@@ -74,6 +74,7 @@ def describe(materials: Problem) -> dict[str, dict[str, Any]]:
             "mean": sum(found["mean"]) / len(found["mean"]),
             "std": found["sigma_data"],
             "sigma_data": found["sigma_data"] * (1 if view is None else view.scale),
+            "observed": found["observed"],
             "unusable": len(source.problems),
             "where": source.where,
         }
@@ -118,6 +119,10 @@ def warnings_of(materials: Problem, rows: dict[str, dict[str, Any]]) -> list[str
             )
         if view.masked and view.is_fixed and bool(view.mask(materials.shape).min()):  # type: ignore[union-attr]
             said.append(f"view {name}: its mask hides nothing: its files count as full samples; is it the right mask?")
+        elif view.masked and row["observed"] == 1:
+            said.append(
+                f"view {name}: no mask of its files hides anything, so they count as full samples; are they right?"
+            )
     if len(materials.held_out) < 8:
         said.append(
             f"full: {len(materials.held_out)} held-out sample(s) decide on stopping, gains and stacking; more make "

@@ -15,7 +15,7 @@ from pathlib import Path
 from bootdiff.data.dataset import UnusableFile
 from bootdiff.errors import BootdiffError
 
-__all__ = ["classes_by_folder", "list_files", "natural_order", "nothing_found", "unusable_files"]
+__all__ = ["Problems", "classes_by_folder", "list_files", "natural_order", "nothing_found", "unusable_files"]
 
 
 def list_files(folder: Path, what: str, report: Callable[[str, str], None] | None = None) -> list[str]:
@@ -69,6 +69,21 @@ def nothing_found(
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
     hint = "Give the array's own path." if {".npy", ".npz"} & others.keys() else f"Need {', '.join(need)}."
     return BootdiffError(f"{folder}: none of its {others.total()} files is {one} (found {kinds}). {hint}")
+
+
+class Problems(list[UnusableFile]):
+    """Files that cannot be used, each once, by the first reason that was found. Finding out takes the same time however
+    many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: set[str] = set()
+
+    def add(self, file: str, reason: str) -> None:
+        """Note a file, unless it is noted already."""
+        if file not in self.files:
+            self.files.add(file)
+            self.append(UnusableFile(file, reason))
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:

@@ -39,14 +39,19 @@ Labels = Annotated[bool | str, Doc("true: sub-folders are classes; or the name o
 Unlabelled = Annotated[Literal["refuse", "keep"], Doc("with labels: what to do with samples without")]
 OnError = Annotated[Literal["refuse", "skip"], Doc("what to do with files that cannot be used")]
 Channels = Annotated[
-    Literal[1, 3] | None, ForKinds(("image", "video")), Doc("1 gray, 3 colour; null: as most of the files")
+    Literal[1, 2, 3, 4] | None,
+    ForKinds(("image", "video")),
+    Doc("1 gray, 3 colour; of arrays also 2 and 4, none of which is alpha; null: as most of the files"),
 ]
 Alpha = Annotated[
     Literal["refuse", "white", "black", "drop"], ForKinds(("image", "video")), Doc("what to do with transparency")
 ]
 Masks = Annotated[
     bool | str,
-    Doc("true: each file has a mask beside it, name.mask.png (white = observed); or the array's name"),
+    Doc(
+        "true: each file has a mask beside it, name.mask.png (white = observed); alpha: what is transparent in a "
+        "picture is not observed; or the array's name"
+    ),
 ]
 Missing = Annotated[Literal["refuse", "mask"], Doc("NaN and empty cells: damage, or not observed")]
 Column = Annotated[str | None, Doc("column of pictures in a Hugging Face dataset saved to disk")]
@@ -145,6 +150,7 @@ class ArrayOptions(ReaderOptions):
     unlabelled: Unlabelled = "refuse"
     classes: Classes = None
     channels: Channels = None
+    alpha: Alpha = "refuse"
     masks: Masks = False
     missing: Missing = "refuse"
     range: Range = None
@@ -236,6 +242,8 @@ def conflicts(options: Any) -> Iterator[tuple[str, str]]:
     for name in ("labels", "masks"):
         if not isinstance(given.get(name, False), bool | str):
             yield name, f"must be true, false or the name of an array, got {given[name]!r}"
+    if given.get("masks") == "alpha" and "alpha" in given:
+        yield "alpha", "what is transparent is not observed (masks: alpha), so nothing is put behind it; leave it out"
     if "range" in given and not given["range"][0] < given["range"][1]:
         yield "range", f"must be [low, high] with low < high, got {list(given['range'])}"
     if "range" in given and "standardize" in given:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bootdiff.data.dataset import Dataset, Sample, Span, UnusableFile
+from bootdiff.data.dataset import Dataset, Sample, Span
 from bootdiff.data.folders import list_files, nothing_found
 from bootdiff.data.options import SignalOptions, defaults_of
 from bootdiff.data.readers.decode import Undecodable
@@ -66,7 +66,7 @@ class Signals(Recordings):
         self._tables: dict[str, np.ndarray] = {}
         self._missing: dict[str, np.ndarray] = {}
         self._shared = True
-        files = self._only or list_files(self.folder, "signals", self._add_problem)
+        files = self._only or list_files(self.folder, "signals", self.problems.add)
         names = [n for n in files if n.lower().endswith(SIGNAL_SUFFIXES)]
         if not names:
             raise nothing_found(self.folder, files, "signals", "a signal", SIGNAL_SUFFIXES, self.problems)
@@ -100,10 +100,10 @@ class Signals(Recordings):
             else:
                 found, rate = _read_signal(path)
         except Undecodable as error:
-            self._add_problem(name, str(error))
+            self.problems.add(name, str(error))
             return
         except OSError as error:
-            self._add_problem(name, f"cannot be read ({error.strerror})")
+            self.problems.add(name, f"cannot be read ({error.strerror})")
             return
         self._steps[name], channels[name] = found.shape
         rates[name] = rate
@@ -122,7 +122,7 @@ class Signals(Recordings):
             most = Counter(channels[name] for name in usable).most_common(1)[0][0]
             for name in usable:
                 if channels[name] != most:
-                    self._add_problem(name, f"has {channels[name]} channel(s), most have {most}")
+                    self.problems.add(name, f"has {channels[name]} channel(s), most have {most}")
 
     def _values(self, name: str, start: int, stop: int) -> np.ndarray:
         """(stop - start, C) float64 in original units."""
@@ -142,7 +142,7 @@ class Signals(Recordings):
                 if np.isinf(v).any() or (gap.any() and not self.masked):
                     bad = ~np.isfinite(v) if not self.masked else np.isinf(v)
                     hint = "" if self.masked else "; where NaN means not observed, say missing: mask (partial data)"
-                    self._add_problem(
+                    self.problems.add(
                         name, f"holds NaN or infinite values, first at {start + int(np.argmax(bad.any(1)))}{hint}"
                     )
                     break
@@ -187,7 +187,7 @@ class Signals(Recordings):
         for name, (least, most) in found.items():
             if least < low - slack or most > high + slack:
                 value = least if least < low - slack else most
-                self._add_problem(name, outside(value, low, high, std))
+                self.problems.add(name, outside(value, low, high, std))
 
     def _unobserved(self) -> set[Span]:
         """Windows in which nothing is observed; each is a problem."""
@@ -201,7 +201,7 @@ class Signals(Recordings):
                 stop = start + self.steps
                 if np.searchsorted(gap, stop) - np.searchsorted(gap, start) == self.steps:
                     dropped.add(Span(k, start, stop))
-                    self.problems.append(UnusableFile(f"{name}[{start}:{stop}]", "holds no observed value at all"))
+                    self.problems.add(f"{name}[{start}:{stop}]", "holds no observed value at all")
         return dropped
 
     # -- reading ------------------------------------------------------------------------------------------------

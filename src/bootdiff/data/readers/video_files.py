@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bootdiff.data.readers.decode import Undecodable, decode, from_pillow, read_file, read_header
+from bootdiff.data.readers.decode import Undecodable, decode, from_pillow, glance, read_file
 from bootdiff.errors import BootdiffError
 
 __all__ = [
@@ -80,10 +80,18 @@ class Video(ABC):
 
 
 class FrameFolder(Video):
-    """The pictures `names` in `folder`; their rate is not known."""
+    """The pictures `names` in `folder`; their rate is not known. verify: decode all of them when scanning."""
 
-    def __init__(self, folder: Path, names: Sequence[str], alpha: str, note: Callable[[str, bytes], None]) -> None:
-        self.folder, self.names, self.alpha = folder, list(names), alpha
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        alpha: str,
+        note: Callable[[str, bytes], None],
+        *,
+        verify: bool = False,
+    ) -> None:
+        self.folder, self.names, self.alpha, self._verify = folder, list(names), alpha, verify
         self._note: Callable[[str, bytes], None] | None = note
 
     def _bytes(self, name: str) -> bytes:
@@ -108,24 +116,28 @@ class FrameFolder(Video):
         self._note = None
 
     def scan(self, budget: int) -> VideoInfo:
-        if budget > 0:
+        if budget > 0 or self._verify:
             return super().scan(budget)
         # Too many to decode them all twice: headers and ends tell of most damage.
         size: tuple[int, int, int] | None = None
+        lost = None
         for k, name in enumerate(self.names):
             data = self._bytes(name)
             if self._note is not None:
                 self._note(name, data)
             try:
-                found = read_header(data)
+                height, width, channels, loss = glance(data, self.alpha)
             except Undecodable as error:
                 raise Undecodable(f"its frame {name} {error}") from None
-            size = found if size is None else (*size[:2], max(size[2], found[2]))
-            if found[:2] != size[:2]:
-                raise Undecodable(f"changes its size at frame {k} ({name}): {_by(found)} after {_by(size)} pixels")
+            lost = lost or loss
+            size = (height, width, channels) if size is None else (*size[:2], max(size[2], channels))
+            if (height, width) != size[:2]:
+                raise Undecodable(
+                    f"changes its size at frame {k} ({name}): {height} x {width} after {_by(size)} pixels"
+                )
         self._note = None
         assert size is not None
-        return VideoInfo(len(self.names), size, None, None, None, None)
+        return VideoInfo(len(self.names), size, None, None, None, lost)
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         return _each(indices, lambda i: self._decode(self.names[i], self._bytes(self.names[i]))[0])
