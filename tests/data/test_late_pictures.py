@@ -1,4 +1,4 @@
-"""A folder is usable or not whatever memory is left: headers tell what decoding would, `skip` leaves nothing for later."""
+"""Pictures are usable or not whatever memory is left: headers tell what decoding would, `skip` decodes everything."""
 
 from __future__ import annotations
 

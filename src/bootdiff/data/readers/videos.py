@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bootdiff.data.dataset import Dataset, Sample, Span
-from bootdiff.data.folders import list_files, natural_order, nothing_found
+from bootdiff.data.folders import frame_problem, list_files, natural_order, nothing_found
 from bootdiff.data.options import VideoOptions
 from bootdiff.data.readers.decode import IMAGE_SUFFIXES, Undecodable, read_file, to_channels
 from bootdiff.data.readers.images import file_digest, to_tensor
@@ -133,6 +133,9 @@ class Videos(Recordings):
         path = self._path(name)
         try:
             if frames:
+                reason = frame_problem(frames)
+                if reason is not None:
+                    raise Undecodable(reason)
                 video: Video = FrameFolder(
                     path, frames, self._alpha, lambda n, data: self._hash.update(file_digest(f"{name}/{n}", data)),
                     verify=self.options.on_error == "skip",
