@@ -17,8 +17,14 @@ from bootdiff.data.dataset import UnusableFile
 from bootdiff.errors import BootdiffError
 
 __all__ = [
-    "Problems", "classes_by_folder", "frame_problem", "list_files", "natural_order", "nothing_found", "unusable_files",
+    "PICTURES_IN_PARQUET", "Problems", "classes_by_folder", "frame_problem", "list_files", "natural_order",
+    "nothing_found", "unusable_files",
 ]  # fmt: skip
+
+PICTURES_IN_PARQUET = (
+    "pictures in Parquet tables, as the Hugging Face Hub has them, are read from a saved data set: run "
+    "datasets.load_dataset('parquet', data_files=...).save_to_disk(FOLDER), and give that folder"
+)
 
 
 def list_files(folder: Path, what: str, report: Callable[[str, str], None] | None = None) -> list[str]:
@@ -71,6 +77,8 @@ def nothing_found(
         return BootdiffError(f"{folder}: the folder holds no {what}, it is empty; put {', '.join(need)} files there")
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
     hint = "Give the array's own path." if {".npy", ".npz"} & others.keys() else f"Need {', '.join(need)}."
+    if ".parquet" in others and what == "pictures":
+        hint += f" {PICTURES_IN_PARQUET[0].upper()}{PICTURES_IN_PARQUET[1:]}."
     return BootdiffError(f"{folder}: none of its {others.total()} files is {one} (found {kinds}). {hint}")
 
 

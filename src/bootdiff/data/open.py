@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bootdiff.data.dataset import Dataset, spaced_indices
-from bootdiff.data.folders import list_files
+from bootdiff.data.folders import PICTURES_IN_PARQUET, list_files
 from bootdiff.data.kinds import KINDS
 from bootdiff.data.options import DataOptions, defaults_of
 from bootdiff.data.readers.digits import DigitsReader
@@ -70,8 +70,9 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
     path = path if str(path) == "digits" else Path(path)
     reader = _reader(path, kind)
     if kind is not None and kind not in reader.kinds:
+        hint = f"; {PICTURES_IN_PARQUET}" if (Path(path).suffix.lower(), kind) == (".parquet", "image") else ""
         raise BootdiffError(
-            f"{path}: is {reader.what}, which has no samples of kind {kind}; give other data or a different kind"
+            f"{path}: is {reader.what}, which has no samples of kind {kind}; give other data or a different kind{hint}"
         )
     known = defaults_of(reader.options)
     if unused := sorted(given.keys() - known):

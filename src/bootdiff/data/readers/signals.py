@@ -9,7 +9,6 @@ memory.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from bootdiff.data.readers.decode import Undecodable
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.recordings import Recordings, long_file_digest
 from bootdiff.data.readers.tables import TABLE_SUFFIXES, read_table
+from bootdiff.data.readers.wav_files import amplitude, read_wav
 from bootdiff.data.transforms import windows
 from bootdiff.data.units import Units
 from bootdiff.data.value_range import outside, slack_of
@@ -127,7 +127,8 @@ class Signals(Recordings):
     def _values(self, name: str, start: int, stop: int) -> np.ndarray:
         """(stop - start, C) float64 in original units."""
         found = self._tables[name] if name in self._tables else _read_signal(self.folder / name)[0]
-        return _amplitude(found[start:stop], name)
+        part = found[start:stop]
+        return amplitude(part) if name.lower().endswith(".wav") else np.asarray(part).astype(np.float64)
 
     def _measure(self, standardize: bool, units: Units | None, *, declared: bool) -> None:
         """Reads every value: the units in force, gaps, and files that cannot be used."""
@@ -236,34 +237,8 @@ def _read_signal(path: Path) -> tuple[np.ndarray, float | None]:
         if array.ndim not in (1, 2) or array.dtype.kind not in "biuf" or 0 in array.shape:
             raise Undecodable(f"holds {array.dtype} of shape {array.shape}; a signal is L or L x C numbers")
         return array[:, None] if array.ndim == 1 else array, None
-    from scipy.io import wavfile
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            try:
-                rate, data = wavfile.read(path, mmap=True)
-            except ValueError:
-                # 24-bit samples cannot be mapped.
-                rate, data = wavfile.read(path)
-        except Exception as error:
-            raise Undecodable(f"cannot be decoded ({error}); it is damaged, cut short or no WAV file") from None
-    for warning in caught:
-        if "EOF" in str(warning.message):
-            raise Undecodable(f"is cut short ({warning.message})")
-    if not len(data):
-        raise Undecodable("holds no samples")
-    return data[:, None] if data.ndim == 1 else data, float(rate)
-
-
-def _amplitude(stored: np.ndarray, name: str) -> np.ndarray:
-    """Stored values -> float64; those of WAV files as amplitudes, full scale = 1."""
-    v = np.asarray(stored).astype(np.float64)
-    if not name.lower().endswith(".wav") or stored.dtype.kind == "f":
-        return v
-    if stored.dtype == np.uint8:
-        return (v - 128) / 128
-    return v / -float(np.iinfo(stored.dtype).min)
+    data, rate = read_wav(path)
+    return data[:, None] if data.ndim == 1 else data, rate
 
 
 class SignalReader(Reader):

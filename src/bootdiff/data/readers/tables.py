@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bootdiff.data.dataset import Dataset
+from bootdiff.data.folders import PICTURES_IN_PARQUET
 from bootdiff.data.labels import shortened
 from bootdiff.data.options import TableOptions, defaults_of
 from bootdiff.data.readers.arrays import Arrays
@@ -193,10 +194,7 @@ def _numbers(pandas: Any, column: Any, name: str, o: TableOptions) -> np.ndarray
         what = "time stamps" if column.dtype.kind == "M" else "durations"
         raise Undecodable(f"column {name!r} holds {what}, which are no numbers; make them numbers{others}")
     if any(isinstance(value, bytes | dict) for value in column.head(1)):
-        raise Undecodable(
-            f"column {name!r} holds pictures or other files as bytes, as tables of the Hugging Face Hub do; save them "
-            "as a data set, datasets.load_dataset('parquet', data_files=...).save_to_disk(FOLDER), and give that folder"
-        )
+        raise Undecodable(f"column {name!r} holds files as bytes; {PICTURES_IN_PARQUET}")
     marks = o.missing_values or ()
     if column.dtype.kind not in "biuf":
         said = {str(mark).strip() for mark in marks}
