@@ -134,6 +134,7 @@ def test_options_mean_the_same_for_all_readers():
         "alpha": ("image", "video"),
         "frames": ("video",),
         "fps": ("video",),
+        "pixel_aspect": ("video",),
         "length": ("signal",),
         "stride": ("video", "signal"),
         **dict.fromkeys(("columns", "header", "separator", "decimal", "missing_values"), ("vector", "signal")),

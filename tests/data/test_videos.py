@@ -35,13 +35,14 @@ def folder_of_frames(path: Path, frames: np.ndarray, start: int = 0) -> None:
         Image.fromarray(frame).save(path / f"frame{t + start}.png")
 
 
-def encode(path: Path, frames: np.ndarray, fps: float = 25, codec: str = "libx264") -> None:
+def encode(path: Path, frames: np.ndarray, fps: float = 25, codec: str = "libx264", aspect=(1, 1)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.thread_count = "yuv420p", 1
         stream.options = {"crf": "5", "g": "12"}
+        stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -321,3 +322,19 @@ def test_frames_may_be_numbered_in_many_ways(tmp_path, names):
     for name in names:
         write(tmp_path / "a" / name)
     assert videos(tmp_path).shape[1] == len(names)
+
+
+@pytest.mark.parametrize(("suffix", "aspect"), [(".mp4", (32, 27)), (".mkv", (16, 15)), (".mov", (1, 2))])
+def test_pixels_that_are_not_square_are_named(tmp_path, suffix, aspect):
+    encode(tmp_path / f"a{suffix}", clip(), aspect=aspect)
+    encode(tmp_path / f"b{suffix}", clip(), aspect=(1279, 1280))  # as good as square
+    with pytest.raises(
+        BootdiffError, match=rf"a{suffix}: its pixels are not square \({aspect[0]}:{aspect[1]}\).*ignore"
+    ):
+        videos(tmp_path)
+    assert videos(tmp_path, on_error="skip").names == [f"b{suffix}"]
+    source = open_dataset(tmp_path, pixel_aspect="ignore")
+    assert source.names == [f"a{suffix}", f"b{suffix}"]
+    assert source.shape == (3, 8, 16, 24)
+    with pytest.raises(BootdiffError, match="not square"):
+        open_dataset(tmp_path / f"a{suffix}")

@@ -254,7 +254,7 @@ _ARRAY = ("kind", "key", "range", "missing", "masks", "alpha", "channels", "fram
 _TABLES = ("columns", "header", "separator", "decimal", "missing_values")
 _FILES = {
     "image": ("channels", "alpha", "masks"),
-    "video": ("kind", "channels", "alpha", "masks", "frames", "stride", "fps"),
+    "video": ("kind", "channels", "alpha", "masks", "frames", "stride", "fps", "pixel_aspect"),
     "signal": ("kind", "range", "missing", *_TABLES, "length", "stride"),
     "vector": ("kind", "range", "missing", *_TABLES),
 }

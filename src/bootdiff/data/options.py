@@ -94,6 +94,11 @@ Stride = Annotated[
 Fps = Annotated[
     float | None, Gt(0), ForKinds(("video",)), Doc("resample video files to this many frames per second (nearest)")
 ]
+PixelAspect = Annotated[
+    Literal["refuse", "ignore"],
+    ForKinds(("video",)),
+    Doc("what to do with video files whose pixels are not square; ignore: take them as they are stored"),
+]
 Range = Annotated[
     Annotated[list[float], MinLen(2), MaxLen(2)] | None,
     Doc("[low, high] of arrays and recordings; null: the full samples', theirs [0, 1] or [-1, 1] for floats"),
@@ -203,6 +208,7 @@ class VideoOptions(ImageOptions):
     frames: Frames = None
     stride: Stride = None
     fps: Fps = None
+    pixel_aspect: PixelAspect = "refuse"
 
 
 @dataclass(frozen=True, kw_only=True)

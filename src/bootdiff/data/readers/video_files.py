@@ -12,6 +12,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,12 @@ class VideoInfo:
 
 
 class Video(ABC):
-    """Frames are (H, W, 1 or 3), uint8 or uint16. Anything wrong with the file raises Undecodable, naming the frame."""
+    """Frames are (H, W, 1 or 3), uint8 or uint16. Anything wrong with the file raises Undecodable, naming the frame.
+
+    Attribute ``pixel_aspect``: width of a pixel as it is to be shown, over its height; known after `scan`.
+    """
+
+    pixel_aspect: Fraction = Fraction(1)
 
     @abstractmethod
     def frames(self) -> Iterator[tuple[float | None, np.ndarray, str | None]]:
@@ -226,6 +232,7 @@ class PyAVVideo(Video):
                 if not container.streams.video:
                     raise Undecodable("holds no video")
                 stream = container.streams.video[0]
+                self.pixel_aspect = stream.sample_aspect_ratio or Fraction(1)  # 0 and None: not known
                 stream.codec_context.options = {"err_detect": "explode"}
                 if start is not None:
                     container.seek(start, stream=stream, backward=True)

@@ -50,8 +50,9 @@ class Videos(Recordings):
         path: the folder or file.
         options: frames: length of the windows (by default the length that most videos have); stride: frames between
             their starts (by default `frames`). fps: resample files to this many frames per second, each the nearest in
-            time; folders of frames do not say their rate and are taken to be at the common one. labels: a video's class
-            is the first sub-folder on its path. masks: beside ``name.mp4`` or the folder ``name`` lies
+            time; folders of frames do not say their rate and are taken to be at the common one. pixel_aspect:
+            "refuse" takes files whose pixels are not square for unusable, "ignore" as they are stored. labels: a
+            video's class is the first sub-folder on its path. masks: beside ``name.mp4`` or the folder ``name`` lies
             ``name.mask.png``, one mask for all frames, or a folder ``name.mask`` with one per frame; white = observed.
             on_error, size, channels, alpha, classes, unlabelled: as for Images.
         memory: bytes of decoded frames and masks that are kept.
@@ -64,6 +65,7 @@ class Videos(Recordings):
     def __init__(self, path: str | Path, options: VideoOptions | None = None, *, memory: int = 512 << 20) -> None:
         o = options or VideoOptions()
         super().__init__(path, o)
+        self._square = o.pixel_aspect == "refuse"
         self._alpha, self._budget, self._fps, self.masked = o.alpha, memory, o.fps, bool(o.masks)
         self.units = Units.of_range(0, 255, "pixels")
         size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
@@ -144,6 +146,13 @@ class Videos(Recordings):
                 video = open_video(path, self._alpha)
                 self._hash.update(long_file_digest(name, path))
             info = video.scan(self._budget)
+            shown = video.pixel_aspect
+            # Encoders round: 1279:1280 is square.
+            if self._square and abs(shown - 1) > 0.02:
+                raise Undecodable(
+                    f"its pixels are not square ({shown.numerator}:{shown.denominator}), so that it is not shown as it "
+                    "is stored; encode it with square pixels, or, if all files are alike, say pixel_aspect: ignore"
+                )
             reason = uneven_spacing(info) if self._fps is None else None
             if reason:
                 raise Undecodable(reason)
