@@ -197,6 +197,8 @@ def test_what_is_transparent_is_not_observed(tmp_path):
     assert "masks: alpha" in message or "--mask alpha" in message
     Image.fromarray(pixels[..., :3]).save(tmp_path / "whole.png")
     assert "no alpha channel" in refused("restore", run, tmp_path / "whole.png", "--mask", "alpha")
+    message = " ".join(refused("restore", run, tmp_path / "hole.png", "--view-config", "{kind: identity}").split())
+    assert "alpha: white, black or drop in the recipe; or --mask alpha" in message
     # A mask for all files, erased to transparency over white.
     mask = np.full((6, 6, 4), 255, np.uint8)
     mask[3:, :, 3] = 0

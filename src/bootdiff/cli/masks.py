@@ -144,8 +144,10 @@ def _items(path: Path, key: str | None, *, video: bool) -> list[_Item]:
 
 def _of_array(path: Path, key: str | None) -> list[_Item]:
     from bootdiff.data import open_dataset
+    from bootdiff.data.readers.numpy_files import ARRAY_SUFFIXES
 
-    source = open_dataset(path, key=key)
+    options = {"alpha": "drop"} if path.suffix.lower() in ARRAY_SUFFIXES else {}
+    source = open_dataset(path, key=key, **options)
     if len(source.shape) not in (3, 4):
         raise BootdiffError(f"{path}: holds neither images nor videos; overlays are searched in these only")
 

@@ -335,7 +335,7 @@ def _units(units: Any, view: View, full: tuple[int, ...]) -> Any:
 def _one_image(path: Path, options: dict[str, Any]) -> Dataset:
     """A dataset of one image, with the mask beside it if the view needs one."""
     from bootdiff.data import Arrays
-    from bootdiff.data.readers.decode import Undecodable, decode, read_file
+    from bootdiff.data.readers.decode import Transparent, Undecodable, decode, read_file
     from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, masks_beside
 
     own = options.get("masks") == "alpha"
@@ -356,6 +356,8 @@ def _one_image(path: Path, options: dict[str, Any]) -> Dataset:
                 )
             beside = found[0]
             masks = decode_mask(read_file(beside), pixels.shape[:2])[None]
+    except Transparent as error:
+        raise BootdiffError(f"{path}: {error} in the recipe; or --mask alpha, where they are not observed") from None
     except Undecodable as error:
         raise BootdiffError(f"{beside}: {error}") from None
     channels = options.get("channels") if pixels.shape[-1] == 1 else None

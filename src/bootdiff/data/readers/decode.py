@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = [
-    "FORMATS", "IMAGE_SUFFIXES", "Undecodable", "check_regular", "decode", "from_pillow", "glance", "read_file",
-    "split_alpha", "to_channels",
+    "FORMATS", "IMAGE_SUFFIXES", "Transparent", "Undecodable", "check_regular", "decode", "from_pillow", "glance",
+    "read_file", "split_alpha", "to_channels",
 ]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -37,6 +37,10 @@ _UNREADABLE = "cannot be decoded ({}); it is damaged, cut short or no picture"
 
 class Undecodable(ValueError):
     """A file that cannot be used; the message is the reason alone."""
+
+
+class Transparent(Undecodable):
+    """A picture that is transparent where nobody said what that means."""
 
 
 def check_regular(path: Path) -> None:
@@ -82,10 +86,7 @@ def _reading() -> Iterator[None]:
 def _open_still(data: bytes, alpha: str) -> Image.Image:
     """An opened picture; Undecodable where its header tells that it cannot be used."""
     picture = _open(data)
-    frames = getattr(picture, "n_frames", 1)
-    # Cameras put a second, smaller picture behind the first one (Multi-Picture Format).
-    if frames > 1 and picture.format != "MPO":
-        raise Undecodable(f"is animated ({frames} frames); save single frames")
+    _refuse_animated(picture)
     if picture.mode not in _MODES:
         raise Undecodable(f"has the pixel format {picture.mode}; convert it to RGB, or store it as an array")
     if _is_deep(picture, data) and "transparency" in picture.info and alpha != "drop":
@@ -93,6 +94,13 @@ def _open_still(data: bytes, alpha: str) -> Image.Image:
             "is a 16-bit PNG with one colour declared transparent; save it with an alpha channel, or say alpha: drop"
         )
     return picture
+
+
+def _refuse_animated(picture: Image.Image) -> None:
+    frames = getattr(picture, "n_frames", 1)
+    # Cameras put a second, smaller picture behind the first one (Multi-Picture Format).
+    if frames > 1 and picture.format != "MPO":
+        raise Undecodable(f"is animated ({frames} frames); save single frames")
 
 
 def _is_deep(picture: Image.Image, data: bytes) -> bool:
@@ -122,6 +130,7 @@ def decode(data: bytes, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
 
 def from_pillow(picture: Image.Image, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
     """`decode` for an opened picture, turned upright as its EXIF orientation says."""
+    _refuse_animated(picture)
     picture = ImageOps.exif_transpose(picture)
     mode, lost = picture.mode, None
     if mode in ("I", "I;16", "I;16B", "I;16L"):
@@ -204,10 +213,7 @@ def _flatten(pixels: np.ndarray, alpha: str) -> np.ndarray:
     if alpha == "drop" or (opacity == full).all():
         return np.ascontiguousarray(colour)
     if alpha == "refuse":
-        raise Undecodable(
-            "has transparent pixels; say what is behind them with alpha: white, black or drop; or, where they are not "
-            "observed (partial data), masks: alpha"
-        )
+        raise Transparent("has transparent pixels; say what is behind them with alpha: white, black or drop")
     ground = full if alpha == "white" else 0
     mixed = colour.astype(np.int64) * opacity + ground * (full - opacity.astype(np.int64))
     return ((mixed + full // 2) // full).astype(pixels.dtype)

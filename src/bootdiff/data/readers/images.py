@@ -19,6 +19,7 @@ from bootdiff.data.folders import Problems, classes_by_folder, list_files, nothi
 from bootdiff.data.options import ImageOptions
 from bootdiff.data.readers.decode import (
     IMAGE_SUFFIXES,
+    Transparent,
     Undecodable,
     decode,
     glance,
@@ -120,6 +121,9 @@ class Images(Dataset):
             if self._budget <= 0 and not (self._verify or self._own_masks):
                 return glance(data, self._alpha)
             pixels, mask, lost = self._decode(data)
+        except Transparent as error:
+            self.problems.add(name, f"{error}; or, where they are not observed (partial data), masks: alpha")
+            return None
         except Undecodable as error:
             self.problems.add(name, str(error))
             return None
