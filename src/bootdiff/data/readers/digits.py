@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bootdiff.data.dataset import Dataset, split
-from bootdiff.data.options import DigitsOptions
+from bootdiff.data.options import EmbeddedOptions
 from bootdiff.data.readers.arrays import Arrays
 from bootdiff.data.readers.reader import Reader
 from bootdiff.errors import BootdiffError
@@ -49,7 +49,7 @@ def load_digits(part: str = "all", *, labels: bool = False, channels: int | None
 class DigitsReader(Reader):
     """The path "digits"."""
 
-    what, kinds, options = "scikit-learn's digits", ("image",), DigitsOptions
+    what, kinds, options = "scikit-learn's digits", ("image",), EmbeddedOptions
 
-    def open(self, path: Path, options: DigitsOptions) -> Dataset:
+    def open(self, path: Path, options: EmbeddedOptions) -> Dataset:
         return load_digits(options.key or "all", labels=bool(options.labels), channels=options.channels)
