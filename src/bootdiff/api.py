@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from bootdiff.data import Dataset, as_dataset
 from bootdiff.data.dataset import VIEW_HOLDOUT, held_out_count
+from bootdiff.data.value_range import check_same_range
 from bootdiff.denoise import Denoiser, ScaledDenoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.method.plan import ARMS
@@ -157,9 +158,12 @@ def _problem(
         raise ValueError("no views: give at least one kind of partial data, name -> (view, files)")
     shape = tuple(samples.shape)
     for what, other in (("held_out", held), ("test", test), ("oracle", oracle)):
-        if other is not None and tuple(_dataset(other, what).shape) != shape:
-            found = tuple(_dataset(other, what).shape)
-            raise BootdiffError(f"{what}: samples are {found}, the full ones {shape}; they must be alike")
+        if other is None:
+            continue
+        found = _dataset(other, what)
+        if tuple(found.shape) != shape:
+            raise BootdiffError(f"{what}: samples are {tuple(found.shape)}, the full ones {shape}; they must be alike")
+        check_same_range(found, samples.units, what)
     parts = {name: _view(name, given, samples, seed) for name, given in views.items()}
     problem = Problem(
         train, held, parts, None if test is None else _dataset(test, "test"),

@@ -22,6 +22,7 @@ FAST = ("--steps", 4, "--samples", 3)
 
 def run_of(folder, recipe, shape, meaning):
     """A run that ended with the white base of these samples."""
+    folder.mkdir(exist_ok=True)
     (folder / "r.yaml").write_text(recipe)
     loaded = load_recipe_text(recipe, folder, source="r.yaml", name="r")
     with Run.open(folder / "run", loaded.dump(place=False), "data", seed=0):
@@ -150,3 +151,72 @@ views: {gaps: {view: {kind: random_mask, hide: gap, apart: true},
         for row, line in zip(rows[at : at + 16], lines, strict=True):
             for given, value in zip(row, line.split(","), strict=True):
                 assert float(value) == pytest.approx(float(given), abs=1e-4) if given else np.isfinite(float(value))
+
+
+def test_floats_are_read_in_the_range_of_the_run(tmp_path):
+    recipe = """\
+full: {path: full.npy}
+views:
+  noisy: {view: identity, std: 0.1, data: {path: noisy.npy}}
+"""
+    units = Units.of_range(-1, 1, "float")
+    run = run_of(tmp_path, recipe, (1, 6, 6), DataInfo(units))
+    assert DataInfo.of_run(run).units.values == "float"
+    bright = np.random.default_rng(0).uniform(0.2, 0.9, (2, 6, 6)).astype(np.float32)
+    np.save(tmp_path / "in.npy", bright)
+    answers, _ = restored(run, tmp_path / "in.npy", tmp_path / "out", "--view-config", "{kind: identity}", *FAST)
+    np.testing.assert_allclose(answers[:, 0, ..., 0], bright, atol=1e-4)
+    np.save(tmp_path / "noisy.npy", bright + 0.3)
+    restored(run, tmp_path / "noisy.npy", tmp_path / "out", "--view", "noisy", *FAST)
+    message = refused("restore", run, tmp_path / "noisy.npy", tmp_path / "no", "--view-config", "{kind: identity}")
+    assert "outside the range [-1, 1]" in " ".join(message.split())
+    pixels = run_of(tmp_path / "p", recipe, (1, 6, 6), DataInfo(Units.of_range(0, 255, "pixels")))
+    arguments = (tmp_path / "in.npy", tmp_path / "out", "--view-config", "{kind: identity}")
+    message = refused("restore", pixels, *arguments)
+    assert "--range: " in message
+    answers, _ = restored(pixels, *arguments, "--range", 0, 1, *FAST)
+    np.testing.assert_allclose(answers[:, 0, ..., 0] / 255, bright, atol=0.003)
+
+
+def test_what_is_transparent_is_not_observed(tmp_path):
+    recipe = "full: {path: full}\nviews: {holes: {view: {kind: random_mask}, data: {path: holes, masks: alpha}}}\n"
+    run = run_of(tmp_path, recipe, (3, 6, 6), DataInfo(Units.of_range(0, 255, "pixels")))
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 4), dtype=np.uint8)
+    seen = np.ones((6, 6), bool)
+    seen[3:] = False
+    pixels[..., 3] = np.where(seen, 255, 0)
+    Image.fromarray(pixels).save(tmp_path / "hole.png")
+    np.save(tmp_path / "hole.npy", pixels[None])
+    for k, (name, *how) in enumerate(
+        (("hole.png", "--view", "holes"), ("hole.png", "--mask", "alpha"), ("hole.npy", "--mask", "alpha"))
+    ):
+        answers, _ = restored(run, tmp_path / name, tmp_path / f"out{k}", *how, *FAST)
+        assert np.array_equal(answers[0, 0][seen], pixels[..., :3][seen])
+        assert (answers[0, 0][~seen] != answers[0, 1][~seen]).mean() > 0.8
+    message = " ".join(refused("restore", run, tmp_path / "hole.png", "--view-config", "{kind: random_mask}").split())
+    assert "masks: alpha" in message or "--mask alpha" in message
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "whole.png")
+    assert "no alpha channel" in refused("restore", run, tmp_path / "whole.png", "--mask", "alpha")
+    message = " ".join(refused("restore", run, tmp_path / "hole.png", "--view-config", "{kind: identity}").split())
+    assert "alpha: white, black or drop in the recipe; or --mask alpha" in message
+    # A mask for all files, erased to transparency over white.
+    mask = np.full((6, 6, 4), 255, np.uint8)
+    mask[3:, :, 3] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    answers, _ = restored(run, tmp_path / "whole.png", tmp_path / "out", "--mask", tmp_path / "mask.png", *FAST)
+    assert np.array_equal(answers[0, 0][seen], pixels[..., :3][seen])
+    assert (answers[0, 0][~seen] != pixels[..., :3][~seen]).mean() > 0.8
+
+
+def test_samples_of_two_or_four_channels_are_drawn_side_by_side():
+    import torch
+
+    from bootdiff.cli.report.images import to_pil
+
+    x = torch.linspace(-1, 1, 4)[:, None, None].expand(4, 2, 3)
+    drawn = np.asarray(to_pil(x))
+    assert drawn.shape == (2, 12, 3)
+    assert drawn[0, ::3, 0].tolist() == [0, 85, 170, 255]
+    hidden = torch.ones(1, 2, 3)
+    hidden[0, 0, 0] = 0
+    assert [tuple(v) for v in np.asarray(to_pil(x, hidden))[0, ::3]] == [(226, 138, 160)] * 4

@@ -34,7 +34,11 @@ def restore(
         str | None, typer.Option(help="Or a view as in a recipe: {kind: downsample, factor: 4}, or a YAML file.")
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="Or a mask for all files, white (1 in an .npy) where observed.")
+        Path | None,
+        typer.Option(
+            help="Or a mask for all files, white (1 in an .npy) where observed; or alpha: what is transparent in a "
+            "file is not observed."
+        ),
     ] = None,
     placement: Annotated[
         int | None, typer.Option(min=0, help="Which placement, from 0, if the view has several.")
@@ -59,6 +63,10 @@ def restore(
         str | None, typer.Option(help="Class of all files, by name or number, if classes were trained.")
     ] = None,
     key: Annotated[str | None, typer.Option(help="Name of the array in an .npz file.")] = None,
+    bounds: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", metavar="LOW HIGH", help="Range of the arrays' values. Default: the recipe's."),
+    ] = None,
     truth: Annotated[Path | None, typer.Option(help="The full samples of IN, to evaluate the answers.")] = None,
     held_out: Annotated[
         int | None, typer.Option(min=1, help="Instead of IN: take the view of this many samples not used in training.")
@@ -110,8 +118,9 @@ def restore(
         files, which = restorations.cut_out(problem, chosen, held_out, seed)
     else:
         assert partial is not None
-        known = None if truth is None else _open(truth, recipe, None, full, None, info, key)
-        files = restorations.partial_of(_open(partial, recipe, view, full, chosen, info, key), chosen, full, known)
+        known = None if truth is None else _open(truth, recipe, None, full, None, info, key, bounds)
+        opened = _open(partial, recipe, view, full, chosen, info, key, bounds, mask)
+        files = restorations.partial_of(opened, chosen, full, known)
     given = files.observe(chosen, full, str(partial or "--held-out"))
     count = samples or (4 if files.truth is None else 19)
     options: dict[str, Any] = {
@@ -119,10 +128,10 @@ def restore(
         "scheduler": recipe.sampling.scheduler, "sigma_min": recipe.sampling.sigma_min,
         "sigma_max": recipe.sampling.sigma_max, "iterations": iterations, "travel": travel,
     }  # fmt: skip
-    bounds = (-1.0, 1.0) if kind_of(full) in ("image", "video") else None
+    clamp = (-1.0, 1.0) if kind_of(full) in ("image", "video") else None
     with screen.work(f"restoring {len(given)} file(s), {count} answer(s) each") as done:
         answers = draw(
-            denoiser, files.stored, chosen, mask=files.mask, label=label_number, progress=done, bounds=bounds, **options
+            denoiser, files.stored, chosen, mask=files.mask, label=label_number, progress=done, bounds=clamp, **options
         ).cpu()  # fmt: skip
     folder = out or run / "restored" / called
     title = f"{called}: restored by {name.replace('_', ' ')}"
@@ -228,18 +237,26 @@ def _parsed(text: str) -> list[dict[str, Any]]:
     return configs
 
 
+def _is_alpha(mask: Path | None) -> bool:
+    """Whether --mask names the files' own alpha channel."""
+    return mask is not None and str(mask) == "alpha" and not mask.exists()
+
+
 def _mask_block(path: Path) -> list[dict[str, Any]]:
     from bootdiff.recipe.schema import read_mask
 
+    if _is_alpha(path):
+        return [{"kind": "random_mask"}]
     return [{"kind": "mask", "image": read_mask(path, "--mask")}]
 
 
-_ARRAY = ("kind", "key", "range", "missing", "masks", "channels", "frames", "length", "stride")
+_ARRAY = ("kind", "key", "range", "missing", "masks", "alpha", "channels", "frames", "length", "stride")
+_TABLES = ("columns", "header", "separator", "decimal", "missing_values")
 _FILES = {
     "image": ("channels", "alpha", "masks"),
-    "video": ("kind", "channels", "alpha", "masks", "frames", "stride", "fps"),
-    "signal": ("kind", "range", "missing", "columns", "length", "stride"),
-    "vector": ("kind", "range", "missing", "columns"),
+    "video": ("kind", "channels", "alpha", "masks", "frames", "stride", "fps", "pixel_aspect"),
+    "signal": ("kind", "range", "missing", *_TABLES, "length", "stride"),
+    "vector": ("kind", "range", "missing", *_TABLES),
 }
 """Keys of a data block for reading files of a kind."""
 
@@ -252,17 +269,22 @@ def _open(
     view: View | None,
     info: DataInfo,
     key: str | None,
+    bounds: tuple[float, float] | None,
+    mask: Path | None = None,
 ) -> Dataset:
     """Files, read as the recipe reads those of this view; without a view of the recipe, as it reads full samples.
 
     Args:
         name: a view of the recipe, or None.
         view: of the files; None for full samples.
+        bounds: range of the values; None: as in the recipe.
+        mask: what --mask names; None: no such option.
 
     Raises:
         BootdiffError: missing or unusable files.
     """
     from bootdiff.data import kind_of, open_dataset
+    from bootdiff.data.value_range import check_same_range
     from bootdiff.recipe.nesting import walk
 
     pool = recipe.full if recipe.simulate is None else recipe.simulate.pool
@@ -284,14 +306,26 @@ def _open(
         if "missing" in known:
             options["missing"] = "mask"
         options["masks"] = view is not None and view.masked and not view.is_fixed and "masks" in known
+        if _is_alpha(mask):
+            options |= {"masks": "alpha", "alpha": "refuse"}
     if kind != "image":
         options["kind"] = kind
     if key is not None:
         options["key"] = key
-    if info.units is not None and kind_of(full) in ("signal", "vector"):
-        options["units"] = info.units if view is None else _units(info.units, view, full)
+    if bounds is not None:
+        options["range"] = list(bounds)
+    elif info.units is not None and kind_of(full) in ("signal", "vector") and (own is None or own.range is None):
         options.pop("range", None)
-    return _one_image(path, options) if single_image else open_dataset(path, **options)
+    if info.units is not None and "range" not in options:
+        options["units"] = info.units if view is None else _units(info.units, view, full)
+    if view is not None:
+        options["std"] = view.tau / view.scale
+    if single_image:
+        return _one_image(path, options)
+    dataset = open_dataset(path, **options)
+    if info.units is not None:
+        check_same_range(dataset, info.units, "--range")
+    return dataset
 
 
 def _units(units: Any, view: View, full: tuple[int, ...]) -> Any:
@@ -301,16 +335,29 @@ def _units(units: Any, view: View, full: tuple[int, ...]) -> Any:
 def _one_image(path: Path, options: dict[str, Any]) -> Dataset:
     """A dataset of one image, with the mask beside it if the view needs one."""
     from bootdiff.data import Arrays
-    from bootdiff.data.readers.decode import Undecodable, decode, decode_mask
+    from bootdiff.data.readers.decode import Transparent, Undecodable, decode, read_file
+    from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, masks_beside
 
-    masks, beside = None, path
+    own = options.get("masks") == "alpha"
+    masks: Any = None
+    beside = path
     try:
-        pixels, _ = decode(path.read_bytes(), options.get("alpha", "refuse"))
-        if options.get("masks"):
-            beside = path.with_name(path.stem + ".mask.png")
-            if not beside.is_file():
-                raise BootdiffError(f"{path}: has no mask beside it; save one as {beside.name}, white = observed")
-            masks = decode_mask(beside.read_bytes(), pixels.shape[:2])[None]
+        pixels, _ = decode(read_file(path), "keep" if own else options.get("alpha", "refuse"))
+        if own and pixels.shape[-1] in (2, 4):
+            masks = "alpha"
+        elif own:
+            raise Undecodable("has no alpha channel, which would be its mask")
+        elif options.get("masks"):
+            found = masks_beside(path.with_suffix(""))
+            if len(found) != 1:
+                raise Undecodable(
+                    f"has {len(found) or 'no'} mask(s) beside it; save one as {path.stem}{MASK_SUFFIX}, white = "
+                    "observed, or say --mask alpha where what is transparent is not observed"
+                )
+            beside = found[0]
+            masks = decode_mask(read_file(beside), pixels.shape[:2])[None]
+    except Transparent as error:
+        raise BootdiffError(f"{path}: {error} in the recipe; or --mask alpha, where they are not observed") from None
     except Undecodable as error:
         raise BootdiffError(f"{beside}: {error}") from None
     channels = options.get("channels") if pixels.shape[-1] == 1 else None

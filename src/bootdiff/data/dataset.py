@@ -80,6 +80,7 @@ class Dataset(ABC):
     whether samples carry masks; ``position_conditioned``, whether it is known where in the full sample each lies
     (``positions``); ``unlabelled``, whether samples of a source with classes may lack a label; ``units``, what stored
     coordinates mean;
+    ``range_found``, whether the range behind them was found from float values, not declared;
     ``rate``, frames or values per second where known; ``columns``, names of the channels where they have any;
     ``problems``, what was left out on opening; ``where``, the path or name for messages.
     """
@@ -90,6 +91,7 @@ class Dataset(ABC):
     position_conditioned: bool = False
     unlabelled: bool = False
     units: Units = Units()
+    range_found: bool = False
     rate: float | None = None
     columns: list[str] | None = None
     where: str = "data"
@@ -138,6 +140,7 @@ class Dataset(ABC):
         self.classes, self.masked, self.unlabelled = other.classes, other.masked, other.unlabelled
         self.position_conditioned = other.position_conditioned
         self.units, self.rate, self.columns = other.units, other.rate, other.columns
+        self.range_found = other.range_found
         self.where, self.problems = other.where, other.problems
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -19,7 +19,7 @@ averages do not. For other views there are no such units, and that is an error.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,16 +33,19 @@ __all__ = ["Units"]
 
 @dataclass(frozen=True)
 class Units:
-    """offset, scale: one number for all channels or one per channel. standardized: measured, not declared."""
+    """offset, scale: one number for all channels or one per channel. standardized: measured, not declared. values: type
+    of the stored values that have this range: "float" of any precision, "pixels" of picture and video files, or an
+    integer type by its name; None where that is not known."""
 
     offset: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
     standardized: bool = False
+    values: str | None = field(default=None, compare=False)
 
     @classmethod
-    def of_range(cls, low: float, high: float) -> Units:
+    def of_range(cls, low: float, high: float, values: str | None = None) -> Units:
         """[low, high] becomes [-1, 1]."""
-        return cls(((low + high) / 2,), ((high - low) / 2,))
+        return cls(((low + high) / 2,), ((high - low) / 2,), values=values)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Units:
@@ -50,8 +53,13 @@ class Units:
         return cls(tuple(config["offset"]), tuple(config["scale"]), bool(config["standardized"]))
 
     def config(self) -> dict[str, Any]:
-        """As JSON can say it."""
+        """The map as JSON can say it."""
         return {"offset": list(self.offset), "scale": list(self.scale), "standardized": self.standardized}
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What becomes [-1, 1], of the first channel."""
+        return self.offset[0] - self.scale[0], self.offset[0] + self.scale[0]
 
     def store(self, v: Tensor, space: int) -> Tensor:
         """Original units -> stored coordinates. v: (..., C, *space axes), `space` of them behind the channels."""

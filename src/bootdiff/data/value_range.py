@@ -14,10 +14,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bootdiff.data.dataset import Dataset
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
-__all__ = ["Checked", "check_values", "declared_range", "measured_units"]
+__all__ = [
+    "Checked", "check_same_range", "check_values", "declared_range", "measured_units", "outside", "slack_of",
+    "values_of",
+]  # fmt: skip
+
+# Noise that is farther out than this many deviations is another scale.
+_DEVIATIONS = 8
 
 
 @dataclass
@@ -31,9 +38,10 @@ class Checked:
 
 
 def declared_range(
-    array: np.ndarray, bounds: Sequence[float] | None, where: str, kind: str
+    array: np.ndarray, bounds: Sequence[float] | None, where: str, kind: str, others: Units | None = None
 ) -> tuple[float, float] | None:
-    """The range that is declared, or the integer type's own; None for floats without a declared one.
+    """The range that is declared, that of other data (full samples) of the same type of values, or the integer type's
+    own; None for floats without any of them.
 
     Raises BootdiffError for integers that have no usual range, ValueError for bounds the wrong way round.
     """
@@ -43,6 +51,8 @@ def declared_range(
         if not low < high:
             raise ValueError(f"Arrays: range must be [low, high] with low < high, got {list(bounds)}")
         return low, high
+    if others is not None and others.values == values_of(array):
+        return others.bounds
     if dtype.kind == "b":
         return 0.0, 1.0
     if dtype in (np.uint8, np.uint16):
@@ -55,6 +65,34 @@ def declared_range(
     return None
 
 
+def values_of(array: np.ndarray) -> str:
+    """The type of an array's values as `Units.values` has it."""
+    dtype = array.dtype.newbyteorder("=")
+    return "float" if dtype.kind == "f" else str(dtype)
+
+
+def check_same_range(dataset: Dataset, full: Units, at: str) -> None:
+    """BootdiffError where the range of float values was found, and the full samples do not say that it is theirs, too.
+
+    full: the units of the full samples. at: what messages call the data.
+    """
+    if not dataset.range_found or full.values is None or dataset.units == full:
+        return
+    low, high = dataset.units.bounds
+    if full.values == "float":
+        raise BootdiffError(
+            f"{at}: its float values were taken to lie in [{low:g}, {high:g}], those of the full samples in "
+            f"[{full.bounds[0]:g}, {full.bounds[1]:g}]; say the range of both"
+        )
+    if low == 0:
+        # Negative values would tell.
+        raise BootdiffError(
+            f"{at}: {dataset.where} holds floats of which none is negative: in [0, 1], or bright ones in [-1, 1]? The "
+            f"full samples are of a different type ({full.values}) and do not tell; say range: [0, 1] or "
+            "range: [-1, 1]"
+        )
+
+
 def check_values(
     array: np.ndarray,
     bounds: tuple[float, float] | None,
@@ -65,11 +103,14 @@ def check_values(
     *,
     missing: bool = False,
     by_range: bool = True,
+    std: float = 0.0,
+    inherited: bool = False,
 ) -> Checked:
     """The range in force and the unusable samples of an (N, *space, C) array.
 
     bounds: the declared range; None: that of floats, [0, 1] or [-1, 1], is found. missing: NaN means "not observed",
-    not damaged. by_range: False where units are used and any finite value will do.
+    not damaged. by_range: False where units are used and any finite value will do. std: deviation of noise in the
+    values, in [-1, 1], which may lie that far outside. inherited: bounds are those of the full samples.
     """
     lows, highs = np.empty(len(array)), np.empty(len(array))
     whole = np.ones(len(array), bool)
@@ -97,10 +138,12 @@ def check_values(
     if by_range:
         bounds = bounds or _infer_range(lows[finite], highs[finite], where, array)
         low, high = bounds
-        slack = 1e-4 * (high - low)
+        slack = slack_of(low, high, std)
         for i in np.flatnonzero(finite & ((lows < low - slack) | (highs > high + slack))):
             value = lows[i] if lows[i] < low - slack else highs[i]
-            bad[int(i)] = f"holds {value:.6g}, outside the range [{low:g}, {high:g}]"
+            bad[int(i)] = outside(float(value), low, high, std)
+    if inherited:
+        hint += " The range is that of the full samples, as none is said here; noise that leaves it is the view's std."
     if bad and on_error == "refuse":
         first = min(bad)
         raise BootdiffError(
@@ -108,6 +151,17 @@ def check_values(
             f"Mend them, declare the right range, or leave them out with on_error: skip.{hint}"
         )
     return Checked(bounds if by_range else None, bad, shared)
+
+
+def slack_of(low: float, high: float, std: float) -> float:
+    """How far values may lie outside of their range: rounding, and noise of deviation std, in [-1, 1]."""
+    return (1e-4 + _DEVIATIONS * std / 2) * (high - low)
+
+
+def outside(value: float, low: float, high: float, std: float) -> str:
+    """What is wrong with a value that lies outside of its range."""
+    far = f" by more than noise of std {std:g} explains" if std else ""
+    return f"holds {value:.6g}, outside the range [{low:g}, {high:g}]{far}"
 
 
 def _infer_range(lows: np.ndarray, highs: np.ndarray, where: str, array: np.ndarray) -> tuple[float, float]:
@@ -119,6 +173,11 @@ def _infer_range(lows: np.ndarray, highs: np.ndarray, where: str, array: np.ndar
         raise BootdiffError(
             f"{where}: float values run from {least:.6g} to {most:.6g}, outside [-1, 1]. Declare what they mean: "
             f"range: [low, high], for example [0, 255]{otherwise}."
+        )
+    if 0 > least > -0.1 * most:
+        raise BootdiffError(
+            f"{where}: float values run from {least:.6g} to {most:.6g}: in [0, 1] with a little beyond, or bright ones "
+            "in [-1, 1]? Clip them to [0, 1] and save them again, or say range: [-1, 1]."
         )
     return (0.0, 1.0) if least >= 0 else (-1.0, 1.0)
 

@@ -31,6 +31,7 @@ from bootdiff.data import (
     report_problems,
     split_by_recording,
 )
+from bootdiff.data.value_range import check_same_range
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.method.validation import SampleSet
@@ -187,11 +188,12 @@ def partial_data(
 
     Raises:
         BootdiffError: files of a different size than the view gives, masks that are missing or superfluous, recordings
-            of a different rate, offsets that do not fit.
+            of a different rate or range of values, offsets that do not fit.
     """
     shape = tuple(full)
     _check(through, dataset, around, shape, at)
     if full_samples is not None:
+        check_same_range(dataset, full_samples.units, f"{at}.data")
         check_rate(dataset, full_samples, through.pace(shape), f"{at}.data")
     dataset = _masked_as(through, dataset, shape, at)
     if through.position_conditioned and not dataset.position_conditioned:
@@ -214,8 +216,8 @@ def _check(
     if through.masked and not through.is_fixed and not dataset.masked:
         raise BootdiffError(
             f"{at}: a random mask is known only from masks beside the files: set {at}.data.masks "
-            f"to true and put NAME.mask.png beside NAME.png, or, where NaN means not observed, set "
-            f"{at}.data.missing to mask"
+            f"to true and put NAME.mask.png beside NAME.png; or to alpha, where what is transparent is not observed; "
+            f"or, where NaN means not observed, set {at}.data.missing to mask"
         )
     if dataset.masked and not through.masked:
         raise BootdiffError(

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from bootdiff.data import Dataset, Simulated, Subset, open_dataset, read_offsets, split_by_recording
+from bootdiff.data.value_range import check_same_range
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.method.problem import (
@@ -102,21 +103,22 @@ def _chain(recipe: Recipe, path: str) -> list[list[dict[str, Any]]]:
 
 
 def open_data(
-    recipe: Recipe, block: Data, at: str = "", full: Dataset | None = None, view: View | None = None
+    recipe: Recipe, block: Data, at: str = "", full: Dataset | None = None, view: View | None = None, std: float = 0.0
 ) -> Dataset:
     """The data that a block of the recipe names.
 
     Args:
         at: the block as the recipe names it.
-        full: the full samples; one quantity has one unit, so where theirs was measured, or declared for signals and
-            vectors, it is that of all others, too.
+        full: the full samples; one quantity has one unit, so theirs is that of all others, too, where these neither
+            say their own range nor hold values of a different type.
         view: what of the full samples these files show; None for all of them.
+        std: deviation of noise in the files.
 
     Raises:
         BootdiffError: data that are missing or damaged, or scaled otherwise than the full samples.
     """
     path: Any = block.path if block.is_embedded else recipe.locate(block.path)
-    options = block.options
+    options = block.options | {"std": std}
     if full is not None:
         if full.units.standardized and block.range is not None:
             raise BootdiffError(
@@ -129,9 +131,12 @@ def open_data(
             )
         if full.units.standardized:
             options["units"] = full.units if view is None else full.units.through(view, full.shape, at)
-        elif full.kind in ("signal", "vector") and block.range is None:
+        elif block.range is None:
             options["units"] = full.units
-    return open_dataset(path, **options)
+    dataset = open_dataset(path, **options)
+    if full is not None:
+        check_same_range(dataset, full.units, at)
+    return dataset
 
 
 def build_problem(recipe: Recipe) -> Problem:
@@ -260,7 +265,7 @@ def gather_views(
             continue
         source: Dataset | None = None
         if spec.data is not None:
-            source = open_data(recipe, spec.data, f"{where(path)}.data", pool, material.through)
+            source = open_data(recipe, spec.data, f"{where(path)}.data", pool, material.through, spec.std)
         elif spec.pretrained is None:
             corruption = None if spec.corruption is None else spec.corruption.model_dump()
             assert pool is not None

@@ -25,7 +25,10 @@ from bootdiff.recipe.views import whole
 __all__ = ["Data", "Full", "Holdout", "partial_only"]
 
 # Keys that recipes name only where they are given.
-_OPTIONAL = ("kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled")
+_OPTIONAL = (
+    "kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled",
+    "header", "separator", "decimal", "missing_values", "pixel_aspect",
+)  # fmt: skip
 
 
 def _holdout(value: Any) -> int | float:
@@ -53,7 +56,7 @@ class _Path(Block):
 
 
 # Units and classes are found for all of a recipe's data together.
-_Options: Any = block_of(DataOptions, "Data", leave_out=("size", "classes", "units"), base=_Path)
+_Options: Any = block_of(DataOptions, "Data", leave_out=("size", "classes", "units", "std"), base=_Path)
 
 
 class Data(_Options):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,16 @@ class DataInfo:
     def from_record(cls, record: Mapping[str, Any]) -> DataInfo:
         """The inverse of `record`."""
         units = record["units"]
-        return cls(None if units is None else Units.from_config(units), record["rate"], record["columns"])
+        if units is not None:
+            # Runs of earlier versions do not say of which type the values were.
+            units = replace(Units.from_config(units), values=record.get("values"))
+        return cls(units, record["rate"], record["columns"])
 
     def record(self) -> dict[str, Any]:
         """As plain JSON values."""
         units = None if self.units is None else self.units.config()
-        return {"units": units, "rate": self.rate, "columns": self.columns}
+        values = None if self.units is None else self.units.values
+        return {"units": units, "values": values, "rate": self.rate, "columns": self.columns}
 
     @property
     def bytes(self) -> bool:

@@ -14,18 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bootdiff.data.dataset import Dataset, Sample, UnusableFile, spaced_indices
-from bootdiff.data.folders import classes_by_folder, list_files, nothing_found, unusable_files
+from bootdiff.data.dataset import Dataset, Sample, spaced_indices
+from bootdiff.data.folders import Problems, classes_by_folder, list_files, nothing_found, unusable_files
 from bootdiff.data.options import ImageOptions
-from bootdiff.data.readers.decode import Undecodable, decode, decode_mask, read_file, read_header, to_channels
+from bootdiff.data.readers.decode import (
+    IMAGE_SUFFIXES,
+    Transparent,
+    Undecodable,
+    decode,
+    glance,
+    read_file,
+    split_alpha,
+    to_channels,
+)
+from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, is_opaque, masks_by_stem, without_masks
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
-__all__ = ["IMAGE_SUFFIXES", "MASK_SUFFIX", "ImageReader", "Images", "file_digest", "to_tensor"]
+__all__ = ["ImageReader", "Images", "file_digest", "to_tensor"]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-MASK_SUFFIX = ".mask.png"
 _HASHED = 1 << 20  # files up to this many bytes are hashed whole, longer ones by their ends and length
 
 
@@ -35,34 +43,31 @@ class Images(Dataset):
     Args:
         folder: where they lie, at any depth.
         options: labels: a sample's class is the first sub-folder on its path; unlabelled: "keep" allows pictures beside
-            the classes' folders; classes fixes the class numbers. masks: beside ``name.png`` (or .jpg ...) lies the
-            mask ``name.mask.png``, white = observed. on_error: "refuse" raises one error that lists what is wrong,
-            "skip" leaves such files out and lists them in ``problems``. size, channels: as asked for, else what most
-            have. alpha: for transparent pixels. limit: at most this many files, evenly spaced.
+            the classes' folders; classes fixes the class numbers. masks: beside ``name.png`` (or .jpg ...) lies its
+            mask, ``name.mask.png`` (`mask_files`), white = observed; "alpha": what is transparent in the picture itself
+            is not observed. on_error: "refuse" raises one error that lists what is wrong, "skip" decodes every file on
+            opening, leaves out those that cannot be used and lists them in ``problems``. size, channels: as asked for,
+            else what most have. alpha: for transparent pixels. limit: at most this many files, evenly spaced.
         memory: bytes of decoded pictures that are kept; while they fit, every file is decoded on opening, beyond them
-            only its header and end are read.
-        verify: decode every file on opening all the same.
+            only its header and end are read (but see on_error).
 
     Attribute ``converted``: counts of inexact conversions. Raises BootdiffError for anything wrong with the files.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        options: ImageOptions | None = None,
-        *,
-        memory: int = 512 << 20,
-        verify: bool = False,
-    ) -> None:
+    problems: Problems
+
+    def __init__(self, folder: str | Path, options: ImageOptions | None = None, *, memory: int = 512 << 20) -> None:
         o = options or ImageOptions()
-        self.folder, self.where, self.masked, self._alpha = Path(folder), str(folder), bool(o.masks), o.alpha
-        self.problems = []
+        self.folder, self.where, self.masked = Path(folder), str(folder), bool(o.masks)
+        self._own_masks = o.masks == "alpha"
+        self._alpha = "keep" if self._own_masks else o.alpha
+        self.problems = Problems()
         found = self._list()
         files = [found[i] for i in spaced_indices(len(found), o.limit)]
-        self.units = Units.of_range(0, 255)
+        self.units = Units.of_range(0, 255, "pixels")
         size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
         self._hash = hashlib.sha256(repr((o.labels, o.masks, size, o.channels, o.alpha)).encode())
-        self._budget, self._verify = memory, verify
+        self._budget, self._verify = memory, o.on_error == "skip"
         self._pixels: dict[str, np.ndarray] = {}
         self._kept_masks: dict[str, np.ndarray] = {}
         headers = {name: header for name in files if (header := self._read_header(name)) is not None}
@@ -76,66 +81,93 @@ class Images(Dataset):
         for name, (height, width, _, _) in headers.items():
             if (height, width) != self._size:
                 want = f"{self._size[0]} x {self._size[1]}"
-                self._add_problem(name, f"is {height} x {width} pixels (height x width), not {want} {wanted}")
+                self.problems.add(name, f"is {height} x {width} pixels (height x width), not {want} {wanted}")
         self._labels: dict[str, int] = {}
         if o.labels:
-            self._labels, self.classes = classes_by_folder(headers, o.classes, o.unlabelled, self._add_problem)
+            self._labels, self.classes = classes_by_folder(headers, o.classes, o.unlabelled, self.problems.add)
             self.unlabelled = o.unlabelled == "keep"
-        if o.masks:
+        if self.masked and not self._own_masks:
             self._check_masks(list(headers))
         self._finish(files, headers, o.on_error)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
-    def _add_problem(self, name: str, reason: str) -> None:
-        if all(problem.file != name for problem in self.problems):
-            self.problems.append(UnusableFile(name, reason))
-
     def _list(self) -> list[str]:
         """Sorted paths, with forward slashes, of the pictures below the folder; masks are left out."""
-        names = list_files(self.folder, "pictures", self._add_problem)
-        pictures = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.lower().endswith(MASK_SUFFIX)]
+        names = list_files(self.folder, "pictures", self.problems.add)
+        rest = without_masks(names)
+        self._masks = masks_by_stem(names) if self.masked and not self._own_masks else {}
+        pictures = [n for n in rest if n.lower().endswith(IMAGE_SUFFIXES)]
         if not pictures:
-            rest = [n for n in names if not n.lower().endswith(MASK_SUFFIX)]
             raise nothing_found(self.folder, rest, "pictures", "a picture", IMAGE_SUFFIXES, self.problems)
         return pictures
+
+    def _decode(self, data: bytes) -> tuple[np.ndarray, np.ndarray | None, str | None]:
+        """A picture (H, W, 1 or 3), its own mask (H, W) bool where it has one, and what it was converted from."""
+        pixels, lost = decode(data, self._alpha)
+        pixels, opacity = split_alpha(pixels)
+        if opacity is None:
+            return pixels, None, lost
+        mask = is_opaque(opacity, np.iinfo(opacity.dtype).max)
+        if not mask.any():
+            raise Undecodable("is transparent everywhere, so that nothing of it is observed")
+        return pixels, mask, lost
 
     def _read_header(self, name: str) -> tuple[int, int, int, str | None] | None:
         """Height, width, channels and lossy conversion of a file; None and a problem where it cannot be used."""
         try:
             data = read_file(self.folder / name)
             self._hash.update(file_digest(name, data))
-            if self._budget <= 0 and not self._verify:
-                return (*read_header(data), None)
-            pixels, lost = decode(data, self._alpha)
-        except Undecodable as error:
-            self._add_problem(name, str(error))
+            if self._budget <= 0 and not (self._verify or self._own_masks):
+                return glance(data, self._alpha)
+            pixels, mask, lost = self._decode(data)
+        except Transparent as error:
+            self.problems.add(name, f"{error}; or, where they are not observed (partial data), masks: alpha")
             return None
-        self._budget -= pixels.nbytes
+        except Undecodable as error:
+            self.problems.add(name, str(error))
+            return None
+        self._budget -= pixels.nbytes + (0 if mask is None else mask.nbytes)
         if self._budget > 0:
             self._pixels[name] = pixels
+            if mask is not None:
+                self._kept_masks[name] = mask
         return (*pixels.shape, lost)
+
+    def _mask_name(self, name: str) -> str:
+        """The mask beside a picture. Raises Undecodable where there is none, or several."""
+        stem = name.rpartition(".")[0]
+        found = self._masks.get(stem, [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise Undecodable(f"has {len(found)} masks, {found[0]} and {found[1]}; remove the wrong one")
+        raise Undecodable(f"has no mask {stem}{MASK_SUFFIX}")
+
+    def _read_mask(self, name: str) -> tuple[np.ndarray, bytes]:
+        """The mask beside a picture, (H, W) bool, and its bytes. Raises Undecodable."""
+        beside = self._mask_name(name)
+        try:
+            data = read_file(self.folder / beside)
+            return decode_mask(data, self._size), data
+        except Undecodable as error:
+            raise Undecodable(f"its mask {beside} {error}") from None
 
     def _check_masks(self, names: list[str]) -> None:
         for name in names:
             try:
-                data = read_file(self.folder / _mask_name(name))
-                self._hash.update(hashlib.sha256(data).digest())
-                mask = decode_mask(data, self._size)
+                mask, data = self._read_mask(name)
             except Undecodable as error:
-                here = (self.folder / _mask_name(name)).exists()
-                self._add_problem(
-                    name, f"its mask {_mask_name(name)} {error}" if here else f"has no mask {_mask_name(name)}"
-                )
+                self.problems.add(name, str(error))
                 continue
+            self._hash.update(hashlib.sha256(data).digest())
             self._budget -= mask.nbytes
             if self._budget > 0:
                 self._kept_masks[name] = mask
 
     def _finish(self, files: list[str], headers: dict, on_error: str) -> None:
         """Settles which files are used, and raises where none is or one is not that should be."""
-        wrong = {problem.file for problem in self.problems}
-        self.names = [name for name in files if name not in wrong]
+        self.names = [name for name in files if name not in self.problems.files]
         if self.problems and (on_error == "refuse" or not self.names):
             raise unusable_files(self.where, self.problems, len(files), len(self.names))
         self.converted: Counter[str] = Counter()
@@ -167,22 +199,23 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> Sample:
         name = self.name(index)
         try:
-            pixels = self._pixels.get(name)
+            pixels, mask = self._pixels.get(name), self._kept_masks.get(name)
             if pixels is None:
-                pixels, _ = to_channels(decode(read_file(self.folder / name), self._alpha)[0], self._channels)
+                decoded, own, _ = self._decode(read_file(self.folder / name))
+                pixels, mask = to_channels(decoded, self._channels)[0], own if self._own_masks else mask
                 if pixels.shape[:2] != self._size:
                     raise Undecodable("has changed its size since the folder was opened")
-            mask = None
-            if self.masked:
-                kept = self._kept_masks.get(name)
-                observed = decode_mask(read_file(self.folder / _mask_name(name)), self._size) if kept is None else kept
-                mask = torch.from_numpy(observed.astype(np.float32))[None]
+            if self._own_masks and mask is None:
+                mask = np.ones(self._size, bool)  # a picture without an alpha channel
+            if self.masked and mask is None:
+                mask = self._read_mask(name)[0]
         except Undecodable as error:
             raise BootdiffError(
-                f"{self.folder / name}: {error}. Mend or remove the file and start again; "
-                "verify=True finds all such files on opening."
+                f"{self.folder / name}: {error}. Mend or remove the file and start again; on_error: skip decodes every "
+                "file on opening and leaves such ones out."
             ) from None
-        return Sample(to_tensor(pixels), self._labels.get(name), mask)
+        observed = None if mask is None else torch.from_numpy(mask.astype(np.float32))[None]
+        return Sample(to_tensor(pixels), self._labels.get(name), observed)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -195,10 +228,6 @@ def file_digest(name: str, data: bytes) -> bytes:
     """What stands for a file in a fingerprint: its name, length, and the hash of all of it, or of its ends if long."""
     part = data if len(data) <= _HASHED else data[: _HASHED // 2] + data[-_HASHED // 2 :]
     return repr((name, len(data), hashlib.sha256(part).hexdigest())).encode()
-
-
-def _mask_name(name: str) -> str:
-    return name[: name.rindex(".")] + MASK_SUFFIX
 
 
 class ImageReader(Reader):
