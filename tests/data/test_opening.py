@@ -138,6 +138,8 @@ def test_options_mean_the_same_for_all_readers():
         "stride": ("video", "signal"),
         "columns": ("vector", "signal"),
         "standardize": ("vector", "signal"),
+        "size": ("image", "video"),
+        "fit": ("image",),
     }
 
 

@@ -241,7 +241,7 @@ def _mask_block(path: Path) -> list[dict[str, Any]]:
 
 _ARRAY = ("kind", "key", "range", "missing", "masks", "channels", "frames", "length", "stride")
 _FILES = {
-    "image": ("channels", "alpha", "masks"),
+    "image": ("channels", "alpha", "masks", "fit"),
     "video": ("kind", "channels", "alpha", "masks", "frames", "stride", "fps"),
     "signal": ("kind", "range", "missing", "columns", "length", "stride"),
     "vector": ("kind", "range", "missing", "columns"),
@@ -270,6 +270,7 @@ def _open(
         BootdiffError: missing or unusable files.
     """
     from bootdiff.data import kind_of, open_dataset
+    from bootdiff.data.readers.fitting import size_through
     from bootdiff.data.value_range import check_same_range
     from bootdiff.recipe.nesting import walk
 
@@ -300,6 +301,8 @@ def _open(
         options["range"] = list(bounds)
     elif info.units is not None and kind_of(full) in ("signal", "vector") and (own is None or own.range is None):
         options.pop("range", None)
+    if options.get("fit", "refuse") != "refuse":
+        options["size"] = size_through(view, full, options["fit"], "--view")
     if info.units is not None and "range" not in options:
         options["units"] = info.units if view is None else _units(info.units, view, full)
     if view is not None:
@@ -320,6 +323,7 @@ def _one_image(path: Path, options: dict[str, Any]) -> Dataset:
     """A dataset of one image, with the mask beside it if the view needs one."""
     from bootdiff.data import Arrays
     from bootdiff.data.readers.decode import Undecodable, decode, decode_mask
+    from bootdiff.data.readers.fitting import Fitting
 
     masks, beside = None, path
     try:
@@ -329,6 +333,14 @@ def _one_image(path: Path, options: dict[str, Any]) -> Dataset:
             if not beside.is_file():
                 raise BootdiffError(f"{path}: has no mask beside it; save one as {beside.name}, white = observed")
             masks = decode_mask(beside.read_bytes(), pixels.shape[:2])[None]
+        fitting = Fitting.of(options.get("fit", "refuse"), options.get("size"), str(path))
+        if fitting is not None:
+            if reason := fitting.problem(pixels.shape):
+                beside = path
+                raise Undecodable(reason)
+            if masks is not None or fitting.masks:
+                masks = fitting.mask(pixels.shape, None if masks is None else masks[0])[None]
+            pixels = fitting.pixels(pixels)
     except Undecodable as error:
         raise BootdiffError(f"{beside}: {error}") from None
     channels = options.get("channels") if pixels.shape[-1] == 1 else None

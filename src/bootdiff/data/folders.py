@@ -15,7 +15,11 @@ from pathlib import Path
 from bootdiff.data.dataset import UnusableFile
 from bootdiff.errors import BootdiffError
 
-__all__ = ["classes_by_folder", "list_files", "natural_order", "nothing_found", "unusable_files"]
+__all__ = ["classes_by_folder", "list_files", "natural_order", "nothing_found", "passed_over", "unusable_files"]
+
+# What lies beside data and is none: notes, tables of labels, thumbnails of file managers.
+_COMPANIONS = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".html", ".pdf", "thumbs.db",
+               "desktop.ini")  # fmt: skip
 
 
 def list_files(folder: Path, what: str, report: Callable[[str, str], None] | None = None) -> list[str]:
@@ -71,6 +75,22 @@ def nothing_found(
     return BootdiffError(f"{folder}: none of its {others.total()} files is {one} (found {kinds}). {hint}")
 
 
+def passed_over(names: Iterable[str]) -> list[str]:
+    """What is to be said of the files in a folder that are not read: nothing of companions such as notes and tables.
+
+    >>> passed_over(["a.psd", "b.PSD", "c.mts", "notes.txt", "Thumbs.db"])
+    ['3 file(s) of other suffixes are not read: 2 .psd, 1 .mts']
+    """
+    others = Counter(
+        Path(name).suffix.lower() or "without suffix" for name in names if not name.lower().endswith(_COMPANIONS)
+    )
+    if not others:
+        return []
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
+    more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+    return [f"{others.total()} file(s) of other suffixes are not read: {kinds}{more}"]
+
+
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """Sorting key that puts frame2 before frame10."""
     parts = re.split(r"(\d+)", name)
@@ -105,11 +125,13 @@ def classes_by_folder(
 
 
 def unusable_files(
-    where: str, problems: Sequence[UnusableFile], total: int, usable: int, what: str = "files"
+    where: str, problems: Sequence[UnusableFile], total: int, usable: int, what: str = "files", more: str = ""
 ) -> BootdiffError:
-    """One error that lists the first ten problems and says how to go on."""
+    """One error that lists the first ten problems and says how to go on; `more`: what else there is to say of it."""
     lines = [f"  {problem.file}: {problem.reason}" for problem in problems[:10]]
     if len(problems) > 10:
         lines.append(f"  ... and {len(problems) - 10} more")
     hint = "Mend or remove them" + (", or leave them out with on_error: skip." if usable else ".")
-    return BootdiffError("\n".join([f"{where}: {len(problems)} of {total} {what} cannot be used:", *lines, hint]))
+    return BootdiffError(
+        "\n".join([f"{where}: {len(problems)} of {total} {what} cannot be used:", *lines, hint + more])
+    )

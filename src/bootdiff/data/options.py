@@ -7,7 +7,7 @@ Nothing heavy is imported here, so a recipe can be read in milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
@@ -77,8 +77,19 @@ Standardize = Annotated[
     ForKinds(("vector", "signal")),
     Doc("signals, vectors: scale by each channel's mean and deviation, measured on full samples"),
 ]
+Size = Annotated[
+    Annotated[Sequence[int], MinLen(2), MaxLen(2)] | None,
+    ForKinds(("image", "video")),
+    Doc("[height, width] of the samples; null: what most files have, of a view's files with `fit` what the view says"),
+]
+Fit = Annotated[
+    Literal["refuse", "resize", "crop", "pad"],
+    ForKinds(("image",)),
+    Doc(
+        "pictures larger than `size`: refuse them, shrink them to it, shrink and cut, or shrink and hide what is beyond"
+    ),
+]
 # Not in recipes, where one block's classes and units are found for all.
-Size = Annotated[tuple[int, int] | None, Doc("(height, width) that every file must have; null: what most have")]
 Classes = Annotated[list[str] | None, Doc("names of the classes, which fix their numbers across several folders")]
 UnitsOfOthers = Annotated[
     Any, Doc("`Units` of other data of the same quantity, in place of measuring them; nothing to files that say theirs")
@@ -154,8 +165,8 @@ class SignalOptions(TableOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(ReaderOptions):
-    """Of a folder of pictures."""
+class PictureOptions(ReaderOptions):
+    """Of pictures and of the frames of videos."""
 
     unlabelled: Unlabelled = "refuse"
     classes: Classes = None
@@ -166,7 +177,14 @@ class ImageOptions(ReaderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoOptions(ImageOptions):
+class ImageOptions(PictureOptions):
+    """Of a folder of pictures."""
+
+    fit: Fit = "refuse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions(PictureOptions):
     """Of a folder of videos, or one."""
 
     frames: Frames = None
@@ -185,7 +203,7 @@ class HFOptions(ReaderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(HFOptions, VideoOptions, SignalOptions, ArrayOptions):
+class DataOptions(HFOptions, ImageOptions, VideoOptions, SignalOptions, ArrayOptions):
     """Every option of every reader."""
 
 
@@ -211,6 +229,8 @@ def conflicts(options: Any) -> Iterator[tuple[str, str]]:
     for name in ("labels", "masks"):
         if not isinstance(given.get(name, False), bool | str):
             yield name, f"must be true, false or the name of an array, got {given[name]!r}"
+    if "size" in given and min(given["size"]) < 1:
+        yield "size", f"must be [height, width], two numbers of at least 1, got {list(given['size'])}"
     if "range" in given and not given["range"][0] < given["range"][1]:
         yield "range", f"must be [low, high] with low < high, got {list(given['range'])}"
     if "range" in given and "standardize" in given:

@@ -1,7 +1,8 @@
 """A folder of pictures: PNG, JPEG and WebP, at any depth of sub-folders, in sorted order.
 
-Pixels v of b bits come out as x = 2 v / (2^b - 1) - 1; 16-bit files keep their depth. Nothing is resized or cropped,
-and nothing is converted silently: gray in a colour folder is repeated (exact), any other conversion is counted.
+Pixels v of b bits come out as x = 2 v / (2^b - 1) - 1; 16-bit files keep their depth. Nothing is resized or cropped
+unless asked for (`fit`, see `fitting`), and nothing is converted silently: gray in a colour folder is repeated (exact),
+any other conversion is counted.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from bootdiff.data.dataset import Dataset, Sample, UnusableFile, spaced_indices
-from bootdiff.data.folders import classes_by_folder, list_files, nothing_found, unusable_files
+from bootdiff.data.folders import classes_by_folder, list_files, nothing_found, passed_over, unusable_files
 from bootdiff.data.options import ImageOptions
 from bootdiff.data.readers.decode import Undecodable, decode, decode_mask, read_file, read_header, to_channels
+from bootdiff.data.readers.fitting import Fitting, fit_hint
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
@@ -38,12 +40,14 @@ class Images(Dataset):
             the classes' folders; classes fixes the class numbers. masks: beside ``name.png`` (or .jpg ...) lies the
             mask ``name.mask.png``, white = observed. on_error: "refuse" raises one error that lists what is wrong,
             "skip" leaves such files out and lists them in ``problems``. size, channels: as asked for, else what most
-            have. alpha: for transparent pixels. limit: at most this many files, evenly spaced.
+            have. fit: what becomes of files larger than ``size``; "pad" gives every sample a mask. alpha: for
+            transparent pixels. limit: at most this many files, evenly spaced.
         memory: bytes of decoded pictures that are kept; while they fit, every file is decoded on opening, beyond them
             only its header and end are read.
         verify: decode every file on opening all the same.
 
-    Attribute ``converted``: counts of inexact conversions. Raises BootdiffError for anything wrong with the files.
+    Attribute ``converted``: counts of inexact conversions, which ``notes`` say, too. Raises BootdiffError for anything
+    wrong with the files.
     """
 
     def __init__(
@@ -55,13 +59,17 @@ class Images(Dataset):
         verify: bool = False,
     ) -> None:
         o = options or ImageOptions()
-        self.folder, self.where, self.masked, self._alpha = Path(folder), str(folder), bool(o.masks), o.alpha
+        self.folder, self.where, self._alpha = Path(folder), str(folder), o.alpha
         self.problems = []
         found = self._list()
         files = [found[i] for i in spaced_indices(len(found), o.limit)]
         self.units = Units.of_range(0, 255, "pixels")
         size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
-        self._hash = hashlib.sha256(repr((o.labels, o.masks, size, o.channels, o.alpha)).encode())
+        self._fitting = Fitting.of(o.fit, size, self.where)
+        self._masks_beside = bool(o.masks)
+        self.masked = self._masks_beside or (self._fitting is not None and self._fitting.masks)
+        settings = (o.labels, o.masks, size, o.channels, o.alpha, *([] if self._fitting is None else [o.fit]))
+        self._hash = hashlib.sha256(repr(settings).encode())
         self._budget, self._verify = memory, verify
         self._pixels: dict[str, np.ndarray] = {}
         self._kept_masks: dict[str, np.ndarray] = {}
@@ -69,12 +77,16 @@ class Images(Dataset):
         if headers:
             frequent = Counter(header[:2] for header in headers.values()).most_common(1)[0][0]
             self._size = frequent if size is None else size
-            fitting = [header[2] for header in headers.values() if header[:2] == self._size]
-            self._channels = o.channels or (Counter(fitting).most_common(1)[0][0] if fitting else 3)
+            alike = [header[2] for header in headers.values() if self._fitting or header[:2] == self._size]
+            self._channels = o.channels or (Counter(alike).most_common(1)[0][0] if alike else 3)
             self.shape = (self._channels, *self._size)
+        self._sizes = {name: header[:2] for name, header in headers.items()}
         wanted = "as asked for" if size is not None else "as most are"
-        for name, (height, width, _, _) in headers.items():
-            if (height, width) != self._size:
+        for name, (height, width) in self._sizes.items():
+            if self._fitting is not None:
+                if reason := self._fitting.problem((height, width)):
+                    self._add_problem(name, reason)
+            elif (height, width) != self._size:
                 want = f"{self._size[0]} x {self._size[1]}"
                 self._add_problem(name, f"is {height} x {width} pixels (height x width), not {want} {wanted}")
         self._labels: dict[str, int] = {}
@@ -98,6 +110,7 @@ class Images(Dataset):
         if not pictures:
             rest = [n for n in names if not n.lower().endswith(MASK_SUFFIX)]
             raise nothing_found(self.folder, rest, "pictures", "a picture", IMAGE_SUFFIXES, self.problems)
+        self._passed_over = passed_over(n for n in names if not n.lower().endswith((*IMAGE_SUFFIXES, MASK_SUFFIX)))
         return pictures
 
     def _read_header(self, name: str) -> tuple[int, int, int, str | None] | None:
@@ -111,23 +124,46 @@ class Images(Dataset):
         except Undecodable as error:
             self._add_problem(name, str(error))
             return None
+        found = pixels.shape
+        pixels = self._fitted(pixels)
         self._budget -= pixels.nbytes
         if self._budget > 0:
             self._pixels[name] = pixels
-        return (*pixels.shape, lost)
+        return (*found, lost)
+
+    def _fitted(self, pixels: np.ndarray) -> np.ndarray:
+        if self._fitting is None or self._fitting.problem(pixels.shape):
+            return pixels
+        return self._fitting.pixels(pixels)
+
+    def _mask(self, name: str) -> np.ndarray | None:
+        """(h, w) bool, what is observed of a picture; None where all is. Raises Undecodable."""
+        found = self._sizes[name]
+        beside = None
+        if self._masks_beside:
+            beside = decode_mask(read_file(self.folder / _mask_name(name)), found)
+        if self._fitting is None or (beside is None and not self._fitting.masks):
+            return beside
+        mask = self._fitting.mask(found, beside)
+        if not mask.any():
+            raise Undecodable(f"leaves no pixel observed once it is fitted to {self._size[0]} x {self._size[1]}")
+        return mask
 
     def _check_masks(self, names: list[str]) -> None:
         for name in names:
             try:
                 data = read_file(self.folder / _mask_name(name))
                 self._hash.update(hashlib.sha256(data).digest())
-                mask = decode_mask(data, self._size)
+                if self._fitting is None and self._sizes[name] != self._size:
+                    continue  # a problem already
+                mask = self._mask(name)
             except Undecodable as error:
                 here = (self.folder / _mask_name(name)).exists()
                 self._add_problem(
                     name, f"its mask {_mask_name(name)} {error}" if here else f"has no mask {_mask_name(name)}"
                 )
                 continue
+            assert mask is not None
             self._budget -= mask.nbytes
             if self._budget > 0:
                 self._kept_masks[name] = mask
@@ -137,7 +173,8 @@ class Images(Dataset):
         wrong = {problem.file for problem in self.problems}
         self.names = [name for name in files if name not in wrong]
         if self.problems and (on_error == "refuse" or not self.names):
-            raise unusable_files(self.where, self.problems, len(files), len(self.names))
+            more = "" if self._fitting is not None else fit_hint(Counter(self._sizes.values()))
+            raise unusable_files(self.where, self.problems, len(files), len(self.names), more=more)
         self.converted: Counter[str] = Counter()
         for name in self.names:
             lost = headers[name][3]
@@ -148,8 +185,15 @@ class Images(Dataset):
                 lost = lost or "colour to gray"
             if lost:
                 self.converted[lost] += 1
+            if self._fitting is not None:
+                self._fitting.count(self._sizes[name])
         for name in self._pixels.keys() - set(self.names):
             del self._pixels[name]
+        self.notes = [
+            *([] if self._fitting is None else self._fitting.said()),
+            *(f"{n} file(s) converted: {what}" for what, n in self.converted.items()),
+            *self._passed_over,
+        ]
         self._digest = self._hash.hexdigest()
         del self._hash  # hash objects cannot be sent to workers
 
@@ -169,13 +213,15 @@ class Images(Dataset):
         try:
             pixels = self._pixels.get(name)
             if pixels is None:
-                pixels, _ = to_channels(decode(read_file(self.folder / name), self._alpha)[0], self._channels)
+                pixels = self._fitted(decode(read_file(self.folder / name), self._alpha)[0])
+                pixels, _ = to_channels(pixels, self._channels)
                 if pixels.shape[:2] != self._size:
                     raise Undecodable("has changed its size since the folder was opened")
             mask = None
             if self.masked:
                 kept = self._kept_masks.get(name)
-                observed = decode_mask(read_file(self.folder / _mask_name(name)), self._size) if kept is None else kept
+                observed = self._mask(name) if kept is None else kept
+                assert observed is not None
                 mask = torch.from_numpy(observed.astype(np.float32))[None]
         except Undecodable as error:
             raise BootdiffError(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bootdiff.data.dataset import Dataset, Sample, Span, UnusableFile
-from bootdiff.data.folders import list_files, nothing_found
+from bootdiff.data.folders import list_files, nothing_found, passed_over
 from bootdiff.data.options import SignalOptions
 from bootdiff.data.readers.decode import Undecodable
 from bootdiff.data.readers.reader import Reader
@@ -66,6 +66,7 @@ class Signals(Recordings):
         names = [n for n in files if n.lower().endswith(SIGNAL_SUFFIXES)]
         if not names:
             raise nothing_found(self.folder, files, "signals", "a signal", SIGNAL_SUFFIXES, self.problems)
+        self.notes = [] if self._only else passed_over(n for n in files if not n.lower().endswith(SIGNAL_SUFFIXES))
         channels: dict[str, int] = {}
         rates: dict[str, float | None] = {}
         for name in names:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bootdiff.data.dataset import Dataset, Sample, Span, UnusableFile
-from bootdiff.data.folders import list_files, natural_order, nothing_found
+from bootdiff.data.folders import list_files, natural_order, nothing_found, passed_over
 from bootdiff.data.options import VideoOptions
 from bootdiff.data.readers.decode import Undecodable, decode_mask, read_file, to_channels
 from bootdiff.data.readers.images import IMAGE_SUFFIXES, MASK_SUFFIX, file_digest, to_tensor
@@ -106,6 +106,7 @@ class Videos(Recordings):
                 videos.setdefault(parent, []).append(own)
         if not videos:
             raise nothing_found(self.folder, usable, "videos", "a video", _NEEDED, self.problems)
+        self.notes = passed_over(n for n in usable if not n.lower().endswith((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)))
         loose = videos.pop("", [])
         if loose and not videos:
             return {self.folder.name: sorted(loose, key=natural_order)}
@@ -181,6 +182,7 @@ class Videos(Recordings):
                 lost = lost or "colour to gray"
             if lost:
                 self.converted[lost] += 1
+        self.notes = [*(f"{n} video(s) converted: {what}" for what, n in self.converted.items()), *self.notes]
         for kept in (self._frames, self._videos, self._kept_masks, self._frame_numbers):
             for name in kept.keys() - set(self.names):
                 del kept[name]
