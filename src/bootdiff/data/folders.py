@@ -71,7 +71,11 @@ def nothing_found(
     if not others:
         return BootdiffError(f"{folder}: the folder holds no {what}, it is empty; put {', '.join(need)} files there")
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-    hint = "Give the array's own path." if {".npy", ".npz"} & others.keys() else f"Need {', '.join(need)}."
+    hint = (
+        "Give the array's own path, or say kind: image or signal where each is one sample."
+        if {".npy", ".npz"} & others.keys()
+        else f"Need {', '.join(need)}."
+    )
     return BootdiffError(f"{folder}: none of its {others.total()} files is {one} (found {kinds}). {hint}")
 
 

@@ -18,8 +18,9 @@ from bootdiff.data.kinds import KINDS
 from bootdiff.data.options import DataOptions, defaults_of
 from bootdiff.data.readers.digits import DigitsReader
 from bootdiff.data.readers.hf import MARKERS, HFReader
-from bootdiff.data.readers.images import MASK_SUFFIX, ImageReader
+from bootdiff.data.readers.images import MASK_SUFFIX
 from bootdiff.data.readers.numpy_files import ArrayReader
+from bootdiff.data.readers.pictures import STACK_SUFFIXES, ImageReader
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.signals import SignalReader
 from bootdiff.data.readers.tables import TableReader
@@ -137,6 +138,8 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
         # There are no folders of vectors: one of pictures will say so.
         return next((reader for reader in _FOLDERS if kind in reader.kinds), _FOLDERS[0])
     suffix = path.suffix.lower()
+    if path.name.lower().endswith(STACK_SUFFIXES) and kind in (None, "image"):
+        return _FOLDERS[0]
     # A table is one of vectors, or one signal where that is asked for.
     for reader in _FILES if kind != "signal" or suffix not in TableReader.suffixes else ():
         if suffix in reader.suffixes:

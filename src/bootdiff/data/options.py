@@ -48,7 +48,7 @@ Masks = Annotated[
     bool | str,
     Doc("true: each file has a mask beside it, name.mask.png (white = observed); or the array's name"),
 ]
-Missing = Annotated[Literal["refuse", "mask"], Doc("NaN and empty cells: damage, or not observed")]
+Missing = Annotated[Literal["refuse", "mask"], Doc("NaN, empty cells and pixels without data: damage, or not observed")]
 Column = Annotated[str | None, Doc("column of pictures in a Hugging Face dataset saved to disk")]
 Columns = Annotated[
     Annotated[list[str], MinLen(1)] | None,
@@ -70,7 +70,7 @@ Fps = Annotated[
 ]
 Range = Annotated[
     Annotated[list[float], MinLen(2), MaxLen(2)] | None,
-    Doc("[low, high] of arrays and recordings; null: the full samples', theirs [0, 1] or [-1, 1] for floats"),
+    Doc("[low, high] of the stored values; null: the full samples', or of floats [0, 1] or [-1, 1], of integers all"),
 ]
 Standardize = Annotated[
     bool,
@@ -88,6 +88,9 @@ Fit = Annotated[
     Doc(
         "pictures larger than `size`: refuse them, shrink them to it, shrink and cut, or shrink and hide what is beyond"
     ),
+]
+Slices = Annotated[
+    Literal["axial", "coronal", "sagittal"], ForKinds(("image",)), Doc("which slices of NIfTI volumes are pictures")
 ]
 # Not in recipes, where one block's classes and units are found for all.
 Classes = Annotated[list[str] | None, Doc("names of the classes, which fix their numbers across several folders")]
@@ -181,6 +184,9 @@ class ImageOptions(PictureOptions):
     """Of a folder of pictures."""
 
     fit: Fit = "refuse"
+    range: Range = None
+    missing: Missing = "refuse"
+    slices: Slices = "axial"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ __all__ = ["Data", "Full", "Holdout", "partial_only"]
 # Keys that recipes name only where they are given.
 _OPTIONAL = (
     *("kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled"),
-    *("size", "fit"),
+    *("size", "fit", "slices"),
 )
 
 

@@ -25,7 +25,7 @@ __all__ = [
     "to_channels",
 ]  # fmt: skip
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 _GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
 _UNREADABLE = "cannot be decoded ({}); it is damaged, cut short or no picture"
 
@@ -127,7 +127,7 @@ def read_header(data: bytes) -> tuple[int, int, int]:
 
 
 def to_channels(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, str | None]:
-    """(H, W, 1 or 3) with 1 or 3 channels: gray is repeated; colour becomes Pillow's "L" (ITU-R BT.601 luma)."""
+    """(H, W, C) with the channels asked for: gray is repeated; colour becomes Pillow's "L" (ITU-R BT.601 luma)."""
     found = pixels.shape[-1]
     if found == channels:
         return pixels, None
@@ -135,7 +135,11 @@ def to_channels(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, str | No
         return np.repeat(pixels, 3, axis=-1), None
     if (pixels == pixels[..., :1]).all():
         return pixels[..., :1], None
-    luma = (pixels.astype(np.int64) @ np.array([19595, 38470, 7471]) + 32768) >> 16
+    weights = np.array([19595, 38470, 7471])
+    if pixels.dtype.kind == "f":
+        luma = pixels @ (weights / 65536)
+    else:
+        luma = (pixels.astype(np.int64) @ weights + 32768) >> 16
     return luma.astype(pixels.dtype)[..., None], "colour to gray"
 
 

@@ -1,4 +1,4 @@
-"""A folder of pictures: PNG, JPEG and WebP, at any depth of sub-folders, in sorted order.
+"""A folder of pictures: PNG, JPEG, WebP, BMP and AVIF, at any depth of sub-folders, in sorted order.
 
 Pixels v of b bits come out as x = 2 v / (2^b - 1) - 1; 16-bit files keep their depth. Nothing is resized or cropped
 unless asked for (`fit`, see `fitting`), and nothing is converted silently: gray in a colour folder is repeated (exact),
@@ -20,13 +20,12 @@ from bootdiff.data.folders import classes_by_folder, list_files, nothing_found, 
 from bootdiff.data.options import ImageOptions
 from bootdiff.data.readers.decode import Undecodable, decode, decode_mask, read_file, read_header, to_channels
 from bootdiff.data.readers.fitting import Fitting, fit_hint
-from bootdiff.data.readers.reader import Reader
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
-__all__ = ["IMAGE_SUFFIXES", "MASK_SUFFIX", "ImageReader", "Images", "file_digest", "to_tensor"]
+__all__ = ["IMAGE_SUFFIXES", "MASK_SUFFIX", "Images", "file_digest", "mask_name", "to_tensor"]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".avif")
 MASK_SUFFIX = ".mask.png"
 _HASHED = 1 << 20  # files up to this many bytes are hashed whole, longer ones by their ends and length
 
@@ -50,6 +49,8 @@ class Images(Dataset):
     wrong with the files.
     """
 
+    _has_gaps = False  # whether the files themselves say what of them is not observed
+
     def __init__(
         self,
         folder: str | Path,
@@ -67,12 +68,13 @@ class Images(Dataset):
         size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
         self._fitting = Fitting.of(o.fit, size, self.where)
         self._masks_beside = bool(o.masks)
-        self.masked = self._masks_beside or (self._fitting is not None and self._fitting.masks)
+        self.masked = self._masks_beside or self._has_gaps or (self._fitting is not None and self._fitting.masks)
         settings = (o.labels, o.masks, size, o.channels, o.alpha, *([] if self._fitting is None else [o.fit]))
         self._hash = hashlib.sha256(repr(settings).encode())
         self._budget, self._verify = memory, verify
         self._pixels: dict[str, np.ndarray] = {}
         self._kept_masks: dict[str, np.ndarray] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
         headers = {name: header for name in files if (header := self._read_header(name)) is not None}
         if headers:
             frequent = Counter(header[:2] for header in headers.values()).most_common(1)[0][0]
@@ -80,15 +82,18 @@ class Images(Dataset):
             alike = [header[2] for header in headers.values() if self._fitting or header[:2] == self._size]
             self._channels = o.channels or (Counter(alike).most_common(1)[0][0] if alike else 3)
             self.shape = (self._channels, *self._size)
-        self._sizes = {name: header[:2] for name, header in headers.items()}
         wanted = "as asked for" if size is not None else "as most are"
-        for name, (height, width) in self._sizes.items():
+        for name in headers:
+            height, width = self._sizes[name]
             if self._fitting is not None:
                 if reason := self._fitting.problem((height, width)):
                     self._add_problem(name, reason)
             elif (height, width) != self._size:
                 want = f"{self._size[0]} x {self._size[1]}"
                 self._add_problem(name, f"is {height} x {width} pixels (height x width), not {want} {wanted}")
+        for name, (_, _, channels, _) in headers.items():
+            if channels != self._channels and (channels, self._channels) not in ((1, 3), (3, 1)):
+                self._add_problem(name, f"has {channels} channels, not {self._channels}, as most have")
         self._labels: dict[str, int] = {}
         if o.labels:
             self._labels, self.classes = classes_by_folder(headers, o.classes, o.unlabelled, self._add_problem)
@@ -119,17 +124,28 @@ class Images(Dataset):
             data = read_file(self.folder / name)
             self._hash.update(file_digest(name, data))
             if self._budget <= 0 and not self._verify:
-                return (*read_header(data), None)
+                height, width, channels = read_header(data)
+                self._sizes[name] = height, width
+                return height, width, channels, None
             pixels, lost = decode(data, self._alpha)
         except Undecodable as error:
             self._add_problem(name, str(error))
             return None
-        found = pixels.shape
+        return (*self._keep(name, pixels), lost)
+
+    def _keep(self, name: str, pixels: np.ndarray) -> tuple[int, int, int]:
+        """Keeps decoded pixels, fitted, where there is memory for them; (H, W, C) as they were."""
+        height, width, channels = pixels.shape
+        self._sizes[name] = height, width
         pixels = self._fitted(pixels)
         self._budget -= pixels.nbytes
         if self._budget > 0:
             self._pixels[name] = pixels
-        return (*found, lost)
+        return height, width, channels
+
+    def _load(self, name: str) -> np.ndarray:
+        """(H, W, C) of a file, decoded again. Raises Undecodable."""
+        return decode(read_file(self.folder / name), self._alpha)[0]
 
     def _fitted(self, pixels: np.ndarray) -> np.ndarray:
         if self._fitting is None or self._fitting.problem(pixels.shape):
@@ -141,7 +157,7 @@ class Images(Dataset):
         found = self._sizes[name]
         beside = None
         if self._masks_beside:
-            beside = decode_mask(read_file(self.folder / _mask_name(name)), found)
+            beside = decode_mask(read_file(self.folder / mask_name(name)), found)
         if self._fitting is None or (beside is None and not self._fitting.masks):
             return beside
         mask = self._fitting.mask(found, beside)
@@ -152,15 +168,15 @@ class Images(Dataset):
     def _check_masks(self, names: list[str]) -> None:
         for name in names:
             try:
-                data = read_file(self.folder / _mask_name(name))
+                data = read_file(self.folder / mask_name(name))
                 self._hash.update(hashlib.sha256(data).digest())
                 if self._fitting is None and self._sizes[name] != self._size:
                     continue  # a problem already
                 mask = self._mask(name)
             except Undecodable as error:
-                here = (self.folder / _mask_name(name)).exists()
+                here = (self.folder / mask_name(name)).exists()
                 self._add_problem(
-                    name, f"its mask {_mask_name(name)} {error}" if here else f"has no mask {_mask_name(name)}"
+                    name, f"its mask {mask_name(name)} {error}" if here else f"has no mask {mask_name(name)}"
                 )
                 continue
             assert mask is not None
@@ -213,7 +229,7 @@ class Images(Dataset):
         try:
             pixels = self._pixels.get(name)
             if pixels is None:
-                pixels = self._fitted(decode(read_file(self.folder / name), self._alpha)[0])
+                pixels = self._fitted(self._load(name))
                 pixels, _ = to_channels(pixels, self._channels)
                 if pixels.shape[:2] != self._size:
                     raise Undecodable("has changed its size since the folder was opened")
@@ -232,8 +248,10 @@ class Images(Dataset):
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(H, W, C) uint8 or uint16 -> (C, H, W) float32 in [-1, 1]."""
+    """(H, W, C) uint8 or uint16 -> (C, H, W) float32 in [-1, 1]; floats are in stored coordinates already."""
     x = torch.from_numpy(np.moveaxis(pixels, -1, 0).astype(np.float32))
+    if pixels.dtype.kind == "f":
+        return x.contiguous()
     return x.mul_(2 / np.iinfo(pixels.dtype).max).sub_(1).contiguous()
 
 
@@ -243,16 +261,6 @@ def file_digest(name: str, data: bytes) -> bytes:
     return repr((name, len(data), hashlib.sha256(part).hexdigest())).encode()
 
 
-def _mask_name(name: str) -> str:
+def mask_name(name: str) -> str:
+    """The mask beside a picture."""
     return name[: name.rindex(".")] + MASK_SUFFIX
-
-
-class ImageReader(Reader):
-    """Folders of pictures."""
-
-    what, kinds, options = "a folder of pictures", ("image",), ImageOptions
-    suffixes = folder_suffixes = IMAGE_SUFFIXES
-
-    def open(self, path: Path, options: ImageOptions) -> Dataset:
-        self.refuse_names(path, options)
-        return Images(path, options)
