@@ -271,6 +271,7 @@ def _open(
     """
     from bootdiff.data import kind_of, open_dataset
     from bootdiff.data.readers.fitting import size_through
+    from bootdiff.data.readers.images import IMAGE_SUFFIXES
     from bootdiff.data.value_range import check_same_range
     from bootdiff.recipe.nesting import walk
 
@@ -278,7 +279,7 @@ def _open(
     own = None if name is None else dict(walk(recipe.views))[name].data
     shape = full if view is None else view.shape(full)
     kind = kind_of(shape)
-    single_image = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and path.is_file()
+    single_image = path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
     array = path.suffix.lower() in (".npy", ".npz")
     known = _ARRAY if array else _FILES[kind]
     configured = (own or pool).options
