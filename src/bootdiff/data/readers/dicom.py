@@ -39,6 +39,10 @@ class Dicom(Stack):
         self.path, self._library = path, library("pydicom", path, "medical")
         self._data: Any = None
         header = self._read(stop_before_pixels=True)
+        with quiet("pydicom"):
+            self._survey(header)
+
+    def _survey(self, header: Any) -> None:
         if "Rows" not in header or "Columns" not in header:
             raise Undecodable(f"holds no picture (it is a {header.get('Modality', 'DICOM')} object)")
         try:
@@ -101,7 +105,9 @@ class Dicom(Stack):
             elif (rescale := self._rescale(data, k)) != (1, 0):
                 pixels = pixels * rescale[0] + rescale[1]
         except Exception as error:
-            raise Undecodable(f"its pixels cannot be decoded ({error})") from None
+            said = " ".join(str(error).split())
+            more = "; install the decoder that it names, or save the file uncompressed" if "plugin" in said else ""
+            raise Undecodable(f"its pixels cannot be decoded ({said[:300]}){more}") from None
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         if pixels.shape != self.shape:
             raise Undecodable(f"its frame {k} is {pixels.shape}, its header says {self.shape}")

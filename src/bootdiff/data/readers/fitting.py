@@ -59,7 +59,7 @@ class Fitting:
             return None
         return (
             f"is {found[0]} x {found[1]} pixels (height x width), too small for {self.size[0]} x {self.size[1]} "
-            f"with fit: {self.how}; pictures are never enlarged: lower size, or make it partial data (a view)"
+            f"with fit: {self.how}; pictures are never enlarged, so leave it out or ask for less"
         )
 
     def count(self, found: Sequence[int]) -> None:

@@ -38,6 +38,8 @@ class Nifti(Stack):
         self.path, self._library = path, library("nibabel", path, "medical")
         self._volume: np.ndarray | None = None
         image = self._open()
+        if getattr(image, "affine", None) is None:
+            raise Undecodable(f"holds no volume (it is a {type(image).__name__})")
         shape, dtype = tuple(image.shape), np.dtype(image.get_data_dtype())
         self._colour = dtype.names is not None
         if self._colour and dtype.names != ("R", "G", "B"):
