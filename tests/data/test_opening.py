@@ -140,7 +140,7 @@ def test_options_mean_the_same_for_all_readers():
         "standardize": ("vector", "signal"),
         "size": ("image", "video"),
         "fit": ("image",),
-        "slices": ("image",),
+        "slices": ("image", "video"),
     }
 
 

@@ -372,6 +372,15 @@ class TestDicom:
         no_library("pydicom")
         assert "a.dcm: is read by pydicom, which is not installed: pip install 'bootdiff[medical]'" in refused(tmp_path)
 
+    def test_a_series_of_files_is_a_video(self, write, tmp_path):
+        frames = RNG.integers(0, 256, (3, 6, 5), dtype=np.uint8)
+        (tmp_path / "series").mkdir()
+        for name, k in (("a", 2), ("b", 0), ("c", 1)):
+            write(f"series/{name}.dcm", frames[k], InstanceNumber=k + 1)
+        source = open_dataset(tmp_path, kind="video")
+        assert source.shape == (1, 3, 6, 5)
+        assert np.allclose((source[0].x[0].numpy() + 1) * 127.5, frames, atol=1e-4)
+
 
 class TestNifti:
     @pytest.fixture
@@ -421,6 +430,9 @@ class TestNifti:
         volume = RNG.integers(0, 256, (4, 4, 4), dtype=np.uint8)
         nibabel.save(nibabel.Nifti1Image(volume, np.diag([1.0, 1, 5, 1])), tmp_path / "a.nii")
         assert not open_dataset(tmp_path).notes
+        assert open_dataset(tmp_path, kind="video").notes == [
+            "voxels are not cubes: slices and rows are 5 and 1 mm apart; nothing is resampled"
+        ]
         assert open_dataset(tmp_path, slices="coronal").notes == [
             "pixels of 1 file(s) are not square (5 x 1 mm); they stay as stored"
         ]
@@ -442,6 +454,61 @@ class TestNifti:
         nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "a.nii")
         no_library("nibabel")
         assert "a.nii: is read by nibabel, which is not installed: pip install 'bootdiff[medical]'" in refused(tmp_path)
+
+
+class TestVolumes:
+    def test_files_of_several_pictures_as_videos(self, tmp_path):
+        nibabel = pytest.importorskip("nibabel")
+        volumes = RNG.integers(0, 256, (2, 4, 5, 7), dtype=np.uint8)
+        for i, (volume, label) in enumerate(zip(volumes, ("ill", "well"))):
+            (tmp_path / label).mkdir()
+            nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / label / f"{i}.nii.gz")
+        source = open_dataset(tmp_path, kind="video", frames=3, labels=True)
+        assert source.shape == (1, 3, 5, 4)
+        assert [source.name(i) for i in range(4)] == [
+            f"{f}[{a}:{a + 3}]" for f in ("ill/0.nii.gz", "well/1.nii.gz") for a in (0, 3)
+        ]
+        assert [source[i].label for i in range(4)] == [0, 0, 1, 1]
+        frames = (source[3].x[0].numpy() + 1) * 127.5
+        assert np.allclose(frames, volumes[1][:, ::-1, 3:6].T, atol=1e-4)
+        assert source.span(1) == (0, 3, 6)
+        assert open_dataset(tmp_path / "ill" / "0.nii.gz", kind="video").shape == (1, 7, 5, 4)
+        assert open_dataset(tmp_path, kind="video", slices="sagittal").shape == (1, 4, 7, 5)
+        assert "its frames" not in refused(tmp_path, kind="video", frames=9)
+        assert "has 7 frames, frames asks for 9: too short" in refused(tmp_path, kind="video", frames=9)
+        assert "fps means nothing" in refused(tmp_path, kind="video", fps=9)
+
+    def test_gaps_and_bad_pages(self, tmp_path):
+        tifffile = pytest.importorskip("tifffile")
+        pages = RNG.uniform(0, 1, (3, 4, 5, 6)).astype(np.float32)
+        pages[0, 1, :2] = np.nan
+        pages[1, 2, 0, 0] = 7
+        for i in range(3):
+            tifffile.imwrite(tmp_path / f"{i}.tif", pages[i], photometric="minisblack")
+        said = refused(tmp_path, kind="video", range=[0, 1], missing="mask")
+        assert "1.tif[2]: holds 7, outside the range [0, 1]" in said
+        source = open_dataset(tmp_path, kind="video", range=[0, 1], missing="mask", on_error="skip")
+        assert [source.name(i) for i in range(len(source))] == ["0.tif", "2.tif"]
+        assert {p.file for p in source.problems} == {"1.tif[2]", "1.tif"}
+        assert source[0].mask.shape == (1, 4, 5, 6)
+        assert source[0].mask[0, :, 0, 0].tolist() == [1, 0, 1, 1]
+
+    def test_files_of_one_picture_are_frames_of_their_folder(self, tmp_path):
+        tifffile = pytest.importorskip("tifffile")
+        frames = RNG.integers(0, 256, (2, 12, 5, 6), dtype=np.uint8)
+        for i in range(2):
+            (tmp_path / f"film{i}").mkdir()
+            for k in range(12):
+                tifffile.imwrite(tmp_path / f"film{i}" / f"t{k}.tif", frames[i, k])
+        source = open_dataset(tmp_path, kind="video", frames=12)
+        assert [source.name(i) for i in range(2)] == ["film0", "film1"]
+        assert np.allclose((source[1].x[0].numpy() + 1) * 127.5, frames[1], atol=1e-4)
+
+    def test_what_means_nothing_to_ordinary_videos(self, tmp_path):
+        for k in range(2):
+            (tmp_path / "a").mkdir(exist_ok=True)
+            Image.fromarray(RNG.integers(0, 256, (6, 5), dtype=np.uint8)).save(tmp_path / "a" / f"{k}.png")
+        assert "holds ordinary videos, to which range means nothing" in refused(tmp_path, kind="video", range=[0, 1])
 
 
 class TestNpy:

@@ -242,7 +242,7 @@ def _mask_block(path: Path) -> list[dict[str, Any]]:
 _ARRAY = ("kind", "key", "range", "missing", "masks", "channels", "frames", "length", "stride")
 _FILES = {
     "image": ("kind", "channels", "alpha", "masks", "fit", "range", "missing", "slices"),
-    "video": ("kind", "channels", "alpha", "masks", "frames", "stride", "fps"),
+    "video": ("kind", "channels", "alpha", "masks", "frames", "stride", "fps", "range", "missing", "slices"),
     "signal": ("kind", "range", "missing", "columns", "length", "stride"),
     "vector": ("kind", "range", "missing", "columns"),
 }
@@ -291,7 +291,7 @@ def _open(
             options.pop(k, None)
         if shape[0] != full[0]:
             options.pop("channels", None)
-        if "missing" in known and (array or kind != "image"):
+        if "missing" in known and (array or kind not in ("image", "video")):
             options["missing"] = "mask"
         options["masks"] = view is not None and view.masked and not view.is_fixed and "masks" in known
     if kind != "image":

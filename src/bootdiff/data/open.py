@@ -140,6 +140,8 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
     suffix = path.suffix.lower()
     if path.name.lower().endswith(STACK_SUFFIXES) and kind in (None, "image"):
         return _FOLDERS[0]
+    if path.name.lower().endswith(STACK_SUFFIXES) and kind == "video":
+        return _FOLDERS[1]
     # A table is one of vectors, or one signal where that is asked for.
     for reader in _FILES if kind != "signal" or suffix not in TableReader.suffixes else ():
         if suffix in reader.suffixes:

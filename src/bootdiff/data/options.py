@@ -90,7 +90,9 @@ Fit = Annotated[
     ),
 ]
 Slices = Annotated[
-    Literal["axial", "coronal", "sagittal"], ForKinds(("image",)), Doc("which slices of NIfTI volumes are pictures")
+    Literal["axial", "coronal", "sagittal"],
+    ForKinds(("image", "video")),
+    Doc("which slices of NIfTI volumes are pictures, or the frames of a video"),
 ]
 # Not in recipes, where one block's classes and units are found for all.
 Classes = Annotated[list[str] | None, Doc("names of the classes, which fix their numbers across several folders")]
@@ -196,6 +198,9 @@ class VideoOptions(PictureOptions):
     frames: Frames = None
     stride: Stride = None
     fps: Fps = None
+    range: Range = None
+    missing: Missing = "refuse"
+    slices: Slices = "axial"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,10 @@ class Dicom(Stack):
             scaled = "ModalityLUTSequence" in header or any(
                 self._rescale(header, k) != (1, 0) for k in range(self.count)
             )
+            number = header.get("InstanceNumber")
+            self.number = None if number is None else float(number)
+            apart = header.get("SpacingBetweenSlices")
+            self.apart = None if apart is None else float(apart)
             spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
             self.spacing = None if not spacing else (float(spacing[0]), float(spacing[1]))
         except (AttributeError, ValueError, TypeError) as error:

@@ -67,6 +67,7 @@ class Nifti(Stack):
         zooms = image.header.get_zooms()[:3]
         zooms = (*zooms, *(1.0,) * (3 - len(zooms)))
         self.spacing = (float(zooms[self._axis[down]]), float(zooms[self._axis[along]]))
+        self.apart = float(zooms[self._axis[across]])
         scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
         self.values = (
             "float" if scaled or dtype.kind == "f" else "uint8" if self._colour else str(dtype.newbyteorder("="))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +185,20 @@ class SciencePictures(Images):
             yield f"files differ in the size of a pixel ({_sizes(known)}); nothing is resampled"
 
     # -- reading ------------------------------------------------------------------------------------------------
+
+    def listed(self) -> Iterator[tuple[str, str, int, float | None]]:
+        """Each picture that was found, usable or not: its name, its file, how many are in that, and its number."""
+        for picture, (file, k) in self._pictures.items():
+            stack = self._stacks.get(file)
+            if stack is None:
+                yield picture, file, 1, None
+            else:
+                yield picture, file, stack.count, stack.number if stack.count == 1 else float(k)
+
+    def apart(self) -> set[tuple[float, float]]:
+        """Of files that say both: how far pictures are apart, and the height of a pixel, in mm."""
+        used = [self._stacks[self._pictures[name][0]] for name in self.names]
+        return {(s.apart, s.spacing[0]) for s in used if s.apart is not None and s.spacing is not None}
 
     def _load(self, name: str) -> np.ndarray:
         """(H, W, C) float32 in stored coordinates; where nothing is observed, 0. Raises Undecodable."""

@@ -31,7 +31,8 @@ class Stack(ABC):
     Attributes: ``count`` of them; ``shape`` (H, W, C) of each; ``labels``, what tells them apart in the file, "" for
     the only one. ``values``, the type of what `read` gives, as `Units.values`; ``bits``, where values are unsigned
     integers of so many bits, which says their range, else None. ``inverted``: the lowest value is white. ``alpha``: the
-    last channel is opacity. ``spacing``: (height, width) of a pixel in mm, where that is known.
+    last channel is opacity. ``spacing``: (height, width) of a pixel in mm, ``apart``: from one picture to the next in
+    mm, ``number``: of a file among others of its series, where these are known.
     """
 
     count: int = 1
@@ -42,6 +43,8 @@ class Stack(ABC):
     inverted: bool = False
     alpha: bool = False
     spacing: tuple[float, float] | None = None
+    apart: float | None = None
+    number: float | None = None
 
     @abstractmethod
     def read(self, k: int) -> tuple[np.ndarray, np.ndarray | None]:

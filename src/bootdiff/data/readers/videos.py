@@ -18,6 +18,7 @@ from bootdiff.data.folders import list_files, natural_order, nothing_found, pass
 from bootdiff.data.options import VideoOptions
 from bootdiff.data.readers.decode import Undecodable, decode_mask, read_file, to_channels
 from bootdiff.data.readers.images import IMAGE_SUFFIXES, MASK_SUFFIX, file_digest, to_tensor
+from bootdiff.data.readers.pictures import STACK_SUFFIXES
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.recordings import Recordings, long_file_digest
 from bootdiff.data.readers.video_files import (
@@ -29,6 +30,7 @@ from bootdiff.data.readers.video_files import (
     open_video,
     uneven_spacing,
 )
+from bootdiff.data.readers.volumes import Volumes
 from bootdiff.data.transforms import windows
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
@@ -283,4 +285,15 @@ class VideoReader(Reader):
 
     def open(self, path: Path, options: VideoOptions) -> Dataset:
         self.refuse_names(path, options)
+        names = [path.name] if path.is_file() else list_files(path, "videos", lambda name, reason: None)
+        if any(name.lower().endswith(STACK_SUFFIXES) for name in names):
+            if options.fps is not None:
+                raise BootdiffError(
+                    f"{path}: holds files whose pictures have no times, so fps means nothing; remove it"
+                )
+            return Volumes(path, options)
+        defaults = VideoOptions()
+        for name in ("range", "missing", "slices"):
+            if getattr(options, name) != getattr(defaults, name):
+                raise BootdiffError(f"{path}: holds ordinary videos, to which {name} means nothing; remove it")
         return Videos(path, options)
