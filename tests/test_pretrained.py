@@ -242,3 +242,30 @@ def test_pickled_and_missing_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(BootdiffError, match="no scheduler_config"):
         DiffusersDenoiser.from_folder(tmp_path)
     assert not is_diffusers(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"vqvae": ["diffusers", "VQModel"]},
+        {"vae": ["diffusers", "AutoencoderKL"]},
+        {"first_stage": ["diffusers", "AutoencoderTiny"]},
+        None,
+    ],
+)
+def test_latent_models_are_refused_by_name(tmp_path, index):
+    saved(tmp_path / "scheduler")
+    unet().save_pretrained(tmp_path / "unet")
+    parts = {"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"], "vqvae": [None, None]}
+    (tmp_path / "model_index.json").write_text(json.dumps(parts))
+    DiffusersDenoiser.from_folder(tmp_path)  # a part that is left out is none
+    if index is None:  # copied without its index
+        (tmp_path / "model_index.json").unlink()
+        (tmp_path / "vqvae").mkdir()
+        (tmp_path / "vqvae" / "config.json").write_text("{}")
+    else:
+        (tmp_path / "model_index.json").write_text(json.dumps({**parts, **index}))
+    name = next(iter(index or {"vqvae": 0}))
+    for folder in (tmp_path, tmp_path / "unet"):
+        with pytest.raises(BootdiffError, match=rf"is a latent model: its network works on what its {name} .*pixels"):
+            DiffusersDenoiser.from_folder(folder)

@@ -35,6 +35,9 @@ from bootdiff.noise import interpolate, precondition
 
 __all__ = ["EDM", "VARIANCE_PRESERVING", "DiffusersDenoiser", "is_diffusers"]
 
+# Names of a pipeline's part that turns pictures into codes and back.
+_AUTOENCODERS = {"vae", "vqvae", "movq"}
+
 VARIANCE_PRESERVING = (
     "DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler",
     "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler",
@@ -98,10 +101,12 @@ class DiffusersDenoiser(Denoiser):
         """Read a folder that diffusers wrote: a pipeline's (`unet/` and `scheduler/`), or both parts in one.
 
         Raises:
-            BootdiffError: no such parts, weights that are not safetensors, parts that cannot be converted.
+            BootdiffError: no such parts, weights that are not safetensors, parts that cannot be converted; a latent
+                model, whose network works on codes.
         """
         folder = Path(folder)
         home = folder / "unet" if (folder / "unet").is_dir() else folder
+        _refuse_latent(folder, home)
         near = (folder / "scheduler", home, home.parent / "scheduler")
         found = [path for path in near if _has(path, "scheduler_config.json")]
         if not found:
@@ -188,6 +193,21 @@ def is_diffusers(folder: str | Path) -> bool:
     """Whether a folder holds a network or a pipeline as diffusers saves them."""
     folder = Path(folder)
     return _has(folder, "config.json") or _has(folder / "unet", "config.json")
+
+
+def _refuse_latent(folder: Path, home: Path) -> None:
+    """BootdiffError where a pipeline has an autoencoder, between pixels and what its network works on."""
+    for pipeline in dict.fromkeys((folder, home.parent) if home.name == "unet" else (folder,)):
+        index = _read(pipeline / "model_index.json") if _has(pipeline, "model_index.json") else {}
+        parts = {name: str(part[1]) for name, part in index.items() if isinstance(part, list) and part[-1] is not None}
+        # Folders that were copied without their index tell by their names.
+        parts |= {name: "autoencoder" for name in _AUTOENCODERS - index.keys() if _has(pipeline / name, "config.json")}
+        for name, kind in parts.items():
+            if name in _AUTOENCODERS or kind.startswith(("Autoencoder", "AsymmetricAutoencoder", "VQModel")):
+                raise BootdiffError(
+                    f"{pipeline}: is a latent model: its network works on what its {name} ({kind}) makes of pictures, "
+                    "not on their pixels; give a model of pixels, or leave `pretrained` out"
+                )
 
 
 def _has(folder: Path, name: str) -> bool:

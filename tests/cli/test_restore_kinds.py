@@ -176,3 +176,47 @@ views:
     assert "--range: " in message
     answers, _ = restored(pixels, *arguments, "--range", 0, 1, *FAST)
     np.testing.assert_allclose(answers[:, 0, ..., 0] / 255, bright, atol=0.003)
+
+
+def test_what_is_transparent_is_not_observed(tmp_path):
+    recipe = "full: {path: full}\nviews: {holes: {view: {kind: random_mask}, data: {path: holes, masks: alpha}}}\n"
+    run = run_of(tmp_path, recipe, (3, 6, 6), DataInfo(Units.of_range(0, 255, "pixels")))
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 4), dtype=np.uint8)
+    seen = np.ones((6, 6), bool)
+    seen[3:] = False
+    pixels[..., 3] = np.where(seen, 255, 0)
+    Image.fromarray(pixels).save(tmp_path / "hole.png")
+    np.save(tmp_path / "hole.npy", pixels[None])
+    for k, (name, *how) in enumerate(
+        (("hole.png", "--view", "holes"), ("hole.png", "--mask", "alpha"), ("hole.npy", "--mask", "alpha"))
+    ):
+        answers, _ = restored(run, tmp_path / name, tmp_path / f"out{k}", *how, *FAST)
+        assert np.array_equal(answers[0, 0][seen], pixels[..., :3][seen])
+        assert (answers[0, 0][~seen] != answers[0, 1][~seen]).mean() > 0.8
+    message = " ".join(refused("restore", run, tmp_path / "hole.png", "--view-config", "{kind: random_mask}").split())
+    assert "masks: alpha" in message or "--mask alpha" in message
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "whole.png")
+    assert "no alpha channel" in refused("restore", run, tmp_path / "whole.png", "--mask", "alpha")
+    message = " ".join(refused("restore", run, tmp_path / "hole.png", "--view-config", "{kind: identity}").split())
+    assert "alpha: white, black or drop in the recipe; or --mask alpha" in message
+    # A mask for all files, erased to transparency over white.
+    mask = np.full((6, 6, 4), 255, np.uint8)
+    mask[3:, :, 3] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    answers, _ = restored(run, tmp_path / "whole.png", tmp_path / "out", "--mask", tmp_path / "mask.png", *FAST)
+    assert np.array_equal(answers[0, 0][seen], pixels[..., :3][seen])
+    assert (answers[0, 0][~seen] != pixels[..., :3][~seen]).mean() > 0.8
+
+
+def test_samples_of_two_or_four_channels_are_drawn_side_by_side():
+    import torch
+
+    from bootdiff.cli.report.images import to_pil
+
+    x = torch.linspace(-1, 1, 4)[:, None, None].expand(4, 2, 3)
+    drawn = np.asarray(to_pil(x))
+    assert drawn.shape == (2, 12, 3)
+    assert drawn[0, ::3, 0].tolist() == [0, 85, 170, 255]
+    hidden = torch.ones(1, 2, 3)
+    hidden[0, 0, 0] = 0
+    assert [tuple(v) for v in np.asarray(to_pil(x, hidden))[0, ::3]] == [(226, 138, 160)] * 4

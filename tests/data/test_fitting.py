@@ -168,8 +168,23 @@ def test_masks_beside_files_are_of_the_files_own_size(mixed):
     hidden = np.zeros((16, 12), np.uint8)
     hidden[3, 3] = 255
     save(mixed / "2.mask.png", hidden)
-    with pytest.raises(BootdiffError, match=r"2.mask.png leaves no pixel observed once it is fitted to 4 x 5"):
+    with pytest.raises(BootdiffError, match=r"2.png: has no pixel that is observed once it is fitted to 4 x 5"):
         open_dataset(mixed, size=[4, 5], fit="resize", masks=True)
+
+
+def test_transparency_is_fitted_with_the_picture(tmp_path):
+    pixels = RNG.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    pixels[:2, :, 3] = 0
+    save(tmp_path / "a.png", pixels)
+    save(tmp_path / "b.png", pixels[:4, :, :3])
+    for memory in (0, 512 << 20):
+        source = Images(tmp_path, ImageOptions(masks="alpha", size=(4, 4), fit="resize"), memory=memory)
+        assert source[0].mask[0, :, 0].tolist() == [0, 1, 1, 1]
+        assert source[1].mask.all()
+        padded = Images(tmp_path, ImageOptions(masks="alpha", size=(4, 4), fit="pad"), memory=memory)
+        assert padded[0].mask[0, :, 0].tolist() == [0, 1, 1, 1]
+        assert padded[1].mask[0, :, 0].tolist() == [0, 1, 1, 0]
 
 
 def test_sizes_of_views():

@@ -88,7 +88,7 @@ def test_options_that_mean_nothing_are_refused(folder):
     for path, options, said in (
         (folder, {"key": "train"}, "a folder of pictures, to which key means nothing"),
         (folder, {"labels": "y"}, "write labels: true"),
-        (folder / "a.npy", {"alpha": "white"}, "an array, to which alpha means nothing"),
+        (folder / "a.npy", {"fps": 5.0}, "an array, to which fps means nothing"),
         (folder / "a.npy", {"column": "image"}, "column means nothing"),
         ("digits", {"masks": True}, "masks means nothing"),
     ):
@@ -134,9 +134,10 @@ def test_options_mean_the_same_for_all_readers():
         "alpha": ("image", "video"),
         "frames": ("video",),
         "fps": ("video",),
+        "pixel_aspect": ("video",),
         "length": ("signal",),
         "stride": ("video", "signal"),
-        "columns": ("vector", "signal"),
+        **dict.fromkeys(("columns", "header", "separator", "decimal", "missing_values"), ("vector", "signal")),
         "standardize": ("vector", "signal"),
         "size": ("image", "video"),
         "fit": ("image",),
@@ -218,3 +219,17 @@ def test_hugging_face_data(tmp_path, monkeypatch):
     with pytest.raises(BootdiffError, match=r"1 of 6 rows .* row 1 cannot be decoded \(image file is truncated\)"):
         open_dataset(tmp_path)
     assert open_dataset(tmp_path, on_error="skip").name(1) == "row 2"
+
+    # Numbers in place of pictures: what would be cut to 0 and 1 is named.
+    for scaled in (PIXELS / 255, PIXELS > 127, (PIXELS > 127).astype(float)):
+        hugging_face(monkeypatch, Table(image=list(scaled)))
+        with pytest.raises(BootdiffError, match=r"holds numbers that are no levels of 0\.\.255"):
+            open_dataset(tmp_path)
+    hugging_face(monkeypatch, Table(image=list(PIXELS.astype(float))))
+    torch.testing.assert_close(open_dataset(tmp_path)[2].x, torch.from_numpy(PIXELS[2]).movedim(-1, 0) / 127.5 - 1)
+
+    pictures[0].save(tmp_path / "moving.webp", save_all=True, append_images=[pictures[1]], lossless=True)
+    with Image.open(tmp_path / "moving.webp") as moving:
+        hugging_face(monkeypatch, Table(image=[moving]))
+        with pytest.raises(BootdiffError, match=r"is animated \(2 frames\)"):
+            open_dataset(tmp_path)

@@ -178,6 +178,9 @@ class TestTiff:
         dropped, white = (open_dataset(tmp_path, alpha=a)[0] for a in ("drop", "white"))
         assert np.allclose(stored(dropped, 0, 255), pixels[..., :3], atol=1e-4)
         assert np.allclose(stored(white, 0, 255)[0, 0], 255)
+        seen = open_dataset(tmp_path, masks="alpha")[0]
+        assert seen.mask[0].sum() == 29
+        assert np.allclose(stored(seen, 0, 255)[1:], pixels[1:, :, :3], atol=1e-4)
         # Four bands that nobody calls transparent are bands.
         tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unspecified"])
         assert open_dataset(tmp_path).shape == (4, 6, 5)

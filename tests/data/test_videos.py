@@ -35,13 +35,14 @@ def folder_of_frames(path: Path, frames: np.ndarray, start: int = 0) -> None:
         Image.fromarray(frame).save(path / f"frame{t + start}.png")
 
 
-def encode(path: Path, frames: np.ndarray, fps: float = 25, codec: str = "libx264") -> None:
+def encode(path: Path, frames: np.ndarray, fps: float = 25, codec: str = "libx264", aspect=(1, 1)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.thread_count = "yuv420p", 1
         stream.options = {"crf": "5", "g": "12"}
+        stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -276,3 +277,64 @@ def test_frames_and_files_survive_pickling_for_workers(tmp_path):
     copy = pickle.loads(pickle.dumps(source))  # noqa: S301 (what a loader's worker gets)
     assert torch.equal(copy[0].x, source[0].x)
     assert torch.equal(copy[1].x, source[1].x)
+
+
+def write(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(clip(1)[0]).save(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["frame_0000.png", "frame_0001.png", "frame_0007.png", "frame_0008.png"], "from frame_0001.png to frame_0007"),
+        (["1.png", "3.png", "4.png", "5.png"], r"from 1\.png to 3\.png, most others follow by 1: frames are missing"),
+        (["s01_f00.png", "s01_f05.png", "s01_f15.png", "s01_f20.png"], "most others follow by 5: frames are missing"),
+        (["a0.png", "a1.png", "a1.jpg", "a2.png"], r"one frame twice, as a1\.jpg and as a1\.png"),
+        (["a0.png", "a1.png", "a01.png", "a2.png"], "one frame twice, as a0?1.png and as a0?1.png"),
+        (["A0.png", "A1.PNG", "a1.jpeg", "A2.png"], "one frame twice, as A1.PNG and as a1.jpeg"),
+    ],
+)
+def test_missing_frames_and_frames_twice_are_problems_of_that_folder(tmp_path, names, said):
+    for name in names:
+        write(tmp_path / "a" / name)
+    for name in ("0.png", "5.png", "10.png", "15.png"):
+        write(tmp_path / "b" / name)
+    with pytest.raises(BootdiffError, match=said):
+        videos(tmp_path)
+    source = videos(tmp_path, on_error="skip")
+    assert source.names == ["b"]
+    assert [p.file for p in source.problems] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["17.png", "18.png", "19.png"],
+        ["1699.120.png", "1699.161.png", "1700.004.png"],
+        ["120.png", "161.png", "200.png", "241.png"],
+        ["first.png", "last.png", "middle.png"],
+        ["10h.png", "11h.png", "13m.png"],
+        ["0.png", "1.png", "5.png", "12.png"],
+    ],
+)
+def test_frames_may_be_numbered_in_many_ways(tmp_path, names):
+    for name in names:
+        write(tmp_path / "a" / name)
+    assert videos(tmp_path).shape[1] == len(names)
+
+
+@pytest.mark.parametrize(("suffix", "aspect"), [(".mp4", (32, 27)), (".mkv", (16, 15)), (".mov", (1, 2))])
+def test_pixels_that_are_not_square_are_named(tmp_path, suffix, aspect):
+    encode(tmp_path / f"a{suffix}", clip(), aspect=aspect)
+    encode(tmp_path / f"b{suffix}", clip(), aspect=(1279, 1280))  # as good as square
+    with pytest.raises(
+        BootdiffError, match=rf"a{suffix}: its pixels are not square \({aspect[0]}:{aspect[1]}\).*ignore"
+    ):
+        videos(tmp_path)
+    assert videos(tmp_path, on_error="skip").names == [f"b{suffix}"]
+    source = open_dataset(tmp_path, pixel_aspect="ignore")
+    assert source.names == [f"a{suffix}", f"b{suffix}"]
+    assert source.shape == (3, 8, 16, 24)
+    with pytest.raises(BootdiffError, match="not square"):
+        open_dataset(tmp_path / f"a{suffix}")

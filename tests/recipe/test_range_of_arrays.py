@@ -63,7 +63,8 @@ def test_masked_videos_and_declared_ranges_share_it_too(tmp_path):
     # A declared range of the full samples holds for views of the same type: here 12 bits in 16, and floats up to 255.
     deep = RNG.integers(0, 4096, (40, 8, 8)).astype(np.uint16)
     for array, bounds in ((deep, [0, 4095]), (SIGNED * 100 + 120, [0, 255])):
-        text = f"full: {{path: x.npz, key: full, range: {bounds}}}\nviews: {{v: {{view: identity, data: {{path: x.npz, key: v}}}}}}\n"
+        text = f"full: {{path: x.npz, key: full, range: {bounds}}}\n"
+        text += "views: {v: {view: identity, data: {path: x.npz, key: v}}}\n"
         found = problem(tmp_path, text, full=array[:10], v=array[10:]).views["v"].train
         assert found.units.bounds == tuple(bounds)
         assert float(values(found).max()) > 0.7

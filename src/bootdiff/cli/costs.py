@@ -34,6 +34,7 @@ from bootdiff.method.stages import Bootstrap
 from bootdiff.method.trainer import Task
 from bootdiff.training.muon import hidden_matrices
 from bootdiff.training.optim import Optimizer
+from bootdiff.views import View
 
 __all__ = ["Cost", "cost_table", "data_table", "describe", "estimate", "warnings_of"]
 
@@ -73,6 +74,7 @@ def describe(materials: Problem) -> dict[str, dict[str, Any]]:
             "mean": sum(found["mean"]) / len(found["mean"]),
             "std": found["sigma_data"],
             "sigma_data": found["sigma_data"] * (1 if view is None else view.scale),
+            "observed": found["observed"],
             "unusable": len(source.problems),
             "where": source.where,
         }
@@ -106,23 +108,43 @@ def warnings_of(materials: Problem, rows: dict[str, dict[str, Any]]) -> list[str
         row, view = rows[f"view {name}"], material.through
         limit = min(len(materials.full), 200)
         rng = torch.Generator().manual_seed(0)
-        seen = [view.draw(materials.shape, rng)(materials.full[i].x[None]) / view.scale for i in range(limit)]
-        expected = torch.cat(seen)
+        expected = torch.cat([_observed(view, materials.full[i].x, rng) for i in range(limit)])
         mean, std = float(expected.mean()), float(expected.std())
         # A spread of a few samples is uncertain itself; a wrong scale or inverted files are far off.
-        if not view.masked and (abs(mean - row["mean"]) > 0.3 or not 0.6 < (row["std"] + 0.02) / (std + 0.02) < 1.7):
+        if abs(mean - row["mean"]) > 0.3 or not 0.6 < (row["std"] + 0.02) / (std + 0.02) < 1.7:
             said.append(
                 f"view {name}: its files have mean {row['mean']:.2f} and spread {row['std']:.2f}, full samples seen "
                 f"through it {mean:.2f} and {std:.2f}; look at views.png whether the view is what was done to the files"
+                + _sentinel(row, expected)
             )
         if view.masked and view.is_fixed and bool(view.mask(materials.shape).min()):  # type: ignore[union-attr]
             said.append(f"view {name}: its mask hides nothing: its files count as full samples; is it the right mask?")
+        elif view.masked and row["observed"] == 1:
+            said.append(
+                f"view {name}: no mask of its files hides anything, so they count as full samples; are they right?"
+            )
     if len(materials.held_out) < 8:
         said.append(
             f"full: {len(materials.held_out)} held-out sample(s) decide on stopping, gains and stacking; more make "
             "them surer (full.holdout)"
         )
     return said
+
+
+def _observed(view: View, x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """The values of a full sample that a file of this view shows, in stored coordinates, flat."""
+    drawn = view.draw(tuple(x.shape), rng)
+    seen, mask = drawn(x[None])[0] / view.scale, drawn.mask(tuple(x.shape))
+    return seen.flatten() if mask is None else seen[mask.expand_as(seen) > 0]
+
+
+def _sentinel(row: dict[str, Any], expected: torch.Tensor) -> str:
+    """A hint where values lie so far out that they may stand for missing ones, as -200 and -999 do in tables."""
+    low, high, std = float(expected.min()), float(expected.max()), float(expected.std())
+    far = next((v for v in (row["min"], row["max"]) if not low - 20 * std < v < high + 20 * std), None)
+    if len(row["shape"]) > 2 or far is None:
+        return ""
+    return f"; do values so far out ({far:.4g} in these units) stand for missing ones? Then name them in missing_values"
 
 
 # --- networks ---

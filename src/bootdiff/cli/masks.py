@@ -109,12 +109,13 @@ class _Item:
 
 def _items(path: Path, key: str | None, *, video: bool) -> list[_Item]:
     from bootdiff.data.folders import list_files, natural_order, nothing_found
-    from bootdiff.data.readers.images import IMAGE_SUFFIXES, MASK_SUFFIX
+    from bootdiff.data.readers.decode import IMAGE_SUFFIXES
+    from bootdiff.data.readers.mask_files import without_masks
     from bootdiff.data.readers.video_files import PYAV_SUFFIXES, open_video
 
     if path.is_file():
         return _of_array(path, key)
-    names = [n for n in list_files(path, "images") if not n.lower().endswith(MASK_SUFFIX) and ".mask/" not in n.lower()]
+    names = [n for n in without_masks(list_files(path, "images")) if ".mask/" not in n.lower()]
     images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES)]
     videos = [n for n in names if n.lower().endswith((*PYAV_SUFFIXES, ".gif"))]
 
@@ -143,8 +144,10 @@ def _items(path: Path, key: str | None, *, video: bool) -> list[_Item]:
 
 def _of_array(path: Path, key: str | None) -> list[_Item]:
     from bootdiff.data import open_dataset
+    from bootdiff.data.readers.numpy_files import ARRAY_SUFFIXES
 
-    source = open_dataset(path, key=key)
+    options = {"alpha": "drop"} if path.suffix.lower() in ARRAY_SUFFIXES else {}
+    source = open_dataset(path, key=key, **options)
     if len(source.shape) not in (3, 4):
         raise BootdiffError(f"{path}: holds neither images nor videos; overlays are searched in these only")
 

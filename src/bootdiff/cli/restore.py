@@ -34,7 +34,11 @@ def restore(
         str | None, typer.Option(help="Or a view as in a recipe: {kind: downsample, factor: 4}, or a YAML file.")
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="Or a mask for all files, white (1 in an .npy) where observed.")
+        Path | None,
+        typer.Option(
+            help="Or a mask for all files, white (1 in an .npy) where observed; or alpha: what is transparent in a "
+            "file is not observed."
+        ),
     ] = None,
     placement: Annotated[
         int | None, typer.Option(min=0, help="Which placement, from 0, if the view has several.")
@@ -115,7 +119,7 @@ def restore(
     else:
         assert partial is not None
         known = None if truth is None else _open(truth, recipe, None, full, None, info, key, bounds)
-        opened = _open(partial, recipe, view, full, chosen, info, key, bounds)
+        opened = _open(partial, recipe, view, full, chosen, info, key, bounds, mask)
         files = restorations.partial_of(opened, chosen, full, known)
     given = files.observe(chosen, full, str(partial or "--held-out"))
     count = samples or (4 if files.truth is None else 19)
@@ -233,18 +237,27 @@ def _parsed(text: str) -> list[dict[str, Any]]:
     return configs
 
 
+def _is_alpha(mask: Path | None) -> bool:
+    """Whether --mask names the files' own alpha channel."""
+    return mask is not None and str(mask) == "alpha" and not mask.exists()
+
+
 def _mask_block(path: Path) -> list[dict[str, Any]]:
     from bootdiff.recipe.schema import read_mask
 
+    if _is_alpha(path):
+        return [{"kind": "random_mask"}]
     return [{"kind": "mask", "image": read_mask(path, "--mask")}]
 
 
-_ARRAY = ("kind", "key", "range", "missing", "masks", "channels", "frames", "length", "stride")
+_ARRAY = ("kind", "key", "range", "missing", "masks", "alpha", "channels", "frames", "length", "stride")
+_TABLES = ("columns", "header", "separator", "decimal", "missing_values")
+_PICTURES = ("kind", "channels", "alpha", "masks", "range", "missing", "slices")
 _FILES = {
-    "image": ("kind", "channels", "alpha", "masks", "fit", "range", "missing", "slices"),
-    "video": ("kind", "channels", "alpha", "masks", "frames", "stride", "fps", "range", "missing", "slices"),
-    "signal": ("kind", "range", "missing", "columns", "length", "stride"),
-    "vector": ("kind", "range", "missing", "columns"),
+    "image": (*_PICTURES, "fit"),
+    "video": (*_PICTURES, "frames", "stride", "fps", "pixel_aspect"),
+    "signal": ("kind", "range", "missing", *_TABLES, "length", "stride"),
+    "vector": ("kind", "range", "missing", *_TABLES),
 }
 """Keys of a data block for reading files of a kind."""
 
@@ -258,6 +271,7 @@ def _open(
     info: DataInfo,
     key: str | None,
     bounds: tuple[float, float] | None,
+    mask: Path | None = None,
 ) -> Dataset:
     """Files, read as the recipe reads those of this view; without a view of the recipe, as it reads full samples.
 
@@ -265,13 +279,14 @@ def _open(
         name: a view of the recipe, or None.
         view: of the files; None for full samples.
         bounds: range of the values; None: as in the recipe.
+        mask: what --mask names; None: no such option.
 
     Raises:
         BootdiffError: missing or unusable files.
     """
     from bootdiff.data import kind_of, open_dataset
+    from bootdiff.data.readers.decode import IMAGE_SUFFIXES
     from bootdiff.data.readers.fitting import size_through
-    from bootdiff.data.readers.images import IMAGE_SUFFIXES
     from bootdiff.data.value_range import check_same_range
     from bootdiff.recipe.nesting import walk
 
@@ -294,6 +309,8 @@ def _open(
         if "missing" in known and (array or kind not in ("image", "video")):
             options["missing"] = "mask"
         options["masks"] = view is not None and view.masked and not view.is_fixed and "masks" in known
+        if _is_alpha(mask):
+            options |= {"masks": "alpha", "alpha": "refuse"}
     if kind != "image":
         options["kind"] = kind
     if key is not None:
@@ -322,26 +339,44 @@ def _units(units: Any, view: View, full: tuple[int, ...]) -> Any:
 
 def _one_image(path: Path, options: dict[str, Any]) -> Dataset:
     """A dataset of one image, with the mask beside it if the view needs one."""
-    from bootdiff.data import Arrays
-    from bootdiff.data.readers.decode import Undecodable, decode, decode_mask
-    from bootdiff.data.readers.fitting import Fitting
+    import numpy as np
 
-    masks, beside = None, path
+    from bootdiff.data import Arrays
+    from bootdiff.data.readers.decode import Transparent, Undecodable, decode, read_file, split_alpha
+    from bootdiff.data.readers.fitting import Fitting
+    from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, is_opaque, masks_beside
+
+    own = options.get("masks") == "alpha"
+    masks: Any = None
+    beside = path
     try:
-        pixels, _ = decode(path.read_bytes(), options.get("alpha", "refuse"))
-        if options.get("masks"):
-            beside = path.with_name(path.stem + ".mask.png")
-            if not beside.is_file():
-                raise BootdiffError(f"{path}: has no mask beside it; save one as {beside.name}, white = observed")
-            masks = decode_mask(beside.read_bytes(), pixels.shape[:2])[None]
+        pixels, _ = decode(read_file(path), "keep" if own else options.get("alpha", "refuse"))
+        if own and pixels.shape[-1] in (2, 4):
+            masks = "alpha"
+        elif own:
+            raise Undecodable("has no alpha channel, which would be its mask")
+        elif options.get("masks"):
+            found = masks_beside(path.with_suffix(""))
+            if len(found) != 1:
+                raise Undecodable(
+                    f"has {len(found) or 'no'} mask(s) beside it; save one as {path.stem}{MASK_SUFFIX}, white = "
+                    "observed, or say --mask alpha where what is transparent is not observed"
+                )
+            beside = found[0]
+            masks = decode_mask(read_file(beside), pixels.shape[:2])[None]
         fitting = Fitting.of(options.get("fit", "refuse"), options.get("size"), str(path))
         if fitting is not None:
             if reason := fitting.problem(pixels.shape):
                 beside = path
                 raise Undecodable(reason)
+            if own:
+                pixels, opacity = split_alpha(pixels)
+                masks = None if opacity is None else is_opaque(opacity, np.iinfo(opacity.dtype).max)[None]
             if masks is not None or fitting.masks:
                 masks = fitting.mask(pixels.shape, None if masks is None else masks[0])[None]
             pixels = fitting.pixels(pixels)
+    except Transparent as error:
+        raise BootdiffError(f"{path}: {error} in the recipe; or --mask alpha, where they are not observed") from None
     except Undecodable as error:
         raise BootdiffError(f"{beside}: {error}") from None
     channels = options.get("channels") if pixels.shape[-1] == 1 else None

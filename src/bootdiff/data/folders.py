@@ -6,6 +6,7 @@ lies in it would be missing without a word. A file's class is the first sub-fold
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import Counter
@@ -15,7 +16,15 @@ from pathlib import Path
 from bootdiff.data.dataset import UnusableFile
 from bootdiff.errors import BootdiffError
 
-__all__ = ["classes_by_folder", "list_files", "natural_order", "nothing_found", "passed_over", "unusable_files"]
+__all__ = [
+    "PICTURES_IN_PARQUET", "Problems", "classes_by_folder", "frame_problem", "list_files", "natural_order",
+    "nothing_found", "passed_over", "unusable_files",
+]  # fmt: skip
+
+PICTURES_IN_PARQUET = (
+    "pictures in Parquet tables, as the Hugging Face Hub has them, are read from a saved data set: run "
+    "datasets.load_dataset('parquet', data_files=...).save_to_disk(FOLDER), and give that folder"
+)
 
 # What lies beside data and is none: notes, tables of labels, thumbnails of file managers.
 _COMPANIONS = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".html", ".pdf", "thumbs.db",
@@ -76,6 +85,8 @@ def nothing_found(
         if {".npy", ".npz"} & others.keys()
         else f"Need {', '.join(need)}."
     )
+    if ".parquet" in others and what == "pictures":
+        hint += f" {PICTURES_IN_PARQUET[0].upper()}{PICTURES_IN_PARQUET[1:]}."
     return BootdiffError(f"{folder}: none of its {others.total()} files is {one} (found {kinds}). {hint}")
 
 
@@ -95,10 +106,56 @@ def passed_over(names: Iterable[str]) -> list[str]:
     return [f"{others.total()} file(s) of other suffixes are not read: {kinds}{more}"]
 
 
+class Problems(list[UnusableFile]):
+    """Files that cannot be used, each once, by the first reason that was found. Finding out takes the same time however
+    many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: set[str] = set()
+
+    def add(self, file: str, reason: str) -> None:
+        """Note a file, unless it is noted already."""
+        if file not in self.files:
+            self.files.add(file)
+            self.append(UnusableFile(file, reason))
+
+
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """Sorting key that puts frame2 before frame10."""
     parts = re.split(r"(\d+)", name)
     return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def frame_problem(names: Sequence[str]) -> str | None:
+    """What is wrong with the frames of a folder, in counting order: one is there twice, or some are missing between
+    others. Frames that are numbered in even steps, or by anything else such as times, are not.
+
+    >>> frame_problem(["f0.png", "f1.png", "f7.png", "f8.png"])
+    'its frames jump from f1.png to f7.png, most others follow by 1: frames are missing'
+    >>> frame_problem(["f0.png", "f5.png", "f10.png"])
+    """
+    stems = [natural_order(name.rpartition(".")[0].lower()) for name in names]
+    # 1 and 01 are one number.
+    keys = [tuple(number if kind == 0 else text for kind, number, text in stem) for stem in stems]
+    first: dict[tuple[int | str, ...], str] = {}
+    for name, key in zip(names, keys, strict=True):
+        if key in first:
+            return f"holds one frame twice, as {first[key]} and as {name}; remove one"
+        first[key] = name
+    varying = [field for field in zip(*keys, strict=False) if len(set(field)) > 1]
+    if len({len(key) for key in keys}) != 1 or len(varying) != 1:
+        return None
+    numbers = [number for number in varying[0] if isinstance(number, int)]
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
+    if len(numbers) < len(names) or len(set(steps)) < 2:
+        return None
+    usual = min(steps, key=lambda step: (-steps.count(step), step))
+    # Of times, as others number frames by, no step is a multiple of another.
+    if 2 * steps.count(usual) < len(steps) or any(step % usual for step in steps):
+        return None
+    k = next(k for k, step in enumerate(steps) if step != usual)
+    return f"its frames jump from {names[k]} to {names[k + 1]}, most others follow by {usual}: frames are missing"
 
 
 def classes_by_folder(

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from bootdiff.data.dataset import Dataset, spaced_indices
-from bootdiff.data.folders import list_files
+from bootdiff.data.folders import PICTURES_IN_PARQUET, list_files
 from bootdiff.data.kinds import KINDS
 from bootdiff.data.options import DataOptions, defaults_of
 from bootdiff.data.readers.digits import DigitsReader
 from bootdiff.data.readers.hf import MARKERS, HFReader
-from bootdiff.data.readers.images import MASK_SUFFIX
+from bootdiff.data.readers.mask_files import without_masks
 from bootdiff.data.readers.numpy_files import ArrayReader
 from bootdiff.data.readers.pictures import STACK_SUFFIXES, ImageReader
 from bootdiff.data.readers.reader import Reader
@@ -70,8 +70,9 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
     path = path if str(path) == "digits" else Path(path)
     reader = _reader(path, kind)
     if kind is not None and kind not in reader.kinds:
+        hint = f"; {PICTURES_IN_PARQUET}" if (Path(path).suffix.lower(), kind) == (".parquet", "image") else ""
         raise BootdiffError(
-            f"{path}: is {reader.what}, which has no samples of kind {kind}; give other data or a different kind"
+            f"{path}: is {reader.what}, which has no samples of kind {kind}; give other data or a different kind{hint}"
         )
     known = defaults_of(reader.options)
     if unused := sorted(given.keys() - known):
@@ -80,6 +81,8 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
             f"{path}: is {reader.what}, to which {', '.join(unused)} means nothing; remove it (known: {names})"
         )
     checked = reader.options(kind=kind, **given)
+    if getattr(checked, "channels", None) not in (None, *reader.channels):
+        raise BootdiffError(f"{path}: is {reader.what}, whose channels can be {' or '.join(map(str, reader.channels))}")
     dataset = reader.open(Path(path), checked)
     if checked.limit is None or checked.limit >= len(dataset):
         return dataset
@@ -172,10 +175,10 @@ def _kind_of_folder(path: Path) -> str:
     """The kind of the files in a folder; BootdiffError where there are several."""
     found: Counter[str] = Counter()
     # What cannot be read is reported by the reader, which lists the folder again.
-    for name in list_files(path, "samples", lambda name, reason: None):
+    for name in without_masks(list_files(path, "samples", lambda name, reason: None)):
         low = name.lower()
         for reader in _FOLDERS:
-            if low.endswith(reader.folder_suffixes) and not low.endswith(MASK_SUFFIX):
+            if low.endswith(reader.folder_suffixes):
                 found[reader.kinds[0]] += 1
     if len(found) > 1:
         counts = ", ".join(f"{n} files for kind: {kind}" for kind, n in found.most_common())

@@ -39,14 +39,19 @@ Labels = Annotated[bool | str, Doc("true: sub-folders are classes; or the name o
 Unlabelled = Annotated[Literal["refuse", "keep"], Doc("with labels: what to do with samples without")]
 OnError = Annotated[Literal["refuse", "skip"], Doc("what to do with files that cannot be used")]
 Channels = Annotated[
-    Literal[1, 3] | None, ForKinds(("image", "video")), Doc("1 gray, 3 colour; null: as most of the files")
+    Literal[1, 2, 3, 4] | None,
+    ForKinds(("image", "video")),
+    Doc("1 gray, 3 colour; of arrays also 2 and 4, none of which is alpha; null: as most of the files"),
 ]
 Alpha = Annotated[
     Literal["refuse", "white", "black", "drop"], ForKinds(("image", "video")), Doc("what to do with transparency")
 ]
 Masks = Annotated[
     bool | str,
-    Doc("true: each file has a mask beside it, name.mask.png (white = observed); or the array's name"),
+    Doc(
+        "true: each file has a mask beside it, name.mask.png (white = observed); alpha: what is transparent in a "
+        "picture is not observed; or the array's name"
+    ),
 ]
 Missing = Annotated[Literal["refuse", "mask"], Doc("NaN, empty cells and pixels without data: damage, or not observed")]
 Column = Annotated[str | None, Doc("column of pictures in a Hugging Face dataset saved to disk")]
@@ -54,6 +59,27 @@ Columns = Annotated[
     Annotated[list[str], MinLen(1)] | None,
     ForKinds(("vector", "signal")),
     Doc("columns of a table to use, in this order; null: all, which must hold numbers"),
+]
+Header = Annotated[
+    bool | None,
+    ForKinds(("vector", "signal")),
+    Doc(
+        "first row of a CSV or TSV table: true: names of the columns; false: values, and the columns are called 1, 2, "
+        "...; null: names, refused where they are numbers"
+    ),
+]
+Separator = Annotated[
+    str | None,
+    ForKinds(("vector", "signal")),
+    Doc("character between the values of a CSV or TSV table, ' ' for any white space; null: comma, in TSV tab"),
+]
+Decimal = Annotated[
+    Literal[".", ","], ForKinds(("vector", "signal")), Doc("character before the decimals in a CSV or TSV table")
+]
+MissingValues = Annotated[
+    Annotated[list[float | str], MinLen(1)] | None,
+    ForKinds(("vector", "signal")),
+    Doc("values of tables that stand for a missing one, as [-200, '?'], beside empty cells; see missing"),
 ]
 Limit = Annotated[int | None, Ge(1), Doc("use at most this many samples, evenly spaced over all there are")]
 Frames = Annotated[
@@ -67,6 +93,11 @@ Stride = Annotated[
 ]
 Fps = Annotated[
     float | None, Gt(0), ForKinds(("video",)), Doc("resample video files to this many frames per second (nearest)")
+]
+PixelAspect = Annotated[
+    Literal["refuse", "ignore"],
+    ForKinds(("video",)),
+    Doc("what to do with video files whose pixels are not square; ignore: take them as they are stored"),
 ]
 Range = Annotated[
     Annotated[list[float], MinLen(2), MaxLen(2)] | None,
@@ -140,6 +171,7 @@ class ArrayOptions(ReaderOptions):
     unlabelled: Unlabelled = "refuse"
     classes: Classes = None
     channels: Channels = None
+    alpha: Alpha = "refuse"
     masks: Masks = False
     missing: Missing = "refuse"
     range: Range = None
@@ -156,6 +188,10 @@ class TableOptions(ReaderOptions):
     unlabelled: Unlabelled = "refuse"
     classes: Classes = None
     columns: Columns = None
+    header: Header = None
+    separator: Separator = None
+    decimal: Decimal = "."
+    missing_values: MissingValues = None
     missing: Missing = "refuse"
     range: Range = None
     standardize: Standardize = False
@@ -198,6 +234,7 @@ class VideoOptions(PictureOptions):
     frames: Frames = None
     stride: Stride = None
     fps: Fps = None
+    pixel_aspect: PixelAspect = "refuse"
     range: Range = None
     missing: Missing = "refuse"
     slices: Slices = "axial"
@@ -240,6 +277,8 @@ def conflicts(options: Any) -> Iterator[tuple[str, str]]:
     for name in ("labels", "masks"):
         if not isinstance(given.get(name, False), bool | str):
             yield name, f"must be true, false or the name of an array, got {given[name]!r}"
+    if given.get("masks") == "alpha" and "alpha" in given:
+        yield "alpha", "what is transparent is not observed (masks: alpha), so nothing is put behind it; leave it out"
     if "size" in given and min(given["size"]) < 1:
         yield "size", f"must be [height, width], two numbers of at least 1, got {list(given['size'])}"
     if "range" in given and not given["range"][0] < given["range"][1]:
@@ -248,6 +287,8 @@ def conflicts(options: Any) -> Iterator[tuple[str, str]]:
         yield "standardize", "the values have a range already; leave out one of the two"
     if "range" in given and "units" in given:
         yield "units", "the values have a range already; leave out one of the two"
+    if len(given.get("separator", ",")) != 1:
+        yield "separator", f"must be one character (' ' for any white space), got {given['separator']!r}"
     if "frames" in given and "length" in given:
         yield "length", "videos have frames, signals have a length; leave out one of the two"
     if "stride" in given and "frames" not in given and "length" not in given:

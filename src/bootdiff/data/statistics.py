@@ -23,7 +23,8 @@ def measure(
     """Moments of a data set in view coordinates, over its observed coordinates only (its own masks', else ``mask``'s).
 
     Returns mean (list, per channel), sigma_data (standard deviation about the channels' means), rms (root mean square
-    about zero), min, max, count (samples measured: all, or ``limit`` evenly spaced ones). Sums run in float64 over one
+    about zero), min, max, observed (share of the values that masks leave), count (samples measured: all, or ``limit``
+    evenly spaced ones). Sums run in float64 over one
     batch at a time. Raises BootdiffError where the data do not vary at all.
     """
     if len(dataset) == 0:
@@ -64,6 +65,7 @@ def measure(
         "mean": mean.tolist(),
         "sigma_data": math.sqrt(variance),
         "rms": math.sqrt(square.sum().item() / weight.sum().item()),
+        "observed": (weight.sum() / (channels * len(chosen) * math.prod(dataset.shape[1:]))).item(),
         "min": low,
         "max": high,
         "count": len(chosen),

@@ -26,9 +26,9 @@ __all__ = ["Data", "Full", "Holdout", "partial_only"]
 
 # Keys that recipes name only where they are given.
 _OPTIONAL = (
-    *("kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled"),
-    *("size", "fit", "slices"),
-)
+    "kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled",
+    "header", "separator", "decimal", "missing_values", "pixel_aspect", "size", "fit", "slices",
+)  # fmt: skip
 
 
 def _holdout(value: Any) -> int | float:

@@ -387,14 +387,15 @@ def _attention_problems(loc: tuple[str | int, ...], backbone: Any) -> Iterator[t
 def read_mask(path: Path, where: str) -> Any:
     """Nested lists of 0 and 1: (H, W) of a picture, or an array's own axes."""
     import numpy as np
-    from PIL import Image
+
+    from bootdiff.data.readers.decode import decode
+    from bootdiff.data.readers.mask_files import observed
 
     try:
         if path.suffix == ".npy":
             seen = np.load(path, allow_pickle=False) > 0
         else:
-            with Image.open(path) as picture:
-                seen = np.asarray(picture.convert("L")) >= 128
+            seen = observed(decode(path.read_bytes(), "keep")[0])
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BootdiffError(

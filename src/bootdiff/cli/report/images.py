@@ -34,12 +34,15 @@ def _font(size: int) -> Any:
 
 
 def to_pil(x: Tensor, mask: Tensor | None = None) -> Image.Image:
-    """One sample (C, H, W) in [-1, 1] as an 8-bit image: gray or RGB; of other channel counts the first channel.
+    """One sample (C, H, W) in [-1, 1] as an 8-bit image: gray or RGB; other numbers of channels side by side, each in
+    gray, as no colour can show them.
 
     mask: (1 or C, H, W); pixels hidden (0) in any channel are drawn in pink.
     """
+    if x.shape[0] not in (1, 3):
+        mask = None if mask is None else torch.cat(list(mask.expand(x.shape)), -1)[None]
+        x = torch.cat(list(x), -1)[None]
     pixels = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    pixels = pixels if pixels.shape[0] in (1, 3) else pixels[:1]
     image = Image.fromarray(pixels.movedim(0, -1).squeeze(-1).contiguous().numpy()).convert("RGB")
     if mask is not None:
         hidden = ((1 - mask.float().amin(0)) * 255).to(torch.uint8).contiguous().numpy()

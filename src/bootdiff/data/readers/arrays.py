@@ -25,6 +25,8 @@ from torch import Tensor
 from bootdiff.data.dataset import Dataset, Sample, UnusableFile
 from bootdiff.data.kinds import layout
 from bootdiff.data.labels import number_labels
+from bootdiff.data.readers.mask_files import is_opaque
+from bootdiff.data.readers.transparency import composite, handle_alpha, opacity_of
 from bootdiff.data.units import Units
 from bootdiff.data.value_range import check_values, declared_range, measured_units, values_of
 from bootdiff.errors import BootdiffError
@@ -43,7 +45,9 @@ class Arrays(Dataset):
         labels: N whole numbers or text.
         classes: fixes the numbers of text labels across several arrays.
         unlabelled: "keep" allows samples without a label.
-        masks: 1 = observed, N x space, for videos also N x H x W (all frames alike), or with a last axis for channels.
+        masks: 1 = observed, N x space, for videos also N x H x W (all frames alike), or with a last axis for channels;
+            "alpha": of pictures whose last channel of 2 or 4 is alpha (`transparency`), what is half opaque and more.
+        alpha: what is done with such a channel: "refuse", "white", "black" (put behind it) or "drop".
         range: [lo, hi] of the stored values.
         standardize: mean and deviation of each channel instead (signals and vectors).
         units: those of other data of the same quantity, instead of measuring; of pictures and videos their range,
@@ -51,7 +55,8 @@ class Arrays(Dataset):
         std: deviation of white noise in the values, in [-1, 1], which may lie that far outside of their range.
         missing: "mask" takes NaN for "not observed" and gives every sample a mask, "refuse" takes it for damage.
         channels_first: the array is N x C x space.
-        channels: what the samples must have; gray is repeated to 3, nothing else is converted.
+        channels: what the samples must have; gray is repeated to 3, nothing else is converted. Where it is that of the
+            array, none of them is alpha.
         on_error: "refuse" raises at the first sample with NaN, infinite or out-of-range values, "skip" leaves it out
             and lists it in ``problems``.
         columns: names of the channels.
@@ -66,7 +71,8 @@ class Arrays(Dataset):
         *,
         kind: str | None = None,
         labels: Sequence[Any] | np.ndarray | None = None,
-        masks: np.ndarray | None = None,
+        masks: np.ndarray | str | None = None,
+        alpha: str = "refuse",
         range: Sequence[float] | None = None,
         standardize: bool = False,
         units: Units | None = None,
@@ -85,15 +91,15 @@ class Arrays(Dataset):
             ("on_error", on_error, ("refuse", "skip")),
             ("missing", missing, ("refuse", "mask")),
             ("unlabelled", unlabelled, ("refuse", "keep")),
+            ("alpha", alpha, ("refuse", "white", "black", "drop")),
         ):
             if value not in known:
-                raise ValueError(f'Arrays: {name} must be "{known[0]}" or "{known[1]}", got {value!r}')
+                wanted = " or ".join(f'"{choice}"' for choice in known)
+                raise ValueError(f"Arrays: {name} must be {wanted}, got {value!r}")
         if range is not None and (standardize or units is not None):
             raise ValueError("Arrays: give a range or standardize, not both")
         self.where, self._row_name = where, row
         self._array, found = layout(np.asarray(array), kind, where, channels_first=channels_first, channels=channels)
-        self._repeat = self._repeated(channels)
-        self.shape = (self._array.shape[-1] * self._repeat, *self._array.shape[1:-1])
         if standardize and found not in ("signal", "vector"):
             raise BootdiffError(f"{self.where}: only signals and vectors are standardized, not a {found}; give a range")
         self.columns = None if columns is None else list(columns)
@@ -107,6 +113,16 @@ class Arrays(Dataset):
         )  # fmt: skip
         self.range_found = by_range and bounds is None
         self.range, self._shared = checked.range, checked.shared
+        self._transparent: str | None = None
+        if found in ("image", "video") and channels != self._array.shape[-1]:
+            own = isinstance(masks, str)
+            self._transparent = handle_alpha(
+                self._array, self.range, checked.bad, alpha, self.where, self._row, on_error, own=own
+            )
+        elif isinstance(masks, str):
+            raise BootdiffError(f"{self.where}: holds no pictures with alpha, which masks: alpha asks for")
+        self._repeat = self._repeated(channels)
+        self.shape = (self._stored_channels() * self._repeat, *self._array.shape[1:-1])
         self.problems = [UnusableFile(self._row(i), reason) for i, reason in sorted(checked.bad.items())]
         self._rows = np.setdiff1d(np.arange(count), list(checked.bad))
         if len(self._rows) == 0:
@@ -125,15 +141,19 @@ class Arrays(Dataset):
             )
             self.unlabelled = unlabelled == "keep"
         self._missing = missing == "mask"
-        self._masks = self._read_masks(masks, count)
-        self.masked = self._missing or self._masks is not None
+        self._masks = self._read_masks(None if isinstance(masks, str) else masks, count)
+        self.masked = self._missing or self._masks is not None or self._transparent == "mask"
         self._hash: str | None = None
 
     # -- opening ------------------------------------------------------------------------------------------------
 
+    def _stored_channels(self) -> int:
+        """Channels of the array without alpha."""
+        return self._array.shape[-1] - (self._transparent is not None)
+
     def _repeated(self, channels: int | None) -> int:
         """How often a gray channel is to be repeated."""
-        found = self._array.shape[-1]
+        found = self._stored_channels()
         if channels is None or channels == found:
             return 1
         if found != 1:
@@ -181,8 +201,11 @@ class Arrays(Dataset):
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         rows = self._rows[[self._check_index(i) for i in indices]]
-        stored = self._array[rows]
-        masks = self._batch_masks(stored, rows)
+        stored, opacity = self._array[rows], None
+        if self._transparent is not None:
+            assert self.range is not None
+            opacity, stored = opacity_of(stored, self.range), stored[..., :-1]
+        masks = self._batch_masks(stored, rows, opacity)
         if self.range is None:
             values = torch.from_numpy(np.moveaxis(stored, -1, 1).astype(np.float64))
             x = self.units.store(values, len(self.shape) - 1).float()
@@ -190,6 +213,8 @@ class Arrays(Dataset):
             low, high = self.range
             x = torch.from_numpy(np.moveaxis(stored, -1, 1).astype(np.float32))
             x = x.sub_(low).mul_(2 / (high - low)).sub_(1)
+        if opacity is not None and self._transparent in ("white", "black"):
+            x = composite(x, torch.from_numpy(np.moveaxis(opacity, -1, 1)), self._transparent)
         if self._missing:
             x = x.nan_to_num(nan=0.0)
         if self._repeat > 1:
@@ -197,9 +222,11 @@ class Arrays(Dataset):
         labels = None if self._labels is None else torch.from_numpy(self._labels[rows])
         return x.contiguous(), labels, masks
 
-    def _batch_masks(self, stored: np.ndarray, rows: np.ndarray) -> Tensor | None:
-        """(b, 1 or C, *space) float32 masks of these rows."""
+    def _batch_masks(self, stored: np.ndarray, rows: np.ndarray, opacity: np.ndarray | None) -> Tensor | None:
+        """(b, 1 or C, *space) float32 masks of these rows. opacity: their alpha channel, where there is one."""
         observed = None if self._masks is None else self._masks[rows]
+        if opacity is not None and self._transparent == "mask":
+            observed = is_opaque(opacity, 1)
         if self._missing:
             whole = ~np.isnan(stored) if stored.dtype.kind == "f" else np.ones(stored.shape, bool)
             whole = whole[..., :1] if self._shared and len(self.shape) > 1 else whole
@@ -219,6 +246,7 @@ class Arrays(Dataset):
             # Data without these have the fingerprint that they always had.
             settings += () if self.range is not None else (self.units.config(),)
             settings += ("missing",) if self._missing else ()
+            settings += ("alpha", self._transparent) if self._transparent is not None else ()
             digest = hashlib.sha256(repr(settings).encode())
             for array in (self._array, self._rows, self._labels, self._masks):
                 if array is not None:

@@ -14,24 +14,33 @@ import io
 import stat
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = [
-    "FORMATS", "Undecodable", "check_regular", "decode", "decode_mask", "from_pillow", "read_file", "read_header",
-    "to_channels",
+    "FORMATS", "IMAGE_SUFFIXES", "Transparent", "Undecodable", "check_regular", "decode", "from_pillow", "glance",
+    "read_file", "split_alpha", "to_channels",
 ]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".avif")
 _GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
+_ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
+_CONVERTED = {"CMYK", "YCbCr", "LAB", "HSV"}
+_MODES = _GRAY | _ALPHA | _CONVERTED | {"P", "RGB"}
 _UNREADABLE = "cannot be decoded ({}); it is damaged, cut short or no picture"
 
 
 class Undecodable(ValueError):
     """A file that cannot be used; the message is the reason alone."""
+
+
+class Transparent(Undecodable):
+    """A picture that is transparent where nobody said what that means."""
 
 
 def check_regular(path: Path) -> None:
@@ -53,32 +62,75 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
-def decode(data: bytes, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
-    """The picture (H, W, 1 or 3), uint8 or uint16, and what it was converted from where that loses something.
-
-    An opaque alpha channel is dropped; else alpha says: "refuse", "drop", or composite on "white" or "black". Raises
-    Undecodable for damaged, animated, transparent (if refused) or odd pictures.
-    """
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Whatever Pillow raises for damaged files becomes Undecodable."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = _open(data)
-            if getattr(picture, "n_frames", 1) > 1:
-                raise Undecodable(f"is animated ({picture.n_frames} frames); save single frames")  # type: ignore[attr-defined]
-            # The header chunk of a PNG: depth at byte 24, kind of colour at byte 25.
-            if picture.format == "PNG" and data[24] == 16 and data[25] != 0:
-                return _flatten(_decode_16_bit(data), alpha), None
-            picture.load()
+            yield
     except Undecodable:
         raise
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise Undecodable(
+            f"has more than the {most:,} pixels that are opened at most; cut it into smaller pictures"
+        ) from None
+    except UnidentifiedImageError:
+        raise Undecodable(_UNREADABLE.format("no known format")) from None
     # Pillow raises OSError, SyntaxError, ValueError, zlib.error, struct.error ... for damaged files.
     except Exception as error:
         raise Undecodable(_UNREADABLE.format(error)) from None
+
+
+def _open_still(data: bytes, alpha: str) -> Image.Image:
+    """An opened picture; Undecodable where its header tells that it cannot be used."""
+    picture = _open(data)
+    _refuse_animated(picture)
+    if picture.mode not in _MODES:
+        raise Undecodable(f"has the pixel format {picture.mode}; convert it to RGB, or store it as an array")
+    if _is_deep(picture, data) and "transparency" in picture.info and alpha != "drop":
+        raise Undecodable(
+            "is a 16-bit PNG with one colour declared transparent; save it with an alpha channel, or say alpha: drop"
+        )
+    return picture
+
+
+def _refuse_animated(picture: Image.Image) -> None:
+    frames = getattr(picture, "n_frames", 1)
+    # Cameras put a second, smaller picture behind the first one (Multi-Picture Format).
+    if frames > 1 and picture.format != "MPO":
+        raise Undecodable(f"is animated ({frames} frames); save single frames")
+
+
+def _is_deep(picture: Image.Image, data: bytes) -> bool:
+    # The header chunk of a PNG: depth at byte 24, kind of colour at byte 25.
+    return picture.format == "PNG" and data[24] == 16
+
+
+def _has_alpha(picture: Image.Image) -> bool:
+    deep = picture.mode in ("I", "I;16", "I;16B", "I;16L")
+    return picture.mode in _ALPHA or ("transparency" in picture.info and not deep)
+
+
+def decode(data: bytes, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
+    """The picture (H, W, 1 or 3), uint8 or uint16, and what it was converted from where that loses something.
+
+    An opaque alpha channel is dropped; else alpha says: "refuse", "drop", or composite on "white" or "black"; or
+    "keep", which leaves it in place, opaque or not: (H, W, 2 or 4). Of several pictures in a camera's file the first
+    one counts. Raises Undecodable for damaged, animated, transparent (if refused) or odd pictures.
+    """
+    with _reading():
+        picture = _open_still(data, alpha)
+        if _is_deep(picture, data) and data[25] != 0:
+            return _flatten(_decode_16_bit(data), alpha), None
+        picture.load()
     return from_pillow(picture, alpha)
 
 
 def from_pillow(picture: Image.Image, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
     """`decode` for an opened picture, turned upright as its EXIF orientation says."""
+    _refuse_animated(picture)
     picture = ImageOps.exif_transpose(picture)
     mode, lost = picture.mode, None
     if mode in ("I", "I;16", "I;16B", "I;16L"):
@@ -86,11 +138,11 @@ def from_pillow(picture: Image.Image, alpha: str = "refuse") -> tuple[np.ndarray
         if deep.min() < 0 or deep.max() > 65535:
             raise Undecodable(f"holds values from {deep.min()} to {deep.max()}, beyond 16 bits; store it as an array")
         return deep.astype(np.uint16)[..., None], None
-    if "transparency" in picture.info or mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+    if _has_alpha(picture):
         picture = picture.convert("LA" if mode in ("LA", "La") else "RGBA")
     elif mode in ("1", "P"):
         picture = picture.convert("L" if mode == "1" else "RGB")
-    elif mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+    elif mode in _CONVERTED:
         picture, lost = picture.convert("RGB"), f"{mode} to RGB"
     elif mode not in ("L", "RGB"):
         raise Undecodable(f"has the pixel format {mode}; convert it to RGB, or store it as an array")
@@ -99,31 +151,34 @@ def from_pillow(picture: Image.Image, alpha: str = "refuse") -> tuple[np.ndarray
     return _flatten(pixels, alpha), lost
 
 
-def read_header(data: bytes) -> tuple[int, int, int]:
-    """Height, width and channels (1 or 3) from the header, and whether the end is there, without decoding.
+def glance(data: bytes, alpha: str = "refuse") -> tuple[int, int, int, str | None]:
+    """Height, width, channels (1 or 3) and lossy conversion, as `decode` would give them, from the header alone.
 
-    Raises Undecodable for what is no picture or obviously cut short.
+    Only where that cannot tell, the picture is decoded: whether an alpha channel hides anything, or numbers of 32 bits
+    fit. Raises Undecodable for what is no picture or obviously cut short, and for what `decode` would refuse.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture = _open(data)
-            width, height = picture.size
-            # Asking a PNG for its orientation decodes it, so only those that have one are asked.
-            turned = picture.format != "PNG" or b"eXIf" in data
-            if turned and picture.getexif().get(0x0112, 1) >= 5:
-                width, height = height, width
-    except Exception as error:
-        raise Undecodable(_UNREADABLE.format(error)) from None
+    with _reading():
+        picture = _open_still(data, alpha)
+        pixels = (_has_alpha(picture) and alpha == "refuse") or picture.mode == "I"
+        width, height = picture.size
+        # Asking a PNG for its orientation decodes it, so only those that have one are asked.
+        turned = picture.format != "PNG" or b"eXIf" in data
+        if turned and picture.getexif().get(0x0112, 1) >= 5:
+            width, height = height, width
+    if pixels:
+        found, lost = decode(data, alpha)
+        return height, width, found.shape[-1], lost
     tail = data[-65536:]
     whole = {
         "PNG": b"IEND" in tail,
         "JPEG": b"\xff\xd9" in tail,
+        "MPO": b"\xff\xd9" in tail,
         "WEBP": len(data) >= struct.unpack("<I", data[4:8])[0] + 8,
     }
     if not whole.get(picture.format or "", True):
         raise Undecodable("is cut short (its end is missing)")
-    return height, width, 1 if picture.mode in _GRAY else 3
+    lost = f"{picture.mode} to RGB" if picture.mode in _CONVERTED and not _has_alpha(picture) else None
+    return height, width, 1 if picture.mode in _GRAY else 3, lost
 
 
 def to_channels(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, str | None]:
@@ -131,6 +186,8 @@ def to_channels(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, str | No
     found = pixels.shape[-1]
     if found == channels:
         return pixels, None
+    if channels not in (1, 3):
+        raise ValueError(f"to_channels: pictures have 1 or 3 channels, not {channels}")
     if channels == 3:
         return np.repeat(pixels, 3, axis=-1), None
     if (pixels == pixels[..., :1]).all():
@@ -143,33 +200,24 @@ def to_channels(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, str | No
     return luma.astype(pixels.dtype)[..., None], "colour to gray"
 
 
-def decode_mask(data: bytes, size: Sequence[int], of: str = "pictures", all_hidden: bool = False) -> np.ndarray:
-    """A picture of a mask -> (H, W) bool, True = observed. size: (height, width) of the `of` it belongs to.
-
-    Raises Undecodable for a damaged mask, one of a different size, and, unless `all_hidden`, one that hides everything.
-    """
-    pixels, _ = to_channels(decode(data, "drop")[0], 1)
-    if pixels.shape[:2] != tuple(size):
-        found = f"{pixels.shape[0]} x {pixels.shape[1]}"
-        raise Undecodable(f"is {found} pixels (height x width), the {of} are {size[0]} x {size[1]}")
-    # Masks of zeros and ones look black to people but are common; else the middle of the range divides.
-    high = int(pixels.max())
-    mask = pixels[..., 0] > (0 if high == 1 else np.iinfo(pixels.dtype).max // 2)
-    if not (all_hidden or mask.any()):
-        raise Undecodable("hides every pixel; white means observed")
-    return mask
+def split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(..., 1 to 4 channels) -> colour (..., 1 or 3) and opacity (...), None where there is none."""
+    if pixels.shape[-1] in (1, 3):
+        return pixels, None
+    return pixels[..., :-1], pixels[..., -1]
 
 
 def _flatten(pixels: np.ndarray, alpha: str) -> np.ndarray:
-    """(H, W, C) without alpha, C = 1 or 3."""
-    if pixels.shape[-1] in (1, 3):
+    """(H, W, C) without alpha, C = 1 or 3; with it where alpha is to be kept."""
+    colour, opacity = split_alpha(pixels)
+    if opacity is None or alpha == "keep":
         return pixels
-    colour, opacity = pixels[..., :-1], pixels[..., -1:]
+    opacity = opacity[..., None]
     full = np.iinfo(pixels.dtype).max
     if alpha == "drop" or (opacity == full).all():
         return np.ascontiguousarray(colour)
     if alpha == "refuse":
-        raise Undecodable("has transparent pixels; say what is behind them with alpha: white, black or drop")
+        raise Transparent("has transparent pixels; say what is behind them with alpha: white, black or drop")
     ground = full if alpha == "white" else 0
     mixed = colour.astype(np.int64) * opacity + ground * (full - opacity.astype(np.int64))
     return ((mixed + full // 2) // full).astype(pixels.dtype)
@@ -181,8 +229,6 @@ def _decode_16_bit(data: bytes) -> np.ndarray:
 
     def unpack(rawmode: str) -> np.ndarray:
         with _open(data) as picture:
-            if "transparency" in picture.info:
-                raise Undecodable("is a 16-bit PNG with one colour declared transparent; save it with an alpha channel")
             picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]  # type: ignore[attr-defined]
             return np.asarray(picture).astype(np.uint16)
 

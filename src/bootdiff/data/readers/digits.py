@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def load_digits(part: str = "all", *, labels: bool = False, channels: int | None
     rows = np.arange(len(data.images))
     if part != "all":
         rows = np.asarray(split(len(rows), [None, 300], seed=0)[part == "test"])
-    return Arrays(
+    digits = Arrays(
         data.images[rows].astype(np.uint8),
         labels=data.target[rows].astype(np.int64) if labels else None,
         classes=[str(i) for i in range(10)] if labels else None,
@@ -40,6 +41,9 @@ def load_digits(part: str = "all", *, labels: bool = False, channels: int | None
         channels=channels,
         where="digits" if part == "all" else f"digits[{part}]",
     )
+    # Nobody's files have 17 levels: what is given beside the digits says its own range.
+    digits.units = replace(digits.units, values=None)
+    return digits
 
 
 class DigitsReader(Reader):

@@ -138,6 +138,8 @@ class HFDataset(Dataset):
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or pixels.min() < 0 or pixels.max() > 255:
             raise Undecodable(f"is neither a picture nor H x W [x 1 or 3] values in 0..255 (shape {pixels.shape})")
+        if pixels.dtype.kind == "b" or (pixels.dtype.kind == "f" and (0 < pixels.max() <= 1 or (pixels % 1).any())):
+            raise Undecodable("holds numbers that are no levels of 0..255; store pictures, or uint8 values")
         return pixels.astype(np.uint8)
 
     def __len__(self) -> int:

@@ -9,24 +9,33 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bootdiff.data.dataset import Dataset, Sample, UnusableFile, spaced_indices
-from bootdiff.data.folders import classes_by_folder, list_files, nothing_found, passed_over, unusable_files
+from bootdiff.data.dataset import Dataset, Sample, spaced_indices
+from bootdiff.data.folders import Problems, classes_by_folder, list_files, nothing_found, passed_over, unusable_files
 from bootdiff.data.options import ImageOptions
-from bootdiff.data.readers.decode import Undecodable, decode, decode_mask, read_file, read_header, to_channels
+from bootdiff.data.readers.decode import (
+    IMAGE_SUFFIXES,
+    Transparent,
+    Undecodable,
+    decode,
+    glance,
+    read_file,
+    split_alpha,
+    to_channels,
+)
 from bootdiff.data.readers.fitting import Fitting, fit_hint
+from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, is_opaque, masks_by_stem, without_masks
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
-__all__ = ["IMAGE_SUFFIXES", "MASK_SUFFIX", "Images", "file_digest", "mask_name", "to_tensor"]
+__all__ = ["Images", "file_digest", "to_tensor"]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".avif")
-MASK_SUFFIX = ".mask.png"
 _HASHED = 1 << 20  # files up to this many bytes are hashed whole, longer ones by their ends and length
 
 
@@ -36,158 +45,188 @@ class Images(Dataset):
     Args:
         folder: where they lie, at any depth.
         options: labels: a sample's class is the first sub-folder on its path; unlabelled: "keep" allows pictures beside
-            the classes' folders; classes fixes the class numbers. masks: beside ``name.png`` (or .jpg ...) lies the
-            mask ``name.mask.png``, white = observed. on_error: "refuse" raises one error that lists what is wrong,
-            "skip" leaves such files out and lists them in ``problems``. size, channels: as asked for, else what most
-            have. fit: what becomes of files larger than ``size``; "pad" gives every sample a mask. alpha: for
-            transparent pixels. limit: at most this many files, evenly spaced.
+            the classes' folders; classes fixes the class numbers. masks: beside ``name.png`` (or .jpg ...) lies its
+            mask, ``name.mask.png`` (`mask_files`), white = observed; "alpha": what is transparent in the picture itself
+            is not observed. on_error: "refuse" raises one error that lists what is wrong, "skip" decodes every file on
+            opening, leaves out those that cannot be used and lists them in ``problems``. size, channels: as asked for,
+            else what most have. fit: what becomes of files larger than ``size``; "pad" gives every sample a mask.
+            alpha: for transparent pixels. limit: at most this many files, evenly spaced.
         memory: bytes of decoded pictures that are kept; while they fit, every file is decoded on opening, beyond them
-            only its header and end are read.
-        verify: decode every file on opening all the same.
+            only its header and end are read (but see on_error).
 
     Attribute ``converted``: counts of inexact conversions, which ``notes`` say, too. Raises BootdiffError for anything
     wrong with the files.
     """
 
-    _has_gaps = False  # whether the files themselves say what of them is not observed
+    problems: Problems
+    _has_gaps = False  # whether files of this kind say themselves what of them is not observed
 
-    def __init__(
-        self,
-        folder: str | Path,
-        options: ImageOptions | None = None,
-        *,
-        memory: int = 512 << 20,
-        verify: bool = False,
-    ) -> None:
+    def __init__(self, folder: str | Path, options: ImageOptions | None = None, *, memory: int = 512 << 20) -> None:
         o = options or ImageOptions()
-        self.folder, self.where, self._alpha = Path(folder), str(folder), o.alpha
-        self.problems = []
+        self.folder, self.where = Path(folder), str(folder)
+        self._own_masks = o.masks == "alpha"
+        self._beside = bool(o.masks) and not self._own_masks
+        self._alpha = "keep" if self._own_masks else o.alpha
+        self.problems = Problems()
+        size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
+        self._fitting = Fitting.of(o.fit, size, self.where)
+        self.masked = bool(o.masks) or self._has_gaps or (self._fitting is not None and self._fitting.masks)
         found = self._list()
         files = [found[i] for i in spaced_indices(len(found), o.limit)]
         self.units = Units.of_range(0, 255, "pixels")
-        size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
-        self._fitting = Fitting.of(o.fit, size, self.where)
-        self._masks_beside = bool(o.masks)
-        self.masked = self._masks_beside or self._has_gaps or (self._fitting is not None and self._fitting.masks)
         settings = (o.labels, o.masks, size, o.channels, o.alpha, *([] if self._fitting is None else [o.fit]))
         self._hash = hashlib.sha256(repr(settings).encode())
-        self._budget, self._verify = memory, verify
+        self._budget, self._verify = memory, o.on_error == "skip"
         self._pixels: dict[str, np.ndarray] = {}
         self._kept_masks: dict[str, np.ndarray] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         headers = {name: header for name in files if (header := self._read_header(name)) is not None}
+        self._sizes = {name: header[:2] for name, header in headers.items()}
         if headers:
-            frequent = Counter(header[:2] for header in headers.values()).most_common(1)[0][0]
+            frequent = Counter(self._sizes.values()).most_common(1)[0][0]
             self._size = frequent if size is None else size
             alike = [header[2] for header in headers.values() if self._fitting or header[:2] == self._size]
             self._channels = o.channels or (Counter(alike).most_common(1)[0][0] if alike else 3)
             self.shape = (self._channels, *self._size)
-        wanted = "as asked for" if size is not None else "as most are"
-        for name in headers:
-            height, width = self._sizes[name]
-            if self._fitting is not None:
-                if reason := self._fitting.problem((height, width)):
-                    self._add_problem(name, reason)
-            elif (height, width) != self._size:
-                want = f"{self._size[0]} x {self._size[1]}"
-                self._add_problem(name, f"is {height} x {width} pixels (height x width), not {want} {wanted}")
-        for name, (_, _, channels, _) in headers.items():
-            if channels != self._channels and (channels, self._channels) not in ((1, 3), (3, 1)):
-                self._add_problem(name, f"has {channels} channels, not {self._channels}, as most have")
+        self._check_shapes(headers, "as most are" if size is None else "as asked for")
         self._labels: dict[str, int] = {}
         if o.labels:
-            self._labels, self.classes = classes_by_folder(headers, o.classes, o.unlabelled, self._add_problem)
+            self._labels, self.classes = classes_by_folder(headers, o.classes, o.unlabelled, self.problems.add)
             self.unlabelled = o.unlabelled == "keep"
-        if o.masks:
+        if self._beside:
             self._check_masks(list(headers))
         self._finish(files, headers, o.on_error)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
-    def _add_problem(self, name: str, reason: str) -> None:
-        if all(problem.file != name for problem in self.problems):
-            self.problems.append(UnusableFile(name, reason))
-
     def _list(self) -> list[str]:
         """Sorted paths, with forward slashes, of the pictures below the folder; masks are left out."""
-        names = list_files(self.folder, "pictures", self._add_problem)
-        pictures = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not n.lower().endswith(MASK_SUFFIX)]
+        names = list_files(self.folder, "pictures", self.problems.add)
+        rest = without_masks(names)
+        self._masks = masks_by_stem(names) if self._beside else {}
+        pictures = [n for n in rest if n.lower().endswith(IMAGE_SUFFIXES)]
         if not pictures:
-            rest = [n for n in names if not n.lower().endswith(MASK_SUFFIX)]
             raise nothing_found(self.folder, rest, "pictures", "a picture", IMAGE_SUFFIXES, self.problems)
-        self._passed_over = passed_over(n for n in names if not n.lower().endswith((*IMAGE_SUFFIXES, MASK_SUFFIX)))
+        self._passed_over = passed_over(n for n in rest if not n.lower().endswith(IMAGE_SUFFIXES))
         return pictures
+
+    def _check_shapes(self, headers: Mapping[str, tuple[int, int, int, str | None]], wanted: str) -> None:
+        """Problems of pictures whose size or channels are not those of the samples."""
+        for name, (height, width, channels, _) in headers.items():
+            if self._fitting is not None:
+                if reason := self._fitting.problem((height, width)):
+                    self.problems.add(name, reason)
+            elif (height, width) != self._size:
+                want = f"{self._size[0]} x {self._size[1]}"
+                self.problems.add(name, f"is {height} x {width} pixels (height x width), not {want} {wanted}")
+            if channels != self._channels and (channels, self._channels) not in ((1, 3), (3, 1)):
+                self.problems.add(name, f"has {channels} channels, not {self._channels}, as most have")
+
+    def _decode(self, data: bytes) -> tuple[np.ndarray, np.ndarray | None, str | None]:
+        """A picture (H, W, 1 or 3), its own mask (H, W) bool where it has one, and what it was converted from."""
+        pixels, lost = decode(data, self._alpha)
+        pixels, opacity = split_alpha(pixels)
+        if opacity is None:
+            return pixels, None, lost
+        mask = is_opaque(opacity, np.iinfo(opacity.dtype).max)
+        if not mask.any():
+            raise Undecodable("is transparent everywhere, so that nothing of it is observed")
+        return pixels, mask, lost
 
     def _read_header(self, name: str) -> tuple[int, int, int, str | None] | None:
         """Height, width, channels and lossy conversion of a file; None and a problem where it cannot be used."""
         try:
             data = read_file(self.folder / name)
             self._hash.update(file_digest(name, data))
-            if self._budget <= 0 and not self._verify:
-                height, width, channels = read_header(data)
-                self._sizes[name] = height, width
-                return height, width, channels, None
-            pixels, lost = decode(data, self._alpha)
-        except Undecodable as error:
-            self._add_problem(name, str(error))
+            if self._budget <= 0 and not (self._verify or self._own_masks):
+                return glance(data, self._alpha)
+            pixels, own, lost = self._decode(data)
+            return (*self._keep(name, pixels, own), lost)
+        except Transparent as error:
+            self.problems.add(name, f"{error}; or, where they are not observed (partial data), masks: alpha")
             return None
-        return (*self._keep(name, pixels), lost)
+        except Undecodable as error:
+            self.problems.add(name, str(error))
+            return None
 
-    def _keep(self, name: str, pixels: np.ndarray) -> tuple[int, int, int]:
-        """Keeps decoded pixels, fitted, where there is memory for them; (H, W, C) as they were."""
+    def _keep(self, name: str, pixels: np.ndarray, own: np.ndarray | None) -> tuple[int, int, int]:
+        """Keeps decoded pixels, fitted, and their own mask where there is memory for them; (H, W, C) as they were."""
         height, width, channels = pixels.shape
         self._sizes[name] = height, width
+        if self._fitting is not None and self._fitting.problem(pixels.shape):
+            return height, width, channels
         pixels = self._fitted(pixels)
-        self._budget -= pixels.nbytes
+        mask = None
+        if (self._own_masks or self._has_gaps) and not self._beside:
+            mask = self._observed(name, own)
+        self._budget -= pixels.nbytes + (0 if mask is None else mask.nbytes)
         if self._budget > 0:
             self._pixels[name] = pixels
+            if mask is not None:
+                self._kept_masks[name] = mask
         return height, width, channels
 
-    def _load(self, name: str) -> np.ndarray:
-        """(H, W, C) of a file, decoded again. Raises Undecodable."""
-        return decode(read_file(self.folder / name), self._alpha)[0]
+    def _load(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """(H, W, C) of a picture, decoded again, and its own mask (H, W), None for all. Raises Undecodable."""
+        return self._decode(read_file(self.folder / name))[:2]
 
     def _fitted(self, pixels: np.ndarray) -> np.ndarray:
-        if self._fitting is None or self._fitting.problem(pixels.shape):
-            return pixels
-        return self._fitting.pixels(pixels)
+        return pixels if self._fitting is None else self._fitting.pixels(pixels)
 
-    def _mask(self, name: str) -> np.ndarray | None:
-        """(h, w) bool, what is observed of a picture; None where all is. Raises Undecodable."""
-        found = self._sizes[name]
-        beside = None
-        if self._masks_beside:
-            beside = decode_mask(read_file(self.folder / mask_name(name)), found)
-        if self._fitting is None or (beside is None and not self._fitting.masks):
-            return beside
-        mask = self._fitting.mask(found, beside)
+    def _observed(self, name: str, own: np.ndarray | None) -> np.ndarray:
+        """What is observed of a picture, its own mask (H, W) and that beside it taken together, fitted: (h, w) bool.
+
+        Raises Undecodable, where nothing is left as well.
+        """
+        mask = own
+        if self._beside:
+            beside = self._read_mask(name)[0]
+            mask = beside if own is None else own & beside
+        if self._fitting is not None:
+            mask = self._fitting.mask(self._sizes[name], mask)
+        elif mask is None:
+            mask = np.ones(self._sizes[name], bool)
         if not mask.any():
-            raise Undecodable(f"leaves no pixel observed once it is fitted to {self._size[0]} x {self._size[1]}")
+            fitted = "" if self._fitting is None else f" once it is fitted to {mask.shape[0]} x {mask.shape[1]}"
+            raise Undecodable(f"has no pixel that is observed{fitted}")
         return mask
+
+    def _mask_name(self, name: str) -> str:
+        """The mask beside a picture. Raises Undecodable where there is none, or several."""
+        stem = name.rpartition(".")[0]
+        found = self._masks.get(stem, [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise Undecodable(f"has {len(found)} masks, {found[0]} and {found[1]}; remove the wrong one")
+        raise Undecodable(f"has no mask {stem}{MASK_SUFFIX}")
+
+    def _read_mask(self, name: str) -> tuple[np.ndarray, bytes]:
+        """The mask beside a picture, (H, W) bool, and its bytes. Raises Undecodable."""
+        beside = self._mask_name(name)
+        try:
+            data = read_file(self.folder / beside)
+            return decode_mask(data, self._sizes[name]), data
+        except Undecodable as error:
+            raise Undecodable(f"its mask {beside} {error}") from None
 
     def _check_masks(self, names: list[str]) -> None:
         for name in names:
-            try:
-                data = read_file(self.folder / mask_name(name))
-                self._hash.update(hashlib.sha256(data).digest())
-                if self._fitting is None and self._sizes[name] != self._size:
-                    continue  # a problem already
-                mask = self._mask(name)
-            except Undecodable as error:
-                here = (self.folder / mask_name(name)).exists()
-                self._add_problem(
-                    name, f"its mask {mask_name(name)} {error}" if here else f"has no mask {mask_name(name)}"
-                )
+            if name in self.problems.files:
                 continue
-            assert mask is not None
+            try:
+                self._hash.update(hashlib.sha256(self._read_mask(name)[1]).digest())
+                mask = self._observed(name, self._load(name)[1] if self._has_gaps else None)
+            except Undecodable as error:
+                self.problems.add(name, str(error))
+                continue
             self._budget -= mask.nbytes
             if self._budget > 0:
                 self._kept_masks[name] = mask
 
     def _finish(self, files: list[str], headers: dict, on_error: str) -> None:
         """Settles which files are used, and raises where none is or one is not that should be."""
-        wrong = {problem.file for problem in self.problems}
-        self.names = [name for name in files if name not in wrong]
+        self.names = [name for name in files if name not in self.problems.files]
         if self.problems and (on_error == "refuse" or not self.names):
             more = "" if self._fitting is not None else fit_hint(Counter(self._sizes.values()))
             raise unusable_files(self.where, self.problems, len(files), len(self.names), more=more)
@@ -227,24 +266,21 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> Sample:
         name = self.name(index)
         try:
-            pixels = self._pixels.get(name)
-            if pixels is None:
-                pixels = self._fitted(self._load(name))
-                pixels, _ = to_channels(pixels, self._channels)
-                if pixels.shape[:2] != self._size:
+            pixels, mask, own = self._pixels.get(name), self._kept_masks.get(name), None
+            if pixels is None or (mask is None and (self._own_masks or self._has_gaps)):
+                decoded, own = self._load(name)
+                if decoded.shape[:2] != self._sizes[name]:
                     raise Undecodable("has changed its size since the folder was opened")
-            mask = None
-            if self.masked:
-                kept = self._kept_masks.get(name)
-                observed = self._mask(name) if kept is None else kept
-                assert observed is not None
-                mask = torch.from_numpy(observed.astype(np.float32))[None]
+                pixels = to_channels(self._fitted(decoded), self._channels)[0]
+            if self.masked and mask is None:
+                mask = self._observed(name, own)
         except Undecodable as error:
             raise BootdiffError(
-                f"{self.folder / name}: {error}. Mend or remove the file and start again; "
-                "verify=True finds all such files on opening."
+                f"{self.folder / name}: {error}. Mend or remove the file and start again; on_error: skip decodes every "
+                "file on opening and leaves such ones out."
             ) from None
-        return Sample(to_tensor(pixels), self._labels.get(name), mask)
+        observed = None if mask is None else torch.from_numpy(mask.astype(np.float32))[None]
+        return Sample(to_tensor(pixels), self._labels.get(name), observed)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -259,8 +295,3 @@ def file_digest(name: str, data: bytes) -> bytes:
     """What stands for a file in a fingerprint: its name, length, and the hash of all of it, or of its ends if long."""
     part = data if len(data) <= _HASHED else data[: _HASHED // 2] + data[-_HASHED // 2 :]
     return repr((name, len(data), hashlib.sha256(part).hexdigest())).encode()
-
-
-def mask_name(name: str) -> str:
-    """The mask beside a picture."""
-    return name[: name.rindex(".")] + MASK_SUFFIX

@@ -108,13 +108,15 @@ class ArrayReader(Reader):
     """Files of NumPy arrays."""
 
     what, kinds, options = "an array", ("vector", "signal", "image", "video"), ArrayOptions
-    suffixes = ARRAY_SUFFIXES
+    suffixes, channels = ARRAY_SUFFIXES, (1, 2, 3, 4)
 
     def open(self, path: Path, options: ArrayOptions) -> Dataset:
         o = options
-        array, labels, masks = read_arrays(path, o.key, o.labels, o.masks)
+        own = o.masks == "alpha"
+        array, labels, masks = read_arrays(path, o.key, o.labels, o.masks if not own else False)
         dataset = Arrays(
-            array, kind=o.kind, labels=labels, classes=o.classes, unlabelled=o.unlabelled, masks=masks, range=o.range,
+            array, kind=o.kind, labels=labels, classes=o.classes, unlabelled=o.unlabelled, range=o.range,
+            masks="alpha" if own else masks, alpha=o.alpha,
             standardize=o.standardize and o.units is None, units=o.units, std=o.std, missing=o.missing,
             channels=o.channels, on_error=o.on_error, where=f"{path}[{o.key}]" if o.key else str(path),
         )  # fmt: skip

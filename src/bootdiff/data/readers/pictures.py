@@ -20,9 +20,10 @@ import numpy as np
 from bootdiff.data.dataset import Dataset
 from bootdiff.data.folders import list_files, nothing_found, passed_over
 from bootdiff.data.options import ImageOptions
-from bootdiff.data.readers.decode import Undecodable, decode, read_file
+from bootdiff.data.readers.decode import IMAGE_SUFFIXES, Transparent, Undecodable, decode, read_file
 from bootdiff.data.readers.dicom import DICOM_SUFFIXES, Dicom, is_dicom
-from bootdiff.data.readers.images import IMAGE_SUFFIXES, MASK_SUFFIX, Images
+from bootdiff.data.readers.images import Images
+from bootdiff.data.readers.mask_files import is_opaque, masks_beside, masks_by_stem, without_masks
 from bootdiff.data.readers.nifti import NIFTI_SUFFIXES, Nifti
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.recordings import folder_and_file, long_file_digest
@@ -44,6 +45,7 @@ class _Encoded(Stack):
         self.path, self._alpha, self.labels = path, alpha, [""]
         pixels = decode(read_file(path), alpha)[0]
         self.shape, self.bits = pixels.shape, 8 * pixels.itemsize
+        self.alpha = pixels.shape[-1] in (2, 4)
         # Levels of 8 bits are those of any other picture, whatever arrays of bytes may mean.
         self.values = "pixels" if self.bits == 8 else "uint16"
 
@@ -66,17 +68,15 @@ class SciencePictures(Images):
         options: ImageOptions | None = None,
         *,
         memory: int = 512 << 20,
-        verify: bool = False,
     ) -> None:
         o = self._options = options or ImageOptions()
         self._path, self._alone = Path(path), folder_and_file(Path(path))[1]
         self._stacks: dict[str, Stack] = {}
         self._pictures: dict[str, tuple[str, int]] = {}
-        self._read_last: tuple[str, np.ndarray, np.ndarray | None] | None = None
         self._open_last: str | None = None
         self._damaged: set[str] = set()
         self._has_gaps = o.missing == "mask"
-        super().__init__(self._path.parent if self._alone else self._path, o, memory=memory, verify=verify)
+        super().__init__(self._path.parent if self._alone else self._path, o, memory=memory)
         self.where = str(path)
         self.units = self._units()
         self.notes = [*self.notes, *self._spacing_notes()]
@@ -86,8 +86,11 @@ class SciencePictures(Images):
     # -- opening ------------------------------------------------------------------------------------------------
 
     def _list(self) -> list[str]:
-        names = self._alone or list_files(self.folder, "pictures", self._add_problem)
-        usable = [n for n in names if not n.lower().endswith(MASK_SUFFIX)]
+        names = self._alone or list_files(self.folder, "pictures", self.problems.add)
+        usable = without_masks(names)
+        if self._alone:
+            names = [*names, *(path.name for path in masks_beside(self.folder / _stem(self._path.name)))]
+        self._masks = masks_by_stem(names) if self._beside else {}
         files = [n for n in usable if self._is_picture(n)]
         if not files and self._options.kind == "image":
             files = [n for n in usable if n.lower().endswith(".npy")]
@@ -99,7 +102,7 @@ class SciencePictures(Images):
             try:
                 stack = self._stacks[name] = self._opened(self.folder / name)
             except (Undecodable, OSError) as error:
-                self._add_problem(name, str(error))
+                self.problems.add(name, str(error))
                 self._pictures[name] = name, 0
                 self._damaged.add(name)
                 continue
@@ -137,17 +140,14 @@ class SciencePictures(Images):
                 self._sizes[name] = height, width
                 self._range_of(name, stack)
                 return height, width, channels - stack.alpha, None
-            shape = self._keep(name, self._load(name))
-            if self.masked and not self._masks_beside:
-                mask = self._kept_masks[name] = self._mask(name)
-                self._budget -= mask.nbytes
+            return (*self._keep(name, *self._load(name)), None)
+        except Transparent as error:
+            self.problems.add(name, f"{error}; or, where they are not observed (partial data), masks: alpha")
         except Undecodable as error:
-            self._add_problem(name, str(error))
-            return None
+            self.problems.add(name, str(error))
         except OSError as error:
-            self._add_problem(name, f"cannot be read ({error.strerror})")
-            return None
-        return (*shape, None)
+            self.problems.add(name, f"cannot be read ({error.strerror})")
+        return None
 
     def _range_of(self, name: str, stack: Stack, values: np.ndarray | None = None) -> tuple[float, float]:
         """The range in force for a file. Raises BootdiffError where nobody says one."""
@@ -200,8 +200,8 @@ class SciencePictures(Images):
         used = [self._stacks[self._pictures[name][0]] for name in self.names]
         return {(s.apart, s.spacing[0]) for s in used if s.apart is not None and s.spacing is not None}
 
-    def _load(self, name: str) -> np.ndarray:
-        """(H, W, C) float32 in stored coordinates; where nothing is observed, 0. Raises Undecodable."""
+    def _load(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """(H, W, C) float32 in stored coordinates, 0 where nothing is observed; and what is, (H, W), None for all."""
         file, k = self._pictures[name]
         if self._open_last not in (None, file):
             self._stacks[self._open_last].close()
@@ -222,10 +222,13 @@ class SciencePictures(Images):
         x = 2 * (wide - low) / (high - low) - 1
         x = -x if stack.inverted else x
         x = np.nan_to_num(x, nan=0.0).astype(np.float32)
-        if opacity is not None:
-            x = self._on_ground(x, opacity / float(2 ** (stack.bits or 0) - 1 or 1))
-        self._read_last = name, x, observed
-        return x
+        if opacity is None:
+            return x, observed
+        full = float(2 ** (stack.bits or 0) - 1 or 1)
+        if self._own_masks:
+            visible = is_opaque(opacity, full)
+            return x, visible if observed is None else observed & visible
+        return self._on_ground(x, opacity / full), observed
 
     def _check_observed(self, observed: np.ndarray | None) -> None:
         if observed is None or observed.all():
@@ -251,24 +254,18 @@ class SciencePictures(Images):
         if self._alpha == "drop" or (opacity >= 1).all():
             return x
         if self._alpha == "refuse":
-            raise Undecodable("has transparent pixels; say what is behind them with alpha: white, black or drop")
+            raise Transparent("has transparent pixels; say what is behind them with alpha: white, black or drop")
         ground = 1.0 if self._alpha == "white" else -1.0
         return (x * opacity[..., None] + ground * (1 - opacity[..., None])).astype(np.float32)
 
-    def _mask(self, name: str) -> np.ndarray:
-        if self._read_last is None or self._read_last[0] != name:
-            self._load(name)
-        assert self._read_last is not None
-        height, width = self._sizes[name]
-        own = self._read_last[2]
-        own = np.ones((height, width), bool) if own is None else own
-        fitted = own if self._fitting is None else self._fitting.mask((height, width), own)
-        file = self._pictures[name][0]
-        beside = super()._mask(file if file in self._sizes else name) if self._masks_beside else None
-        fitted = fitted if beside is None else fitted & beside
-        if not fitted.any():
-            raise Undecodable("leaves no pixel observed")
-        return fitted
+    def _mask_name(self, name: str) -> str:
+        # One mask serves all pictures of a file.
+        return super()._mask_name(_stem(self._pictures[name][0]) + ".")
+
+
+def _stem(file: str) -> str:
+    """A file's name without its suffix."""
+    return file[: -len(".nii.gz")] if file.lower().endswith(".nii.gz") else file.rpartition(".")[0] or file
 
 
 def _sizes(spacings: Iterable[tuple[float, float]]) -> str:

@@ -18,7 +18,7 @@ class Reader(ABC):
 
     Attributes: ``what`` it reads, for messages; ``kinds`` of samples it can give; ``suffixes`` of the files it reads,
     in small letters; ``folder_suffixes``, those of files that leave no doubt about the kind of the folder they lie in;
-    ``options``, the dataclass of what it understands.
+    ``options``, the dataclass of what it understands; ``channels`` of pictures that can be asked for.
     """
 
     what: ClassVar[str]
@@ -26,6 +26,7 @@ class Reader(ABC):
     suffixes: ClassVar[tuple[str, ...]] = ()
     folder_suffixes: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[type[ReaderOptions]]
+    channels: ClassVar[tuple[int, ...]] = (1, 3)
 
     @abstractmethod
     def open(self, path: Path, options: Any) -> Dataset:
@@ -38,5 +39,6 @@ class Reader(ABC):
         """BootdiffError where options name arrays of labels or masks, which files in folders do not have."""
         if isinstance(options.labels, str):
             raise BootdiffError(f"{path}: has no array of labels, sub-folders are the classes; write labels: true")
-        if isinstance(getattr(options, "masks", False), str):
+        masks = getattr(options, "masks", False)
+        if isinstance(masks, str) and (masks, self.kinds) != ("alpha", ("image",)):
             raise BootdiffError(f"{path}: has no array of masks, they lie beside the files; write masks: true")

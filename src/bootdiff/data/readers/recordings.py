@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from bootdiff.data.dataset import Dataset, Sample, Span, UnusableFile
-from bootdiff.data.folders import classes_by_folder, unusable_files
+from bootdiff.data.dataset import Dataset, Sample, Span
+from bootdiff.data.folders import Problems, classes_by_folder, unusable_files
 from bootdiff.data.options import SignalOptions, VideoOptions
 from bootdiff.data.readers.decode import check_regular
 from bootdiff.data.transforms import windows
@@ -38,20 +38,15 @@ class Recordings(Dataset):
     def __init__(self, path: str | Path, options: VideoOptions | SignalOptions) -> None:
         self.where, self.options = str(path), options
         self.folder, self._only = folder_and_file(Path(path))
-        self.problems = []
+        self.problems: Problems = Problems()
         self._steps: dict[str, int] = {}
         self._labels: dict[str, int] = {}
         self._hash = hashlib.sha256()
 
     # -- opening ------------------------------------------------------------------------------------------------
 
-    def _add_problem(self, name: str, reason: str) -> None:
-        if all(problem.file != name for problem in self.problems):
-            self.problems.append(UnusableFile(name, reason))
-
     def _usable(self) -> list[str]:
-        wrong = {problem.file for problem in self.problems}
-        return [name for name in self._steps if name not in wrong]
+        return [name for name in self._steps if name not in self.problems.files]
 
     def _check_rates(self, rates: Mapping[str, float | None], unit: str, hint: str) -> None:
         """One rate, that of most; a recording whose rate differs by more than 0.5 % is a problem that names both."""
@@ -64,7 +59,7 @@ class Recordings(Dataset):
         self.rate = sorted(alike)[len(alike) // 2]
         for name, rate in known.items():
             if abs(rate - self.rate) > 0.005 * self.rate:
-                self._add_problem(name, f"has {rate:.5g} {unit}, most have {self.rate:.5g}; {hint.format(self.rate)}")
+                self.problems.add(name, f"has {rate:.5g} {unit}, most have {self.rate:.5g}; {hint.format(self.rate)}")
 
     def _check_lengths(self, length: int | None) -> None:
         """The length of a window; recordings too short for it, or of a different length than most, are problems."""
@@ -74,15 +69,15 @@ class Recordings(Dataset):
         for name in usable:
             n = self._steps[name]
             if length is not None and n < length:
-                self._add_problem(name, f"has {n} {self.noun}, {self.key} asks for {length}: too short")
+                self.problems.add(name, f"has {n} {self.noun}, {self.key} asks for {length}: too short")
             elif length is None and n != self.steps:
                 longer = f"; say {self.key}: {self.steps} to cut windows of that length" if n > self.steps else ""
-                self._add_problem(name, f"has {n} {self.noun}, most have {self.steps}{longer}")
+                self.problems.add(name, f"has {n} {self.noun}, most have {self.steps}{longer}")
 
     def _number_classes(self) -> None:
         o = self.options
         if o.labels:
-            self._labels, self.classes = classes_by_folder(self._usable(), o.classes, o.unlabelled, self._add_problem)
+            self._labels, self.classes = classes_by_folder(self._usable(), o.classes, o.unlabelled, self.problems.add)
             self.unlabelled = o.unlabelled == "keep"
 
     def _finish(self, total: int, dropped: set[Span] | None = None) -> None:

@@ -10,21 +10,21 @@ memory.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bootdiff.data.dataset import Dataset, Sample, Span, UnusableFile
+from bootdiff.data.dataset import Dataset, Sample, Span
 from bootdiff.data.folders import list_files, nothing_found, passed_over
-from bootdiff.data.options import SignalOptions
+from bootdiff.data.options import SignalOptions, defaults_of
 from bootdiff.data.readers.audio import AUDIO_SUFFIXES, AudioFile
 from bootdiff.data.readers.decode import Undecodable
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.recordings import Recordings, long_file_digest
 from bootdiff.data.readers.tables import TABLE_SUFFIXES, read_table
+from bootdiff.data.readers.wav_files import amplitude, read_wav
 from bootdiff.data.transforms import windows
 from bootdiff.data.units import Units
 from bootdiff.data.value_range import outside, slack_of
@@ -45,7 +45,8 @@ class Signals(Recordings):
             (by default the length). labels: a file's class is the first sub-folder on its path. range: [lo, hi] of the
             values; standardize: mean and deviation of each channel instead; units: those of other data of the same
             quantity. missing: "mask" takes NaN for "not observed", so samples have masks, (1, L) where all channels are
-            missing at once, else (C, L). columns: those of tables to use. on_error, classes, unlabelled: as for Images.
+            missing at once, else (C, L). columns: those of tables to use; header, separator, decimal, missing_values:
+            how tables are written. on_error, classes, unlabelled: as for Images.
 
     Raises BootdiffError for anything wrong with the files.
     """
@@ -58,13 +59,16 @@ class Signals(Recordings):
         units = o.units
         standardize = o.standardize and units is None
         bounds = None if o.range is None else [float(v) for v in o.range]
-        self.masked, self._wanted = o.missing == "mask", None if o.columns is None else list(o.columns)
+        self.masked, self._as_table = o.missing == "mask", o
         settings = (bool(o.labels), o.length, o.stride, o.range, standardize, o.missing, o.columns)
-        self._hash.update(repr(settings).encode())
+        tables = {name: getattr(o, name) for name in ("header", "separator", "decimal", "missing_values")}
+        given = {name: value for name, value in tables.items() if value != defaults_of(SignalOptions)[name]}
+        # Data read without these have the fingerprint that they always had.
+        self._hash.update(repr((*settings, given) if given else settings).encode())
         self._tables: dict[str, np.ndarray] = {}
         self._missing: dict[str, np.ndarray] = {}
         self._shared = True
-        files = self._only or list_files(self.folder, "signals", self._add_problem)
+        files = self._only or list_files(self.folder, "signals", self.problems.add)
         names = [n for n in files if n.lower().endswith(SIGNAL_SUFFIXES)]
         if not names:
             raise nothing_found(self.folder, files, "signals", "a signal", SIGNAL_SUFFIXES, self.problems)
@@ -103,16 +107,16 @@ class Signals(Recordings):
             else:
                 found, rate = _read_signal(path)
         except Undecodable as error:
-            self._add_problem(name, str(error))
+            self.problems.add(name, str(error))
             return
         except OSError as error:
-            self._add_problem(name, f"cannot be read ({error.strerror})")
+            self.problems.add(name, f"cannot be read ({error.strerror})")
             return
         self._steps[name], channels[name] = found.shape
         rates[name] = rate
 
     def _table(self, name: str) -> tuple[np.ndarray, list[str]]:
-        table = read_table(self.folder / name, self._wanted)
+        table = read_table(self.folder / name, self._as_table)
         if self._tables and self.columns != table.columns:
             raise Undecodable(
                 f"has the columns {', '.join(table.columns)}, others have {', '.join(self.columns or ())}"
@@ -125,14 +129,15 @@ class Signals(Recordings):
             most = Counter(channels[name] for name in usable).most_common(1)[0][0]
             for name in usable:
                 if channels[name] != most:
-                    self._add_problem(name, f"has {channels[name]} channel(s), most have {most}")
+                    self.problems.add(name, f"has {channels[name]} channel(s), most have {most}")
 
     def _values(self, name: str, start: int, stop: int) -> np.ndarray:
         """(stop - start, C) float64 in original units."""
         if name.lower().endswith(AUDIO_SUFFIXES):
             return AudioFile(self.folder / name)[start:stop]
         found = self._tables[name] if name in self._tables else _read_signal(self.folder / name)[0]
-        return _amplitude(found[start:stop], name)
+        part = found[start:stop]
+        return amplitude(part) if name.lower().endswith(".wav") else np.asarray(part).astype(np.float64)
 
     def _measure(self, standardize: bool, units: Units | None, *, declared: bool) -> None:
         """Reads every value: the units in force, gaps, and files that cannot be used."""
@@ -147,7 +152,7 @@ class Signals(Recordings):
                 if np.isinf(v).any() or (gap.any() and not self.masked):
                     bad = ~np.isfinite(v) if not self.masked else np.isinf(v)
                     hint = "" if self.masked else "; where NaN means not observed, say missing: mask (partial data)"
-                    self._add_problem(
+                    self.problems.add(
                         name, f"holds NaN or infinite values, first at {start + int(np.argmax(bad.any(1)))}{hint}"
                     )
                     break
@@ -192,7 +197,7 @@ class Signals(Recordings):
         for name, (least, most) in found.items():
             if least < low - slack or most > high + slack:
                 value = least if least < low - slack else most
-                self._add_problem(name, outside(value, low, high, std))
+                self.problems.add(name, outside(value, low, high, std))
 
     def _unobserved(self) -> set[Span]:
         """Windows in which nothing is observed; each is a problem."""
@@ -206,7 +211,7 @@ class Signals(Recordings):
                 stop = start + self.steps
                 if np.searchsorted(gap, stop) - np.searchsorted(gap, start) == self.steps:
                     dropped.add(Span(k, start, stop))
-                    self.problems.append(UnusableFile(f"{name}[{start}:{stop}]", "holds no observed value at all"))
+                    self.problems.add(f"{name}[{start}:{stop}]", "holds no observed value at all")
         return dropped
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -241,34 +246,8 @@ def _read_signal(path: Path) -> tuple[np.ndarray, float | None]:
         if array.ndim not in (1, 2) or array.dtype.kind not in "biuf" or 0 in array.shape:
             raise Undecodable(f"holds {array.dtype} of shape {array.shape}; a signal is L or L x C numbers")
         return array[:, None] if array.ndim == 1 else array, None
-    from scipy.io import wavfile
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            try:
-                rate, data = wavfile.read(path, mmap=True)
-            except ValueError:
-                # 24-bit samples cannot be mapped.
-                rate, data = wavfile.read(path)
-        except Exception as error:
-            raise Undecodable(f"cannot be decoded ({error}); it is damaged, cut short or no WAV file") from None
-    for warning in caught:
-        if "EOF" in str(warning.message):
-            raise Undecodable(f"is cut short ({warning.message})")
-    if not len(data):
-        raise Undecodable("holds no samples")
-    return data[:, None] if data.ndim == 1 else data, float(rate)
-
-
-def _amplitude(stored: np.ndarray, name: str) -> np.ndarray:
-    """Stored values -> float64; those of WAV files as amplitudes, full scale = 1."""
-    v = np.asarray(stored).astype(np.float64)
-    if not name.lower().endswith(".wav") or stored.dtype.kind == "f":
-        return v
-    if stored.dtype == np.uint8:
-        return (v - 128) / 128
-    return v / -float(np.iinfo(stored.dtype).min)
+    data, rate = read_wav(path)
+    return data[:, None] if data.ndim == 1 else data, rate
 
 
 class SignalReader(Reader):

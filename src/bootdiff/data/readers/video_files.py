@@ -12,13 +12,14 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from bootdiff.data.readers.decode import Undecodable, decode, from_pillow, read_file, read_header
+from bootdiff.data.readers.decode import Undecodable, decode, from_pillow, glance, read_file
 from bootdiff.errors import BootdiffError
 
 __all__ = [
@@ -44,7 +45,12 @@ class VideoInfo:
 
 
 class Video(ABC):
-    """Frames are (H, W, 1 or 3), uint8 or uint16. Anything wrong with the file raises Undecodable, naming the frame."""
+    """Frames are (H, W, 1 or 3), uint8 or uint16. Anything wrong with the file raises Undecodable, naming the frame.
+
+    Attribute ``pixel_aspect``: width of a pixel as it is to be shown, over its height; known after `scan`.
+    """
+
+    pixel_aspect: Fraction = Fraction(1)
 
     @abstractmethod
     def frames(self) -> Iterator[tuple[float | None, np.ndarray, str | None]]:
@@ -80,10 +86,18 @@ class Video(ABC):
 
 
 class FrameFolder(Video):
-    """The pictures `names` in `folder`; their rate is not known."""
+    """The pictures `names` in `folder`; their rate is not known. verify: decode all of them when scanning."""
 
-    def __init__(self, folder: Path, names: Sequence[str], alpha: str, note: Callable[[str, bytes], None]) -> None:
-        self.folder, self.names, self.alpha = folder, list(names), alpha
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        alpha: str,
+        note: Callable[[str, bytes], None],
+        *,
+        verify: bool = False,
+    ) -> None:
+        self.folder, self.names, self.alpha, self._verify = folder, list(names), alpha, verify
         self._note: Callable[[str, bytes], None] | None = note
 
     def _bytes(self, name: str) -> bytes:
@@ -108,24 +122,28 @@ class FrameFolder(Video):
         self._note = None
 
     def scan(self, budget: int) -> VideoInfo:
-        if budget > 0:
+        if budget > 0 or self._verify:
             return super().scan(budget)
         # Too many to decode them all twice: headers and ends tell of most damage.
         size: tuple[int, int, int] | None = None
+        lost = None
         for k, name in enumerate(self.names):
             data = self._bytes(name)
             if self._note is not None:
                 self._note(name, data)
             try:
-                found = read_header(data)
+                height, width, channels, loss = glance(data, self.alpha)
             except Undecodable as error:
                 raise Undecodable(f"its frame {name} {error}") from None
-            size = found if size is None else (*size[:2], max(size[2], found[2]))
-            if found[:2] != size[:2]:
-                raise Undecodable(f"changes its size at frame {k} ({name}): {_by(found)} after {_by(size)} pixels")
+            lost = lost or loss
+            size = (height, width, channels) if size is None else (*size[:2], max(size[2], channels))
+            if (height, width) != size[:2]:
+                raise Undecodable(
+                    f"changes its size at frame {k} ({name}): {height} x {width} after {_by(size)} pixels"
+                )
         self._note = None
         assert size is not None
-        return VideoInfo(len(self.names), size, None, None, None, None)
+        return VideoInfo(len(self.names), size, None, None, None, lost)
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         return _each(indices, lambda i: self._decode(self.names[i], self._bytes(self.names[i]))[0])
@@ -214,6 +232,7 @@ class PyAVVideo(Video):
                 if not container.streams.video:
                     raise Undecodable("holds no video")
                 stream = container.streams.video[0]
+                self.pixel_aspect = stream.sample_aspect_ratio or Fraction(1)  # 0 and None: not known
                 stream.codec_context.options = {"err_detect": "explode"}
                 if start is not None:
                     container.seek(start, stream=stream, backward=True)

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bootdiff.data.dataset import Dataset, Sample, Span, UnusableFile
-from bootdiff.data.folders import list_files, natural_order, nothing_found, passed_over
+from bootdiff.data.dataset import Dataset, Sample, Span
+from bootdiff.data.folders import frame_problem, list_files, natural_order, nothing_found, passed_over
 from bootdiff.data.options import VideoOptions
-from bootdiff.data.readers.decode import Undecodable, decode_mask, read_file, to_channels
-from bootdiff.data.readers.images import IMAGE_SUFFIXES, MASK_SUFFIX, file_digest, to_tensor
+from bootdiff.data.readers.decode import IMAGE_SUFFIXES, Undecodable, read_file, to_channels
+from bootdiff.data.readers.images import file_digest, to_tensor
+from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, masks_beside, without_masks
 from bootdiff.data.readers.pictures import STACK_SUFFIXES
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.recordings import Recordings, long_file_digest
@@ -51,8 +52,9 @@ class Videos(Recordings):
         path: the folder or file.
         options: frames: length of the windows (by default the length that most videos have); stride: frames between
             their starts (by default `frames`). fps: resample files to this many frames per second, each the nearest in
-            time; folders of frames do not say their rate and are taken to be at the common one. labels: a video's class
-            is the first sub-folder on its path. masks: beside ``name.mp4`` or the folder ``name`` lies
+            time; folders of frames do not say their rate and are taken to be at the common one. pixel_aspect:
+            "refuse" takes files whose pixels are not square for unusable, "ignore" as they are stored. labels: a
+            video's class is the first sub-folder on its path. masks: beside ``name.mp4`` or the folder ``name`` lies
             ``name.mask.png``, one mask for all frames, or a folder ``name.mask`` with one per frame; white = observed.
             on_error, size, channels, alpha, classes, unlabelled: as for Images.
         memory: bytes of decoded frames and masks that are kept.
@@ -65,6 +67,7 @@ class Videos(Recordings):
     def __init__(self, path: str | Path, options: VideoOptions | None = None, *, memory: int = 512 << 20) -> None:
         o = options or VideoOptions()
         super().__init__(path, o)
+        self._square = o.pixel_aspect == "refuse"
         self._alpha, self._budget, self._fps, self.masked = o.alpha, memory, o.fps, bool(o.masks)
         self.units = Units.of_range(0, 255, "pixels")
         size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
@@ -97,8 +100,8 @@ class Videos(Recordings):
 
     def _list(self) -> dict[str, list[str]]:
         """Videos by name, each with its frames' names, which a file has none of."""
-        names = self._only or list_files(self.folder, "videos", self._add_problem)
-        usable = [n for n in names if not n.lower().endswith(MASK_SUFFIX) and f"{_MASKS}/" not in n.lower()]
+        names = self._only or list_files(self.folder, "videos", self.problems.add)
+        usable = [n for n in without_masks(names) if f"{_MASKS}/" not in n.lower()]
         videos: dict[str, list[str]] = {}
         for name in usable:
             parent, _, own = name.rpartition("/")
@@ -113,7 +116,7 @@ class Videos(Recordings):
         if loose and not videos:
             return {self.folder.name: sorted(loose, key=natural_order)}
         if loose:
-            self._add_problem(
+            self.problems.add(
                 loose[0], f"is one of {len(loose)} loose picture(s) beside videos; a video's frames lie in a folder"
             )
         return {name: sorted(videos[name], key=natural_order) for name in sorted(videos)}
@@ -135,23 +138,34 @@ class Videos(Recordings):
         path = self._path(name)
         try:
             if frames:
+                reason = frame_problem(frames)
+                if reason is not None:
+                    raise Undecodable(reason)
                 video: Video = FrameFolder(
-                    path, frames, self._alpha, lambda n, data: self._hash.update(file_digest(f"{name}/{n}", data))
-                )
+                    path, frames, self._alpha, lambda n, data: self._hash.update(file_digest(f"{name}/{n}", data)),
+                    verify=self.options.on_error == "skip",
+                )  # fmt: skip
             else:
                 video = open_video(path, self._alpha)
                 self._hash.update(long_file_digest(name, path))
             info = video.scan(self._budget)
+            shown = video.pixel_aspect
+            # Encoders round: 1279:1280 is square.
+            if self._square and abs(shown - 1) > 0.02:
+                raise Undecodable(
+                    f"its pixels are not square ({shown.numerator}:{shown.denominator}), so that it is not shown as it "
+                    "is stored; encode it with square pixels, or, if all files are alike, say pixel_aspect: ignore"
+                )
             reason = uneven_spacing(info) if self._fps is None else None
             if reason:
                 raise Undecodable(reason)
             if self._fps is not None and not frames:
                 self._frame_numbers[name] = nearest_frames(info, self._fps)
         except Undecodable as error:
-            self._add_problem(name, str(error))
+            self.problems.add(name, str(error))
             return None
         except OSError as error:
-            self._add_problem(name, f"cannot be read ({error.strerror})")
+            self.problems.add(name, f"cannot be read ({error.strerror})")
             return None
         self._videos[name], self._counts[name] = video, info.count
         self._steps[name] = len(self._frame_numbers[name]) if name in self._frame_numbers else info.count
@@ -170,7 +184,7 @@ class Videos(Recordings):
         for name, info in infos.items():
             if info.size[:2] != self._size:
                 want, found = (f"{s[0]} x {s[1]}" for s in (self._size, info.size))
-                self._add_problem(name, f"its frames are {found} pixels (height x width), not {want} {wanted}")
+                self.problems.add(name, f"its frames are {found} pixels (height x width), not {want} {wanted}")
 
     def _convert(self, infos: dict[str, VideoInfo]) -> None:
         self.converted: Counter[str] = Counter()
@@ -195,11 +209,15 @@ class Videos(Recordings):
         """A video's masks, and whether it is one for all frames."""
         path = self._path(name)
         stem = path if isinstance(self._videos[name], FrameFolder) else path.with_suffix("")
-        one, below = stem.with_name(stem.name + MASK_SUFFIX), stem.with_name(stem.name + _MASKS)
-        if one.exists():
-            return [one], True
+        one, below = masks_beside(stem), stem.with_name(stem.name + _MASKS)
+        if len(one) > 1:
+            raise Undecodable(f"has {len(one)} masks, {one[0].name} and {one[1].name}; remove the wrong one")
+        if one:
+            return one, True
         if not below.is_dir():
-            raise Undecodable(f"has no mask: need {one.name} beside it, or a folder {below.name} with one per frame")
+            raise Undecodable(
+                f"has no mask: need {stem.name}{MASK_SUFFIX} beside it, or a folder {below.name} with one per frame"
+            )
         own = [p for p in below.iterdir() if p.name.lower().endswith(IMAGE_SUFFIXES) and not p.name.startswith(".")]
         if len(own) != self._counts[name]:
             raise Undecodable(
@@ -219,7 +237,7 @@ class Videos(Recordings):
                     masks.append(self._mask(file, shared=shared))
             except (Undecodable, OSError) as error:
                 reason = f"its masks cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-                self._add_problem(name, reason)
+                self.problems.add(name, reason)
                 continue
             if not shared:
                 numbers = self._frame_numbers.get(name) or range(len(masks))
@@ -228,9 +246,7 @@ class Videos(Recordings):
                     stop = start + self.steps
                     if not any(observed[start:stop]):
                         dropped.add((name, start))
-                        self.problems.append(
-                            UnusableFile(f"{name}[{start}:{stop}]", "its masks hide all of this window")
-                        )
+                        self.problems.add(f"{name}[{start}:{stop}]", "its masks hide all of this window")
             size = sum(mask.nbytes for mask in masks)
             if size <= self._budget:
                 self._budget -= size

@@ -43,7 +43,8 @@ class Volumes(Recordings):
         if uneven := [pair for pair in self.pictures.apart() if not 0.99 < pair[0] / pair[1] < 1.01]:
             said = ", ".join(f"{apart:.3g} and {pixel:.3g} mm" for apart, pixel in sorted(uneven)[:3])
             self.notes = [*self.notes, f"voxels are not cubes: slices and rows are {said} apart; nothing is resampled"]
-        self.problems = list(self.pictures.problems)
+        for problem in self.pictures.problems:
+            self.problems.add(problem.file, problem.reason)
         self._at: dict[str, list[int]] = {}
         usable = {name: i for i, name in enumerate(self.pictures.names)}
         for name, parts in self._recordings().items():
@@ -51,7 +52,7 @@ class Volumes(Recordings):
             self._steps[name] = len(parts)
             if len(self._at[name]) < len(parts):
                 lost = len(parts) - len(self._at[name])
-                self._add_problem(name, f"{lost} of its {len(parts)} pictures cannot be used")
+                self.problems.add(name, f"{lost} of its {len(parts)} pictures cannot be used")
         self._check_lengths(o.frames)
         self._number_classes()
         self._hash.update(repr((self.pictures.fingerprint(), o.frames, o.stride, bool(o.labels))).encode())
