@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cli_calls import call, refused
 
@@ -59,13 +60,15 @@ def test_check_fit_sample_restore(recipe, tmp_path):
     meaning = json.loads((run / "data.json").read_text())["meaning"]
     assert (meaning["units"]["offset"], meaning["units"]["scale"]) == ([1000], [2000])
     assert call("sample", run, "--count", 2).exit_code == 0
+    Image.fromarray(RNG.integers(1000, 3000, (8, 8), dtype=np.uint16)).save(tmp_path / "16_bits.png")
     for place, options in (
         (recipe.parent / "small", ("--view", "small")),
         (recipe.parent / "small" / "1.tif", ("--view", "small")),
         (recipe.parent / "clouds", ("--view", "clouds")),
         (recipe.parent / "small" / "1.tif", ("--view-config", "{kind: downsample, factor: 2}")),
+        (tmp_path / "16_bits.png", ("--view", "small", "--range", 0, 4000)),
     ):
-        out = tmp_path / f"{place.name}{len(options[1])}"
+        out = tmp_path / f"{place.name}-{len(options)}-{len(options[1])}"
         done = call("restore", run, place, out, *options, "--samples", 1, "--steps", 3)
         assert done.exit_code == 0, done.output
 

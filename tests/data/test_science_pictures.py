@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from PIL import Image
 
 from bootdiff.data import measure, open_dataset
+from bootdiff.data.options import ImageOptions
+from bootdiff.data.readers.pictures import SciencePictures
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
@@ -235,9 +238,6 @@ class TestTiff:
         assert torch.equal(eight[0].x, open_dataset(tmp_path / "png")[0].x)
 
     def test_lazily_read(self, tifffile, tmp_path):
-        from bootdiff.data.options import ImageOptions
-        from bootdiff.data.readers.pictures import SciencePictures
-
         pages = RNG.integers(0, 256, (3, 6, 5), dtype=np.uint8)
         tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
         kept, lazy = (SciencePictures(tmp_path, ImageOptions(size=(3, 3), fit="pad"), memory=m) for m in (1 << 20, 0))
@@ -245,6 +245,8 @@ class TestTiff:
         for i in range(3):
             assert torch.equal(kept[i].x, lazy[i].x)
             assert torch.equal(kept[i].mask, lazy[i].mask)
+        # Workers get a copy, without what is open.
+        assert torch.equal(copy.deepcopy(lazy)[2].x, kept[2].x)
 
     def test_without_the_library(self, tifffile, tmp_path, no_library):
         tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 4), np.uint8))
@@ -457,6 +459,13 @@ class TestNifti:
         nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "a.nii")
         no_library("nibabel")
         assert "a.nii: is read by nibabel, which is not installed: pip install 'bootdiff[medical]'" in refused(tmp_path)
+
+    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+    def test_in_workers(self, nibabel, tmp_path, suffix):
+        volume = RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / f"a{suffix}")
+        source = SciencePictures(tmp_path, memory=0)
+        assert torch.equal(copy.deepcopy(source)[1].x, source[1].x)
 
 
 class TestVolumes:

@@ -285,8 +285,10 @@ def _open(
         BootdiffError: missing or unusable files.
     """
     from bootdiff.data import kind_of, open_dataset
+    from bootdiff.data.options import ImageOptions
     from bootdiff.data.readers.decode import IMAGE_SUFFIXES
     from bootdiff.data.readers.fitting import size_through
+    from bootdiff.data.readers.pictures import ImageReader
     from bootdiff.data.value_range import check_same_range
     from bootdiff.recipe.nesting import walk
 
@@ -325,8 +327,10 @@ def _open(
         options["units"] = info.units if view is None else _units(info.units, view, full)
     if view is not None:
         options["std"] = view.tau / view.scale
-    if single_image:
+    if single_image and "range" not in options and (info.units is None or info.bytes):
         return _one_image(path, options)
+    if single_image:
+        return ImageReader().open(path, ImageOptions(**options))
     dataset = open_dataset(path, **options)
     if info.units is not None:
         check_same_range(dataset, info.units, "--range")

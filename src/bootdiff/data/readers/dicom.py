@@ -36,8 +36,7 @@ class Dicom(Stack):
     """The frames of a DICOM file. Raises Undecodable; BootdiffError without pydicom."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._library = path, library("pydicom", path, "medical")
-        self._data: Any = None
+        self.path = path
         header = self._read(stop_before_pixels=True)
         with quiet("pydicom"):
             self._survey(header)
@@ -72,10 +71,15 @@ class Dicom(Stack):
         if self._palette:
             self.bits, self.values = int(header.RedPaletteColorLookupTableDescriptor[2]), "uint16"
 
+    @property
+    def _library(self) -> Any:
+        return library("pydicom", self.path, "medical")
+
     def _read(self, **options: Any) -> Any:
+        pydicom = self._library
         try:
             with quiet("pydicom"):
-                return self._library.dcmread(self.path, **options)
+                return pydicom.dcmread(self.path, **options)
         except Exception as error:
             raise Undecodable(f"cannot be read ({error}); it is damaged, cut short or no DICOM file") from None
 
@@ -92,7 +96,7 @@ class Dicom(Stack):
         return slope, intercept
 
     def read(self, k: int) -> tuple[np.ndarray, np.ndarray | None]:
-        data = self._data = self._read() if self._data is None else self._data
+        data = self._held = self._read() if self._held is None else self._held
         try:
             with quiet("pydicom"):
                 pixels = self._library.pixels.pixel_array(data, index=k)
@@ -116,6 +120,3 @@ class Dicom(Stack):
         if pixels.shape != self.shape:
             raise Undecodable(f"its frame {k} is {pixels.shape}, its header says {self.shape}")
         return pixels, observed
-
-    def close(self) -> None:
-        self._data = None

@@ -35,8 +35,7 @@ class Nifti(Stack):
     """
 
     def __init__(self, path: Path, slices: str) -> None:
-        self.path, self._library = path, library("nibabel", path, "medical")
-        self._volume: np.ndarray | None = None
+        self.path = path
         image = self._open()
         if getattr(image, "affine", None) is None:
             raise Undecodable(f"holds no volume (it is a {type(image).__name__})")
@@ -74,10 +73,15 @@ class Nifti(Stack):
         )
         self.bits = 8 if self._colour else None if scaled else unsigned_bits(dtype)
 
+    @property
+    def _library(self) -> Any:
+        return library("nibabel", self.path, "medical")
+
     def _open(self) -> Any:
+        nibabel = self._library
         try:
             with quiet("nibabel.global"):
-                return self._library.load(self.path)
+                return nibabel.load(self.path)
         except Exception as error:
             raise Undecodable(f"cannot be read ({error}); it is damaged, cut short or no NIfTI file") from None
 
@@ -88,12 +92,12 @@ class Nifti(Stack):
         at: list[Any] = [slice(None)] * 3
         at[axes[across]] = self._slices - 1 - k if self._reversed[across] else k
         try:
-            source: Any = self._volume
+            source: Any = self._held
             if source is None:
                 source = self._open().dataobj
                 # A packed file is unpacked from its beginning for each slice, so once is better.
                 if self.path.name.lower().endswith(".gz"):
-                    source = self._volume = np.asanyarray(source)
+                    source = self._held = np.asanyarray(source)
             tail = (t,) if self._times > 1 else (0,) * (len(source.shape) - 3)
             index = (*at, *tail)[: len(source.shape)]
             part = np.asanyarray(source[index])
@@ -108,6 +112,3 @@ class Nifti(Stack):
         if self._colour:
             return np.stack([part[name] for name in ("R", "G", "B")], -1), None
         return part[..., None], None
-
-    def close(self) -> None:
-        self._volume = None

@@ -43,7 +43,7 @@ class _Encoded(Stack):
 
     def __init__(self, path: Path, alpha: str) -> None:
         self.path, self._alpha, self.labels = path, alpha, [""]
-        pixels = decode(read_file(path), alpha)[0]
+        pixels, self.lost = decode(read_file(path), alpha)
         self.shape, self.bits = pixels.shape, 8 * pixels.itemsize
         self.alpha = pixels.shape[-1] in (2, 4)
         # Levels of 8 bits are those of any other picture, whatever arrays of bytes may mean.
@@ -135,12 +135,8 @@ class SciencePictures(Images):
             if k == 0 or self._open_last != file:
                 self._hash.update(long_file_digest(file, self.folder / file))
             self._open_last = file
-            if self._budget <= 0 and not self._verify:
-                height, width, channels = stack.shape
-                self._sizes[name] = height, width
-                self._range_of(name, stack)
-                return height, width, channels - stack.alpha, None
-            return (*self._keep(name, *self._load(name)), None)
+            # Only values tell whether they lie in the range, so all are read, whatever is kept.
+            return (*self._keep(name, *self._load(name)), stack.lost)
         except Transparent as error:
             self.problems.add(name, f"{error}; or, where they are not observed (partial data), masks: alpha")
         except Undecodable as error:

@@ -31,8 +31,9 @@ class Stack(ABC):
     Attributes: ``count`` of them; ``shape`` (H, W, C) of each; ``labels``, what tells them apart in the file, "" for
     the only one. ``values``, the type of what `read` gives, as `Units.values`; ``bits``, where values are unsigned
     integers of so many bits, which says their range, else None. ``inverted``: the lowest value is white. ``alpha``: the
-    last channel is opacity. ``spacing``: (height, width) of a pixel in mm, ``apart``: from one picture to the next in
-    mm, ``number``: of a file among others of its series, where these are known.
+    last channel is opacity. ``lost``: what pixels were converted from where that loses something. Where they are known,
+    ``spacing``: (height, width) of a pixel in mm; ``apart``: from one picture to the next in mm; ``number``: of a file
+    among others of its series.
     """
 
     count: int = 1
@@ -45,14 +46,20 @@ class Stack(ABC):
     spacing: tuple[float, float] | None = None
     apart: float | None = None
     number: float | None = None
+    lost: str | None = None
+    _held: Any = None  # what was read and may be let go of; it is not sent to workers
 
     @abstractmethod
     def read(self, k: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Picture k: (H, W, C) as stored or rescaled by the file's own words; and what of it is observed, (H, W) bool,
         None for all. Raises Undecodable."""
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Let go of what was read; `read` still works."""
+        self._held = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_held": None}
 
     def numbered(self) -> list[str]:
         """The usual labels."""

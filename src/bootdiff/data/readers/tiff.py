@@ -27,13 +27,18 @@ class Tiff(Stack):
     """The pages of a TIFF file. Raises Undecodable; BootdiffError without tifffile."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._library = path, library("tifffile", path, "tiff")
+        self.path = path
         with quiet("tifffile"), self._open() as file:
             self._survey(file)
 
+    @property
+    def _library(self) -> Any:
+        return library("tifffile", self.path, "tiff")
+
     def _open(self) -> Any:
+        tifffile = self._library
         try:
-            return self._library.TiffFile(self.path)
+            return tifffile.TiffFile(self.path)
         except Exception as error:
             raise Undecodable(f"cannot be read ({error}); it is damaged, cut short or no TIFF file") from None
 
@@ -41,6 +46,7 @@ class Tiff(Stack):
         try:
             pages = list(file.pages)
             kinds = [int(page.subfiletype) for page in pages]
+            self._offsets = [int(page.offset) for page in pages]
         except Exception as error:
             raise Undecodable(f"its pages cannot be listed ({error}); it is damaged or cut short") from None
         self._pages = [i for i, kind in enumerate(kinds) if not kind & (_REDUCED | _MASK)]
@@ -100,8 +106,8 @@ class Tiff(Stack):
                 mask = None
             else:
                 at = self._pages[k]
-                pixels = self._decode(lambda: file.pages[at].asarray())
-                mask = self._decode(lambda: file.pages[self._masks[at]].asarray()) if at in self._masks else None
+                pixels = self._decode(lambda: self._page(file, at).asarray())
+                mask = self._decode(lambda: self._page(file, self._masks[at]).asarray()) if at in self._masks else None
         if self._palette is not None:
             pixels = np.moveaxis(np.asarray(self._palette)[:, pixels], 0, -1)
         pixels = np.moveaxis(pixels, 0, -1) if self._planar else pixels
@@ -114,6 +120,11 @@ class Tiff(Stack):
             there = (pixels != np.asarray(self._nodata).astype(pixels.dtype)).all(-1)
             observed = there if observed is None else observed & there
         return pixels, observed
+
+    def _page(self, file: Any, k: int) -> Any:
+        """Page k, without following the chain of all pages before it."""
+        file.filehandle.seek(self._offsets[k])
+        return self._library.TiffPage(file, index=k)
 
     def _raw(self, file: Any) -> tuple[int, ...]:
         return tuple(file.pages[self._pages[0]].shape)
