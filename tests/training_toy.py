@@ -61,7 +61,7 @@ def settings(**changes):
     """How the toy is trained, but for what is changed."""
     given = {"steps": STEPS, "lr": 3e-2, "warmup": 0, "schedule": "constant", "ema": 0.9, "evaluate_every": 8}
     # AdamW, whose losses turn and rise again in so few steps; tests of Muon ask for it.
-    fixed = {"checkpoint_seconds": 1e9, "optimizer": "adamw"}
+    fixed = {"checkpoint_seconds": 1e9, "optimizer": "adamw", "batch": 32}
     return TrainingSettings(**given | fixed | changes)
 
 

@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = method_settings(recipe, problem.shape)
     b = Bootstrap(settings, problem, None, accelerate(recipe))  # type: ignore[arg-type]
     none, views = composites(b)
-    batch = recipe.training_for("residual").batch
+    batch = recipe.training_for("residual").settings().for_samples(0, problem.shape).batch_size
     if args.memory_of:
         what, name = args.memory_of
         step = stepper(b, none if what == "full" else views, settings.networks[name], batch)

@@ -16,7 +16,7 @@ from bootdiff.data import Arrays, HFDataset, Images, Subset, Units, open_dataset
 from bootdiff.data.options import (
     ArrayOptions,
     DataOptions,
-    DigitsOptions,
+    EmbeddedOptions,
     HFOptions,
     ImageOptions,
     SignalOptions,
@@ -121,7 +121,7 @@ def test_unknown_and_wrong_options(folder):
 
 
 def test_options_mean_the_same_for_all_readers():
-    readers = (ArrayOptions, DigitsOptions, HFOptions, ImageOptions, SignalOptions, TableOptions, VideoOptions)
+    readers = (ArrayOptions, EmbeddedOptions, HFOptions, ImageOptions, SignalOptions, TableOptions, VideoOptions)
     everything = defaults_of(DataOptions)
     for options in readers:
         for name, default in defaults_of(options).items():

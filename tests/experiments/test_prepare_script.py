@@ -51,7 +51,7 @@ def test_every_array_is_written(tmp_path, capsys):
     source.mkdir()
     shapes = {
         "mnist28": (28, 28, 1), "cats64": (64, 64, 3), "radar_video32": (2, 32, 32, 1),
-        "traffic_video32": (2, 32, 32, 3), "ecg": (16,),
+        "traffic_video32": (2, 32, 32, 3), "ecg": (16,), "medical64": (64, 64, 1),
     }  # fmt: skip
     for name, shape in shapes.items():
         np.savez(source / f"{name}.npz", train=pixels(3, *shape), test=pixels(2, *shape))
@@ -60,9 +60,9 @@ def test_every_array_is_written(tmp_path, capsys):
     assert {name: x["train"].shape[1:] for name, x in found.items()} == {
         "mnist28": (28, 28, 1), "mnist16": (16, 16, 1), "mnist-tiny": (16, 16, 3), "cats64": (64, 64, 3),
         "cats32": (32, 32, 3), "cats16": (16, 16, 3), "radar32": (2, 32, 32, 1), "traffic32": (2, 32, 32, 3),
-        "ecg": (16,),
+        "ecg": (16,), "medical64": (64, 64, 1),
     }  # fmt: skip
-    assert capsys.readouterr().out.count(".npz") == 9
+    assert capsys.readouterr().out.count(".npz") == 10
     digits, cats = np.load(source / "mnist28.npz"), np.load(source / "cats64.npz")
     np.testing.assert_array_equal(found["mnist28"]["test"], digits["test"])
     np.testing.assert_array_equal(found["cats32"]["train"], prepare.halve(cats["train"]))

@@ -59,7 +59,7 @@ def test_a_minimal_recipe_gets_the_defaults():
         ("training: {steps: true}", ["line 6: training.steps: must be a whole number, got true"]),
         ("training: {lr: '1'}", ["line 6: training.lr: must be a number, got '1'"]),
         ("training: {lr: .nan}", ["line 6: training.lr: must be a finite number"]),
-        ("training: {batch: 0}", ["line 6: training.batch: must be at least 1, got 0"]),
+        ("training: {batch: 0}", ["line 6: training.batch: must be auto or a whole number of at least 1, got 0"]),
         ("training: {ema: 1.0}", ["line 6: training.ema: must be less than 1, got 1.0"]),
         ("training: {compile: yes}", ["line 6: training.compile: must be true or false, got 'yes'"]),
         ("training: {steps: 5, warmup: 6}", ["line 6: training.warmup: must be at most steps (5), got 6"]),
@@ -234,7 +234,7 @@ def test_training_overrides_are_merged_from_the_general_to_the_particular():
     assert (views.lr, views.batch, views.steps) == (2e-2, 8, 50)
     assert (views.noise.mean, views.noise.std) == (0.5, 0.5)
     residual = recipe.training_for("residual")
-    assert (residual.lr, residual.batch, residual.ema, residual.noise.std) == (1e-2, 32, 0.5, 1.4)
+    assert (residual.lr, residual.batch, residual.ema, residual.noise.std) == (1e-2, "auto", 0.5, 1.4)
     assert not hasattr(residual, "views")
     # the default warmup gives way to few steps
     assert (residual.warmup, recipe.training_for("oracle").warmup) == (50, 100)
@@ -293,7 +293,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
     assert dumped["views"]["thumbs"]["data"]["path"] == str(file.parent / "small")
     assert dumped["test"]["path"] == "/abs/test"
     assert yaml.safe_load(recipe.dump(absolute=False))["full"]["path"] == "photos"
-    assert load_recipe_text(SIMULATED).simulate.pool.is_digits
+    assert load_recipe_text(SIMULATED).simulate.pool.is_embedded
     assert yaml.safe_load(load_recipe_text(SIMULATED).dump())["simulate"]["pool"]["path"] == "digits"
 
 

@@ -36,7 +36,7 @@ def test_the_default_networks_of_every_kind_can_be_built(shape):
 
 @pytest.mark.parametrize(
     ("shape", "patch"),
-    [((1, 255), 1), ((1, 256), 2), ((3, 64, 64), 1), ((1, 9, 8, 8), 1), ((1, 9, 16, 16), 2), ((1, 9, 8, 64), 4)],
+    [((1, 255), 1), ((1, 256), 2), ((3, 64, 64), 2), ((1, 9, 8, 8), 1), ((1, 9, 16, 16), 2), ((1, 9, 8, 64), 4)],
     ids=str,
 )
 def test_automatic_patches(shape, patch):

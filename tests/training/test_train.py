@@ -436,6 +436,45 @@ def test_defaults_alone_train(run):
     assert [row["step"] for row in result.history] == [2]
 
 
+# --- in parts
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_batch_in_parts_gives_what_it_gives_at_once(run, optimizer):
+    models = network(), network()
+    for model in models:
+        del model[2]  # dropout draws anew for each part
+    whole = train(run.stage("whole"), model=models[0], lr=1e-2, optimizer=optimizer)
+    parts = train(run.stage("parts"), model=models[1], lr=1e-2, optimizer=optimizer, accumulate=4)
+    assert parts.ledger["flops"] == whole.ledger["flops"]
+    assert parts.ledger["images"] == whole.ledger["images"]
+    for ours, theirs in zip(parts.history, whole.history, strict=True):
+        for key in ours.keys() - {"stage", *TIMING}:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-3), key
+    for ours, theirs in zip(models[1].parameters(), models[0].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def min_losses(result):
+    held_out = [row["heldout"] for row in result.history if "heldout" in row]
+    return [min(losses[key] for losses in held_out) for key in held_out[0]]
+
+
+def test_a_run_goes_on_in_more_parts(run):
+    with pytest.raises(Crash):
+        train(run.stage("toy"), batches=Batches(on_step=crash_at(12)), checkpoint_every=1, checkpoint_seconds=1e-9)
+    result = train(run.stage("toy"), accumulate=2)
+    straight = train(run.stage("straight"))
+    assert min_losses(result) == pytest.approx(min_losses(straight), rel=0.2)  # dropout draws anew for each part
+
+
+def test_parts_that_are_not_equal_are_refused(run):
+    with pytest.raises(BootdiffError, match=r"8 samples per step and process cannot be computed in 3 equal parts"):
+        train(run.stage("toy"), accumulate=3)
+    with pytest.raises(BootdiffError, match=r"a batch of 8 cannot be computed in 3 equal parts; .* divides 8"):
+        TrainingSettings(accumulate=3).for_samples(10, (3, 256, 256))
+
+
 # --- two processes
 
 

@@ -118,7 +118,7 @@ def patch_diffusion(b: Bootstrap, flops: float, share: float = 0.3) -> Denoiser:
     mixed = replace(full, train=mixture(b.problem, share, full.prior.config["mean"], names), flip="none")
 
     def batches(name: str, training: TrainingSettings) -> Pairs:
-        half = replace(training, batch=max(1, training.batch // 2))
+        half = replace(training, batch=max(1, training.batch_size // 2))
         return Pairs(b.batches(name, full, half), b.batches(f"{name} patches", mixed, half))
 
     return one_stage(

@@ -15,11 +15,16 @@ __all__ = ["check"]
 def check(
     recipe: RecipeFile,
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: runs/NAME/check.")] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--for", help="Also estimate the time on one such GPU: h100, a100, l4, rtx4090, t4, ..."),
+    ] = None,
 ) -> None:
     """Validate a recipe and its data, and estimate the training time.
 
     Reads everything, trains nothing. Writes views.png: full images, each view of them, and the view's own files; the
-    last two should look alike. Then prints networks, parameters, FLOPs and times, measured on a few steps of each.
+    last two should look alike. Then prints networks, parameters, FLOPs and memory, counted, and times, from a short
+    trial of each.
 
     bootdiff check mine.yaml
     """
@@ -27,11 +32,14 @@ def check(
     from bootdiff.cli.console import Console
     from bootdiff.cli.report import images
     from bootdiff.cli.session import accelerate, arms_of, report_notes, report_unusable
+    from bootdiff.errors import BootdiffError
     from bootdiff.method.plan import plan
     from bootdiff.recipe.build import build_problem, method_settings
     from bootdiff.recipe.schema import load_recipe
     from bootdiff.training.files import atomic_write_json
 
+    if gpu is not None and gpu not in costs.GPUS:
+        raise BootdiffError(f"--for {gpu}: no such GPU is known; known: {', '.join(costs.GPUS)}")
     loaded, folder = load_recipe(recipe), out or run_folder(recipe) / "check"
     screen = Console()
     accelerator = accelerate(loaded)
@@ -48,7 +56,8 @@ def check(
     images.save_png(images.view_rows(problem), folder / "views.png")
     names = arms_of(problem)
     rows = costs.estimate(settings, problem, accelerator, names, screen)
-    screen.show(*costs.cost_table(rows, plan(settings, problem, ["bootdiff", *names]), names))
+    free = costs.free_memory(accelerator.device)
+    screen.show(*costs.cost_table(rows, plan(settings, problem, ["bootdiff", *names]), names, free, gpu))
     report = {"data": data, "warnings": warnings, "notes": notes, "plan": [vars(row) for row in rows]}
     atomic_write_json(folder / "check.json", report)
     screen.print(f"{recipe} is valid. Look at {folder / 'views.png'}, then: bootdiff fit {recipe}", "bold")

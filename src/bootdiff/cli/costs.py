@@ -1,7 +1,6 @@
-"""What a run would cost, before it does it: data measured, networks counted, a few steps of each timed.
+"""What a run would cost, before it does it: data measured, a training step of each network counted and tried.
 
-Nothing is trained for good: the networks are built as the stages build them, a training step is counted (FLOPs) and
-three are timed on real batches, and
+Nothing is trained: the networks are built as the stages build them, a step is counted and priced (`steps`), and
 
     seconds = steps * (seconds per step) + evaluations * (levels * draws * held-out samples) * (seconds per answer).
 """
@@ -10,46 +9,48 @@ from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.cli.console import Console, clock, number
 from bootdiff.cli.report.tables import plain_table
-from bootdiff.data import Batches, measure
+from bootdiff.cli.steps import step_cost
+from bootdiff.data import measure
 from bootdiff.denoise import Denoiser
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.distillation import Distillation
-from bootdiff.method.losses import LossModule
 from bootdiff.method.plan import Part, Plan, Stage
 from bootdiff.method.problem import Problem
 from bootdiff.method.settings import MethodSettings
 from bootdiff.method.stack import StackedDenoiser
 from bootdiff.method.stages import Bootstrap
 from bootdiff.method.trainer import Task
-from bootdiff.training.muon import hidden_matrices
-from bootdiff.training.optim import Optimizer
 from bootdiff.views import View
 
-__all__ = ["Cost", "cost_table", "data_table", "describe", "estimate", "warnings_of"]
+__all__ = [
+    "EFFICIENCY", "GPUS", "Cost", "advice", "cost_table", "data_table", "describe", "estimate", "free_memory",
+    "in_bytes", "warnings_of",
+]  # fmt: skip
 
 _MEASURED = 2000  # samples of each source
 
 
 @dataclass
 class Cost:
-    """One training to come. seconds: expected, with its held-out evaluations; flops: all steps."""
+    """One training to come. seconds: expected, with its held-out evaluations; flops: all steps; memory: bytes of a
+    step, beyond what the process holds before."""
 
     name: str
     parameters: int
     steps: int
     batch: int
     flops: int
+    memory: int
     seconds_per_step: float
     seconds: float
 
@@ -157,7 +158,7 @@ def estimate(
     stages: Any = Bootstrap(settings, problem, None, accelerator)  # type: ignore[arg-type]
     trainings = stages.plan(arms).trainings
     out = []
-    with screen.work("timing a few steps of each network", len(trainings)) as done:
+    with screen.work("trying a step of each network", len(trainings)) as done:
         for k, stage in enumerate(trainings):
             out.append(_measure(_Untrained(stages.within(stage.around)), stage))
             done(k + 1)
@@ -215,65 +216,104 @@ class _Untrained:
         return StackedDenoiser(composite, [self.stages.build(task) for task in tasks], self.stages.levels)
 
 
-# Seconds after which no more steps are timed: long ones vary little.
-_ENOUGH = 0.3
-
-
 def _measure(untrained: _Untrained, stage: Stage) -> Cost:
     stages, task = untrained.stages, untrained.task(stage)
-    data, training, objective = task.data, task.training, task.loss()
-    module = LossModule(stages.build(task)).train()
-    batches = Batches(data.train, data.scale, training.batch, flip=data.flip, device=stages.device, mask=data.mask)
-    params: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
-    averages = [p.detach().clone() for p in params]
-    optimizer = Optimizer(params, averages, training, matrices=hidden_matrices(module))
-    rng = torch.Generator(stages.device).manual_seed(0)
-
-    def gradient(t: int) -> None:
-        with stages.accelerator.autocast():
-            loss = objective(module, batches.at(t), rng).mean()
-        optimizer.backward(loss)
-
-    def step(t: int) -> None:
-        gradient(t)
-        optimizer.clip()
-        optimizer.step(t)
-        optimizer.average(t)
-
-    with FlopCounterMode(display=False) as counter:  # as the training loop counts: without the optimizer's own
-        gradient(0)
-    step(1)
-    times: list[float] = []
-    while len(times) < 3 and sum(times) < _ENOUGH:
-        start = time.perf_counter()
-        step(2 + len(times))
-        _wait(stages.device)
-        times.append(time.perf_counter() - start)
-    seconds = sorted(times)[len(times) // 2]
-    parameters = sum(p.numel() for p in params)
+    data, training, step = task.data, task.training, step_cost(untrained.stages, task)
     # A held-out evaluation is a forward pass: about a third of a step.
     draws = max(1, min(4, 128 // max(len(data.samples), 1)))
     evaluations = math.ceil(training.steps / training.evaluate_every) * len(stages.levels) * draws * len(data.samples)
-    total = training.steps * seconds + evaluations * seconds / 3 / training.batch
-    flops = counter.get_total_flops() * training.steps
-    return Cost(stage.name, parameters, training.steps, training.batch, flops, seconds, total)
+    total = training.steps * step.seconds + evaluations * step.seconds / 3 / training.batch_size
+    return Cost(
+        name=stage.name, parameters=step.parameters, steps=training.steps, batch=training.batch_size,
+        flops=step.flops * training.steps, memory=step.memory, seconds_per_step=step.seconds, seconds=total,
+    )  # fmt: skip
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+GPUS = {
+    "t4": 65e12, "v100": 125e12, "l4": 121e12, "a10": 125e12, "rtx3090": 71e12, "rtx4090": 165e12, "l40s": 362e12,
+    "a100": 312e12, "h100": 989e12, "h200": 989e12,
+}  # fmt: skip
+"""FLOP/s of matrix products in 16 bits, without sparsity, as the makers state them, by the name of the GPU."""
+
+EFFICIENCY = 0.1
+"""The share of it that is counted on: the convolutions of small networks reach no more, large ones up to four times."""
+
+SHORTEST_STEP = 0.02
+"""Seconds that a step takes on a GPU however small the network is: its kernels are started one by one."""
+
+_ABSURD = 48 * 3600.0
 
 
-def cost_table(rows: Sequence[Cost], plan: Plan, arms: Sequence[str]) -> list[Any]:
-    """The trainings in order, and what `fit` and `arms` will take."""
-    out = plain_table("Plan", "training", "parameters", "steps", "batch", "FLOPs", "expected time")
+def cost_table(
+    rows: Sequence[Cost], plan: Plan, arms: Sequence[str], free: int | None = None, gpu: str | None = None
+) -> list[Any]:
+    """The trainings in order, and what `fit` and `arms` will take; what to change where that is absurd.
+
+    Args:
+        free: bytes of memory that there are (`free_memory`); None: not known.
+        gpu: a name in `GPUS`, for an estimate of the time there.
+    """
+    out = plain_table("Plan", "training", "parameters", "steps", "batch", "FLOPs", "memory", "expected time")
     for row in rows:
         out.add_row(
-            row.name, number(row.parameters), f"{row.steps:,}", str(row.batch), number(row.flops), clock(row.seconds)
-        )
+            row.name, number(row.parameters), f"{row.steps:,}", str(row.batch), number(row.flops), in_bytes(row.memory),
+            clock(row.seconds),
+        )  # fmt: skip
 
-    def total(names: Sequence[str]) -> str:
+    def of(names: Sequence[str]) -> list[Cost]:
         wanted = {name for arm in names for name in plan.names(arm)}
-        return clock(sum(row.seconds for row in rows if row.name in wanted))
+        return [row for row in rows if row.name in wanted]
 
-    return ["", out, f"Training takes about {total(['bootdiff'])} (fit), {total(arms)} for all arms (arms)."]
+    def times(of_row: Callable[[Cost], float]) -> str:
+        fit, all_arms = (clock(sum(map(of_row, of(names)))) for names in (["bootdiff"], arms))
+        return f"{fit} (fit), {all_arms} for all arms (arms)"
+
+    said = [f"Training takes about {times(lambda row: row.seconds)}, and {_most(rows)} of memory."]
+    if gpu is not None:
+        speed = GPUS[gpu] * EFFICIENCY
+        there = times(lambda row: max(row.flops / speed, row.steps * SHORTEST_STEP))
+        said.append(
+            f"On one {gpu} about {there}: an estimate from FLOPs, at {EFFICIENCY:.0%} of its "
+            f"{GPUS[gpu] / 1e12:.0f} TFLOP/s in bf16 and no step below {1000 * SHORTEST_STEP:.0f} ms; not measured."
+        )
+    return ["", out, *said, *advice(of(["bootdiff"]), free)]
+
+
+def advice(rows: Sequence[Cost], free: int | None) -> list[str]:
+    """What to change where a training asks for more memory than there is, or all of them for days."""
+    said, largest = [], max(rows, key=lambda row: row.memory)
+    if free is not None and largest.memory > free:
+        said.append(
+            f"warning: {largest.name} asks for {in_bytes(largest.memory)} of memory, and {in_bytes(free)} are free: "
+            f"raise training.accumulate (parts of the batch of {largest.batch}, same result), lower training.batch, or "
+            "give its network a larger `patch` or fewer `channels`"
+        )
+    total, dearest = sum(row.seconds for row in rows), max(rows, key=lambda row: row.seconds)
+    if total > _ABSURD:
+        said.append(
+            f"warning: {clock(total)} of training is {total / 86400:.1f} days; {dearest.name} alone takes "
+            f"{dearest.seconds / total:.0%} of it. Fewer training.steps, a larger `patch` (4 takes a sixteenth), fewer "
+            "`channels`, smaller samples, or a GPU (check --for h100 says how long)"
+        )
+    return said
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a training may still take on this device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def in_bytes(value: float) -> str:
+    """Memory for people.
+
+    >>> in_bytes(3_200_000), in_bytes(13.7e9)
+    ('3 MB', '13.7 GB')
+    """
+    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+
+
+def _most(rows: Sequence[Cost]) -> str:
+    held = psutil.Process().memory_info().rss
+    return in_bytes(held + max(row.memory for row in rows))

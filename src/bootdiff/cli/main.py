@@ -68,7 +68,10 @@ class _Verbs(TyperGroup):
             torch = sys.modules.get("torch")
             if torch is None or not isinstance(error, torch.OutOfMemoryError):
                 raise
-            _complain(f"out of memory ({str(error).splitlines()[0]}); lower training.batch, or `patch` the networks")
+            _complain(
+                f"out of memory ({str(error).splitlines()[0]}); raise "
+                "training.accumulate (4, say: the same result in parts), lower training.batch, or `patch` the networks"
+            )
             raise typer.Exit(2) from None
 
 

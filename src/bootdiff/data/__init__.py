@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bootdiff.data.readers.digits import load_digits as load_digits
     from bootdiff.data.readers.hf import HFDataset as HFDataset
     from bootdiff.data.readers.images import Images as Images
+    from bootdiff.data.readers.letters import load_letters as load_letters
     from bootdiff.data.readers.offsets import read_offsets as read_offsets
     from bootdiff.data.readers.reader import Reader as Reader
     from bootdiff.data.readers.signals import Signals as Signals
@@ -62,6 +63,7 @@ _HOME = {
         "open": ("as_dataset", "open_dataset"),
         "readers.arrays": ("Arrays",),
         "readers.digits": ("load_digits",),
+        "readers.letters": ("load_letters",),
         "readers.hf": ("HFDataset",),
         "readers.images": ("Images",),
         "readers.offsets": ("read_offsets",),

@@ -15,9 +15,10 @@ from torch import Tensor
 from bootdiff.data.dataset import Dataset, spaced_indices
 from bootdiff.data.folders import PICTURES_IN_PARQUET, list_files
 from bootdiff.data.kinds import KINDS
-from bootdiff.data.options import DataOptions, defaults_of
+from bootdiff.data.options import EMBEDDED, DataOptions, defaults_of
 from bootdiff.data.readers.digits import DigitsReader
 from bootdiff.data.readers.hf import MARKERS, HFReader
+from bootdiff.data.readers.letters import LettersReader
 from bootdiff.data.readers.mask_files import without_masks
 from bootdiff.data.readers.numpy_files import ArrayReader
 from bootdiff.data.readers.pictures import STACK_SUFFIXES, ImageReader
@@ -48,7 +49,8 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
 
     Args:
         path: a folder of pictures, videos or signals, a video or signal file, a .npy or .npz file, a table (CSV, TSV,
-            Parquet), a saved Hugging Face data set, or "digits" (scikit-learn's).
+            Parquet), a saved Hugging Face data set, "digits" (scikit-learn's) or
+            "letters" (of matplotlib's fonts).
         options: those of `DataOptions`: kind (needed where the files leave it open), labels, on_error, limit for all
             data, and others for some. None, or the default, is the same as leaving one out.
 
@@ -67,7 +69,7 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
     kind = given.pop("kind", None)
     if kind not in (None, *KINDS):
         raise ValueError(f"open_dataset: kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    path = path if str(path) == "digits" else Path(path)
+    path = path if str(path) in EMBEDDED else Path(path)
     reader = _reader(path, kind)
     if kind is not None and kind not in reader.kinds:
         hint = f"; {PICTURES_IN_PARQUET}" if (Path(path).suffix.lower(), kind) == (".parquet", "image") else ""
@@ -127,6 +129,8 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
     """Who reads what lies at a path."""
     if path == "digits":
         return DigitsReader()
+    if path == "letters":
+        return LettersReader()
     path = Path(path)
     if not path.exists():
         parent = next((p for p in path.parents if p.exists()), Path())

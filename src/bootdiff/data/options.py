@@ -16,8 +16,19 @@ from annotated_types import MaxLen
 from bootdiff.settings import Doc, Ge, Gt, MinLen, annotations_of, check
 
 __all__ = [
-    "ArrayOptions", "DataOptions", "DigitsOptions", "HFOptions", "ImageOptions", "ReaderOptions", "SignalOptions",
-    "TableOptions", "VideoOptions", "conflicts", "defaults_of", "kinds_of",
+    "EMBEDDED",
+    "ArrayOptions",
+    "DataOptions",
+    "EmbeddedOptions",
+    "HFOptions",
+    "ImageOptions",
+    "ReaderOptions",
+    "SignalOptions",
+    "TableOptions",
+    "VideoOptions",
+    "conflicts",
+    "defaults_of",
+    "kinds_of",
 ]  # fmt: skip
 
 
@@ -26,6 +37,10 @@ class ForKinds:
     """Marks an option that means something for these kinds of data only."""
 
     kinds: tuple[str, ...]
+
+
+EMBEDDED = ("digits", "letters")
+"""Paths that stand for data that need no files: scikit-learn's digits, letters of matplotlib's fonts."""
 
 
 # --- what each option means ---
@@ -156,8 +171,8 @@ class ReaderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DigitsOptions(ReaderOptions):
-    """Of scikit-learn's digits; `key` is all, train or test."""
+class EmbeddedOptions(ReaderOptions):
+    """Of data that need no files; `key` is all, train or test."""
 
     key: Key = None
     channels: Channels = None

@@ -216,8 +216,8 @@ def _check(
     if through.masked and not through.is_fixed and not dataset.masked:
         raise BootdiffError(
             f"{at}: a random mask is known only from masks beside the files: set {at}.data.masks "
-            f"to true and put NAME.mask.png beside NAME.png, or, where NaN means not observed, set "
-            f"{at}.data.missing to mask"
+            f"to true and put NAME.mask.png beside NAME.png; or to alpha, where what is transparent is not observed; "
+            f"or, where NaN means not observed, set {at}.data.missing to mask"
         )
     if dataset.masked and not through.masked:
         raise BootdiffError(

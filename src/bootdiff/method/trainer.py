@@ -77,7 +77,7 @@ class Task:
     extra_channels: int | None = None
 
     def __post_init__(self) -> None:
-        self.training = self.training.for_samples(len(self.data.train))
+        self.training = self.training.for_samples(len(self.data.train), self.data.train.shape)
 
     def loss(self) -> ResidualObjective:
         """The objective that it is trained with."""
@@ -270,7 +270,7 @@ class Trainer:
     def batches(self, name: str, data: TrainingSet, training: TrainingSettings) -> Batches:
         """A training set's batches, in the order of the stage `name`."""
         return Batches(
-            data.train, data.scale, training.batch, seed=self.seed(name), flip=data.flip, workers=training.workers,
+            data.train, data.scale, training.batch_size, seed=self.seed(name), flip=data.flip, workers=training.workers,
             rank=self.accelerator.process_index, world=self.accelerator.num_processes, mask=data.mask,
         )  # fmt: skip
 

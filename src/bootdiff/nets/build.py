@@ -1,14 +1,14 @@
 """Which net serves a backbone's name for which kind of samples, with which options, and at which sizes by default.
 
-    kind      backbones       unet: widths, patch       local: width, kernel    mlp: width
-    vector    mlp, linear     -                         -                       256
-    signal    unet, local     32 64 64 64, 2            64, 9                   256
-    image     unet, local     24 48 48, 1               64, 3 x 3               256
-    video     unet, local     32 64 64, 4 (2 below 32)  16, 3 x 3 x 3           256
+    kind      backbones       unet: widths                    local: width, kernel    mlp: width
+    vector    mlp, linear     -                               -                       256
+    signal    unet, local     32 64 64 64                     64, 9                   256
+    image     unet, local     24 48 48; beyond 32: 32 64 96   64, 3 x 3               256
+    video     unet, local     32 64 64                        16, 3 x 3 x 3           256
 
-The sizes are the defaults of the nets' own constructors, and the patch is chosen here.  A training step then takes 0.1
-to 0.2 seconds on one core: for 32 signals of 512 values, 32 images of 32 x 32 pixels, 8 videos of 12 x 32 x 32
-(docs/backbones.md).
+What is open follows the size of the samples, so that no size costs more than a few times another (docs/backbones.md):
+a UNet folds patches of p x p pixels into channels (`patch_for`) and gets a level more for each doubling of what is left
+(`widths_for`); a local net, which works on every pixel, gets narrower (`width_for`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,17 @@ from bootdiff.nets.signal import SignalUNet
 from bootdiff.nets.video import VideoUNet
 from bootdiff.settings import check_value
 
-__all__ = ["BACKBONES", "build_net", "check_options", "fitted", "net_of", "options_of", "patch_for"]
+__all__ = [
+    "BACKBONES",
+    "build_net",
+    "check_options",
+    "fitted",
+    "net_of",
+    "options_of",
+    "patch_for",
+    "width_for",
+    "widths_for",
+]
 
 BACKBONES: dict[str, dict[int, type[nn.Module]]] = {
     "unet": {1: SignalUNet, 2: UNet, 3: VideoUNet},
@@ -95,12 +105,12 @@ def fitted(kind: str, shape: Sequence[int], options: Mapping[str, Any]) -> dict[
         given["patch"] = 1 if given["patch"] == "auto" else given["patch"]
         side = min(shape[-2:] if axes > 1 else shape[1:]) // given["patch"]
         levels = max(1, int(math.log2(max(side, 1))))
-        net: Any = BACKBONES[kind][axes]
-        channels = list(net.widths if isinstance(given["channels"], str) else given["channels"])[:levels]
+        auto = isinstance(given["channels"], str)
+        channels = (widths_for(shape, given["patch"]) if auto else list(given["channels"]))[:levels]
         attention = {min(level, len(channels) - 1) for level in attention_levels(given["attention"], len(channels))}
         given |= {"channels": channels, "attention": sorted(attention)}
     elif kind == "local" and given["width"] == "auto":
-        given["width"] = WIDTHS[axes]
+        given["width"] = width_for(shape)
     elif kind == "linear" and given["rank"] is None:
         given["rank"] = max(32, 2 * math.prod(shape))
     return given
@@ -110,13 +120,45 @@ def patch_for(shape: Sequence[int]) -> int:
     """The patch of a UNet where it is left open: where samples are large, it is for what is global, and the local net
     beside it sees what is fine.
 
-    >>> [patch_for(shape) for shape in ((1, 255), (1, 256), (3, 64, 64), (1, 9, 8, 8), (1, 9, 16, 16), (1, 9, 8, 64))]
-    [1, 2, 1, 1, 2, 4]
+    >>> [patch_for((3, side, side)) for side in (32, 33, 64, 65, 256, 512)]
+    [1, 2, 2, 4, 4, 8]
+    >>> [patch_for((1, 9, 8, side)) for side in (8, 16, 32, 64, 128)], [patch_for((1, n)) for n in (255, 256, 160_000)]
+    ([1, 2, 4, 4, 8], [1, 2, 16])
+    """
+    sizes: dict[int, tuple[tuple[int, int], ...]] = {  # from so many pixels or values on: the patch
+        1: ((131_072, 16), (32_768, 8), (8192, 4), (256, 2)),
+        2: ((257, 8), (65, 4), (33, 2)),
+        3: ((65, 8), (32, 4), (16, 2)),
+    }
+    side = longer_side(shape)
+    return next((patch for least, patch in sizes[len(shape) - 1] if side >= least), 1)
+
+
+def widths_for(shape: Sequence[int], patch: int) -> list[int]:
+    """The widths of a UNet's levels where they are left open: those of its kind (a picture's wider beyond 32 pixels),
+    and the last once more for each doubling, until the coarsest level has at most 16 pixels or 512 values a side.
+
+    >>> widths_for((3, 32, 32), 1), widths_for((3, 256, 256), 4), widths_for((1, 12, 32, 32), 4)
+    ([24, 48, 48], [32, 64, 96, 96], [32, 64, 64])
     """
     axes, side = len(shape) - 1, longer_side(shape)
-    if axes == 1:
-        return 2 if side >= 256 else 1
-    return 1 if axes == 2 or side < 16 else 2 if side < 32 else 4
+    net: Any = BACKBONES["unet"][axes]
+    widths = [32, 64, 96] if axes == 2 and side > 32 else list(net.widths)
+    coarsest = 512 if axes == 1 else 16
+    while side / patch / 2 ** (len(widths) - 1) >= coarsest:
+        widths.append(widths[-1])
+    return widths
+
+
+def width_for(shape: Sequence[int]) -> int:
+    """The width of a local net where it is left open: it works on every pixel, of which many cost time.
+
+    >>> [width_for(shape) for shape in ((3, 64, 64), (3, 128, 128), (1, 160_000), (3, 16, 32, 32), (3, 16, 128, 128))]
+    [64, 32, 16, 16, 8]
+    """
+    axes, places = len(shape) - 1, math.prod(shape[1:])
+    most: dict[int, tuple[int, ...]] = {1: (8192, 65_536), 2: (8192,), 3: (131_072,)}
+    return WIDTHS[axes] >> sum(places > n for n in most[axes])
 
 
 def longer_side(shape: Sequence[int]) -> int:

@@ -36,8 +36,8 @@ Patch = Annotated[
     Ge(1),
     Doc(
         "pixels per side (values of a signal) folded into channels first: 2 quarters the compute; never frames; "
-        "fewer for thumbnails; auto: 4 for videos (2 below 32 pixels, 1 below 16), 2 for signals of 256 values or "
-        "more, else 1"
+        "fewer for thumbnails; auto: by size: 1 for images up to 32 pixels, 2 to 64, 4 to 256, then 8 "
+        "(docs/backbones.md)"
     ),
 ]
 

@@ -7,7 +7,7 @@ deviations are in stored coordinates, pixels in [-1, 1].
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, PlainValidator, field_serializer, model_serializer, model_validator
 
@@ -37,19 +37,26 @@ __all__ = [
 ]
 
 
-def _samples(value: Any) -> str | int:
-    if value == "auto" or (whole(value) and value >= 0):
-        return value
-    raise ValueError(f"must be auto or a whole number of at least 0, got {value!r}")
+def _auto_or(least: int) -> PlainValidator:
+    """Reads auto or a whole number of at least `least`, with one message for both."""
+
+    def read(value: Any) -> str | int:
+        if value == "auto" or (whole(value) and value >= least):
+            return value
+        raise ValueError(f"must be auto or a whole number of at least {least}, got {value!r}")
+
+    return PlainValidator(read)
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
+_BATCH_HINT = annotations_of(TrainingSettings)["batch"]
+_BATCH = (Annotated[get_args(_BATCH_HINT)[0], _auto_or(1)], Field("auto", description=doc_of(_BATCH_HINT)))
 _NOISE = (Noise, Field(default_factory=Noise, description=doc_of(annotations_of(TrainingSettings)["noise"])))
 
 
-class Training(block_of(TrainingSettings, "TrainingFields", noise=_NOISE)):  # type: ignore[misc]
+class Training(block_of(TrainingSettings, "TrainingFields", batch=_BATCH, noise=_NOISE)):  # type: ignore[misc]
     """How one network is trained."""
 
     @model_validator(mode="after")
@@ -210,7 +217,7 @@ class Evaluation(Block):
 
     draws: int = Field(4, ge=1, description="noise draws per held-out or test sample and level")
     features: str = Field("auto", min_length=1, description="auto, classifier, autoencoder, or the path of a network")
-    samples: Annotated[Literal["auto"] | int, PlainValidator(_samples)] = Field(
+    samples: Annotated[Literal["auto"] | int, _auto_or(0)] = Field(
         "auto", description="samples drawn for the metrics on samples; 0: none; auto: 1000, of videos 128"
     )
 

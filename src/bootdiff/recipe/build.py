@@ -118,7 +118,7 @@ def open_data(
     Raises:
         BootdiffError: data that are missing or damaged, or scaled otherwise than the full samples.
     """
-    path: Any = "digits" if block.is_digits else recipe.locate(block.path)
+    path: Any = block.path if block.is_embedded else recipe.locate(block.path)
     options = block.options | {"std": std}
     if full is not None:
         if full.units.standardized and block.range is not None:

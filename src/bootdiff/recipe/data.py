@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from bootdiff.data.dataset import held_out_count
-from bootdiff.data.options import DataOptions, conflicts
+from bootdiff.data.options import EMBEDDED, DataOptions, conflicts
 from bootdiff.recipe.messages import Block, block_of, fail
 from bootdiff.recipe.views import whole
 
@@ -42,7 +42,9 @@ Holdout = Annotated[int | float, PlainValidator(_holdout)]
 
 class _Path(Block):
     path: str = Field(
-        min_length=1, description="folder of pictures, videos or signals, array, table, or 'digits' (scikit-learn's)"
+        min_length=1,
+        description="folder of pictures, videos or signals, array, table, "
+        "or 'digits' (scikit-learn's), 'letters' (of matplotlib's fonts)",
     )
 
     @field_validator("labels", "masks", mode="plain", check_fields=False)
@@ -71,9 +73,9 @@ class Data(_Options):
         return {k: v for k, v in handler(self).items() if k not in _OPTIONAL or v != fields[k].default}
 
     @property
-    def is_digits(self) -> bool:
-        """Whether the data are scikit-learn's digits rather than a path."""
-        return self.path == "digits"
+    def is_embedded(self) -> bool:
+        """Whether the data need no files (`EMBEDDED`)."""
+        return self.path in EMBEDDED
 
     @property
     def options(self) -> dict[str, Any]:

@@ -16,11 +16,13 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from bootdiff.errors import BootdiffError
 from bootdiff.training import checkpoint, state
 from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.optim import learning_rate
@@ -112,13 +114,16 @@ def fit(
     with _stop_on_signals() as stop, job.session(batches.stream(job.step)) as stream:
         for t, batch in zip(range(job.step, steps), stream, strict=False):
             # -- loss: everything random in it is a function of (seed, t) ----------------------------------------
-            rng.manual_seed(step_seed(seed, t))
             job.seed_dropout(t)
             with job.count_flops(t):
-                losses = objective(net, _to(batch, job.device), rng)
-                loss = losses.mean()
-                job.add_loss(loss, losses)
-                optimizer.backward(loss)
+                parts = _parts(batch, settings.accumulate)
+                for k, rows in enumerate(parts):
+                    rng.manual_seed(step_seed(seed, t))
+                    with _part(k, len(parts)), _alone(net, k + 1 < len(parts)):
+                        losses = objective(net, _to(rows, job.device), rng)
+                        loss = losses.mean() / len(parts)
+                        job.add_loss(loss, losses, step_is_complete=k + 1 == len(parts))
+                        optimizer.backward(loss)
 
             # -- weights, and their average ----------------------------------------------------------------------
             norm = optimizer.clip()
@@ -157,12 +162,15 @@ def fit(
 def global_draw(draw: Callable[[int], Tensor], n: int, rank: int | None = None, world: int | None = None) -> Tensor:
     """This process's n rows of ``draw(world * n)``, a draw for the global batch (first axis) from the step's generator.
 
-    Each process draws all rows and takes its own, so the noise does not depend on the number of processes. ``rank`` and
-    ``world`` are those of torch.distributed unless given.
+    Each process draws all rows and takes its own, so the noise does not depend on the number of processes; nor on the
+    number of parts that a process computes its rows in, of which each asks anew. ``rank`` and ``world`` are those of
+    torch.distributed unless given.
     """
     if world is None or rank is None:
         here = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if here else (0, 1)
+        part, parts = _PART.get()
+        rank, world = rank * parts + part, world * parts
     drawn = draw(world * n)
     return drawn if world == 1 else drawn[rank * n : (rank + 1) * n]
 
@@ -175,7 +183,46 @@ def global_randn(
     return global_draw(lambda n: torch.randn(n, *rest, generator=generator, device=generator.device), b, rank, world)
 
 
+# Which part of its rows a process is at, of how many: parts divide the global batch as processes do.
+_PART: ContextVar[tuple[int, int]] = ContextVar("part", default=(0, 1))
+
+
+@contextlib.contextmanager
+def _part(k: int, parts: int) -> Iterator[None]:
+    before = _PART.set((k, parts))
+    try:
+        yield
+    finally:
+        _PART.reset(before)
+
+
 # --- details ----------------------------------------------------------------------------------------------------------
+
+
+def _parts(batch: Any, parts: int) -> list[Any]:
+    """A batch in so many equal parts.
+
+    Raises:
+        BootdiffError: its rows cannot be divided so.
+    """
+    if parts == 1:
+        return [batch]
+    rows = len(batch if isinstance(batch, Tensor) else next(iter(batch.values())))
+    if rows % parts:
+        raise BootdiffError(
+            f"training.accumulate: {rows} samples per step and process cannot be computed in {parts} equal parts; give "
+            f"a number that divides {rows}"
+        )
+    n = rows // parts
+    slices = [slice(k * n, (k + 1) * n) for k in range(parts)]
+    if isinstance(batch, Tensor):
+        return [batch[own] for own in slices]
+    return [{key: value[own] for key, value in batch.items()} for own in slices]
+
+
+def _alone(net: nn.Module, wait: bool) -> contextlib.AbstractContextManager[Any]:
+    """Several processes sum their gradients once, at the last part."""
+    return net.no_sync() if wait and hasattr(net, "no_sync") else contextlib.nullcontext()  # type: ignore[operator]
 
 
 def _to(batch: Any, device: torch.device) -> Any:

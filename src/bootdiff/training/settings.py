@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
+from bootdiff.errors import BootdiffError
 from bootdiff.noise import LogNormal
 from bootdiff.settings import Doc, Ge, Gt, Lt, check
 
-__all__ = ["PLENTY", "TrainingSettings"]
+__all__ = ["PLENTY", "TrainingSettings", "batch_for"]
 
 PLENTY = 250
 """Samples from which on Muon is the better optimizer (docs/experts.md)."""
+
+
+def batch_for(shape: Sequence[int]) -> int:
+    """Samples per step where that is left open: 32 up to 8192 places (pixels, values, pixels of frames), and half as
+    many for each factor of four beyond; at least 4. So a step's memory grows more slowly than the samples do.
+
+    The device does not count: the same recipe is the same training everywhere.
+
+    >>> [batch_for((3, side, side)) for side in (8, 64, 128, 256, 512)]
+    [32, 32, 16, 8, 4]
+    >>> batch_for((1, 12, 32, 32)), batch_for((1, 160_000)), batch_for((30,))
+    (16, 4, 32)
+    """
+    places = math.prod(shape[1:])
+    return 32 if places <= 8192 else max(4, 32 >> math.ceil(math.log(places / 4096, 4)))
 
 
 @dataclass(frozen=True)
@@ -23,7 +41,18 @@ class TrainingSettings:
     """
 
     steps: Annotated[int, Ge(1), Doc("optimizer steps")] = 2000
-    batch: Annotated[int, Ge(1), Doc("samples per step, over all processes")] = 32
+    batch: Annotated[
+        Literal["auto"] | int,
+        Ge(1),
+        Doc("samples per step, over all processes; auto: 32, fewer for samples of more than 8192 pixels or values"),
+    ] = "auto"
+    accumulate: Annotated[
+        int,
+        Ge(1),
+        Doc(
+            "equal parts that a batch is computed in, one after the other: less memory, the same result up to rounding"
+        ),
+    ] = 1
     optimizer: Annotated[
         Literal["auto", "muon", "adamw"],
         Doc(
@@ -49,19 +78,41 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         check(self)
 
-    def for_samples(self, count: int) -> TrainingSettings:
-        """The same for so many samples to train on, with `optimizer: auto` decided.
+    def for_samples(self, count: int, shape: Sequence[int]) -> TrainingSettings:
+        """The same for so many samples of this shape (C, *space), with `optimizer` and `batch` decided.
 
-        >>> TrainingSettings().for_samples(60).optimizer, TrainingSettings().for_samples(5000).optimizer
-        ('adamw', 'muon')
+        >>> found = [TrainingSettings().for_samples(*of) for of in ((60, (3, 8, 8)), (5000, (3, 256, 256)))]
+        >>> [(settings.optimizer, settings.batch) for settings in found]
+        [('adamw', 32), ('muon', 8)]
+
+        Raises:
+            BootdiffError: `accumulate` does not divide the batch.
         """
-        if self.optimizer != "auto":
-            return self
-        return replace(self, optimizer="muon" if count >= PLENTY else "adamw")
+        optimizer, batch = self.optimizer, self.batch
+        if optimizer == "auto":
+            optimizer = "muon" if count >= PLENTY else "adamw"
+        batch = batch_for(shape) if isinstance(batch, str) else batch
+        if batch % self.accumulate:
+            raise BootdiffError(
+                f"training.accumulate: a batch of {batch} cannot be computed in {self.accumulate} equal parts; give a "
+                f"number that divides {batch}"
+            )
+        return replace(self, optimizer=optimizer, batch=batch)
+
+    @property
+    def batch_size(self) -> int:
+        """The batch as a number.
+
+        Raises:
+            ValueError: it is not decided yet (`for_samples`).
+        """
+        if isinstance(self.batch, str):
+            raise ValueError("the batch depends on the samples: ask `for_samples` first")
+        return self.batch
 
     def recorded(self) -> dict[str, Any]:
         """What the result depends on, as JSON: with AdamW alone, nothing of Muon's, so that older runs go on."""
-        without = {"checkpoint_seconds", "workers"}
+        without = {"checkpoint_seconds", "workers", "accumulate"}
         if self.optimizer == "adamw":
             without |= {"optimizer", "muon_lr", "momentum"}
         return {name: value for name, value in asdict(self).items() if name not in without}

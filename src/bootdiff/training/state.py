@@ -198,14 +198,15 @@ class TrainingState:
         """Count the operations of the first step."""
         return self._counting() if t == 0 else _NOTHING
 
-    def add_loss(self, loss: Tensor, losses: Tensor) -> None:
-        """Note the losses (b,) of a step and their mean; Diverged where it is not finite and costs nothing to see."""
+    def add_loss(self, loss: Tensor, losses: Tensor, step_is_complete: bool = True) -> None:
+        """Note the losses (b,) of a step or of a part of it, and what they add to the step's mean; Diverged where it is
+        not finite and costs nothing to see."""
         if losses.dim() != 1:
             raise ValueError(
                 f"stage {self.stage.name}: the objective must return (b,) losses, not {tuple(losses.shape)}"
             )
         self.total += loss.detach()
-        self.counts.count += 1
+        self.counts.count += step_is_complete
         self.counts.images += losses.shape[0] * self.world
         if self.look and not math.isfinite(self.total.item()):
             self._diverged("loss", self.step + 1)

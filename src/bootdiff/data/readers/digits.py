@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bootdiff.data.dataset import Dataset, split
-from bootdiff.data.options import DigitsOptions
+from bootdiff.data.options import EmbeddedOptions
 from bootdiff.data.readers.arrays import Arrays
 from bootdiff.data.readers.reader import Reader
 from bootdiff.errors import BootdiffError
@@ -41,15 +41,15 @@ def load_digits(part: str = "all", *, labels: bool = False, channels: int | None
         channels=channels,
         where="digits" if part == "all" else f"digits[{part}]",
     )
-    # Nobody's files have 17 levels: what is given beside the digits says its own range.
-    digits.units = replace(digits.units, values=None)
+    # Arrays of people's own hold pixels of 8 bits, not these counts of 0 .. 16.
+    digits.units = replace(digits.units, values="pixels")
     return digits
 
 
 class DigitsReader(Reader):
     """The path "digits"."""
 
-    what, kinds, options = "scikit-learn's digits", ("image",), DigitsOptions
+    what, kinds, options = "scikit-learn's digits", ("image",), EmbeddedOptions
 
-    def open(self, path: Path, options: DigitsOptions) -> Dataset:
+    def open(self, path: Path, options: EmbeddedOptions) -> Dataset:
         return load_digits(options.key or "all", labels=bool(options.labels), channels=options.channels)

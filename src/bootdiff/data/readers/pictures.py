@@ -46,8 +46,7 @@ class _Encoded(Stack):
         pixels, self.lost = decode(read_file(path), alpha)
         self.shape, self.bits = pixels.shape, 8 * pixels.itemsize
         self.alpha = pixels.shape[-1] in (2, 4)
-        # Levels of 8 bits are those of any other picture, whatever arrays of bytes may mean.
-        self.values = "pixels" if self.bits == 8 else "uint16"
+        self.values = str(pixels.dtype)
 
     def read(self, k: int) -> tuple[np.ndarray, np.ndarray | None]:
         return decode(read_file(self.path), self._alpha)[0], None
@@ -283,10 +282,10 @@ class ImageReader(Reader):
         for name in ("missing", "slices"):
             if getattr(options, name) != getattr(defaults, name):
                 raise BootdiffError(f"{path}: holds ordinary pictures, to which {name} means nothing; remove it")
-        others = options.units
+        others, usual = options.units, {"uint8": (0, 255), "uint16": (0, 65535)}
         ranged = options.range is not None
-        if others is not None:
-            ranged |= others.values == "uint16" or (others.values == "pixels" and others.bounds != (0, 255))
+        if others is not None and others.values in usual:
+            ranged |= others.bounds != usual[others.values]
         return SciencePictures(path, options) if ranged else Images(path, options)
 
     def _holds_stacks(self, path: Path, options: ImageOptions) -> bool:
