@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bootdiff.data import measure, open_dataset
+from bootdiff.data import measure, open_dataset, split_by_recording
 from bootdiff.data.options import ImageOptions
 from bootdiff.data.readers.pictures import SciencePictures
 from bootdiff.data.units import Units
@@ -459,6 +459,16 @@ class TestNifti:
         nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "a.nii")
         no_library("nibabel")
         assert "a.nii: is read by nibabel, which is not installed: pip install 'bootdiff[medical]'" in refused(tmp_path)
+
+    def test_whole_volumes_are_held_out(self, nibabel, tmp_path):
+        for i in range(4):
+            volume = RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+            nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / f"{i}.nii")
+        source = open_dataset(tmp_path)
+        assert source.span(4) == (1, 1, 2)
+        held, train = split_by_recording(source, [3, None], seed=1)
+        assert len({source.name(i)[0] for i in held}) == 1
+        assert not {source.name(i)[0] for i in held} & {source.name(i)[0] for i in train}
 
     @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
     def test_in_workers(self, nibabel, tmp_path, suffix):

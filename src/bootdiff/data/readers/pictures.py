@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bootdiff.data.dataset import Dataset
+from bootdiff.data.dataset import Dataset, Span
 from bootdiff.data.folders import list_files, nothing_found, passed_over
 from bootdiff.data.options import ImageOptions
 from bootdiff.data.readers.decode import IMAGE_SUFFIXES, Transparent, Undecodable, decode, read_file
@@ -78,6 +78,8 @@ class SciencePictures(Images):
         super().__init__(self._path.parent if self._alone else self._path, o, memory=memory)
         self.where = str(path)
         self.units = self._units()
+        several = any(stack.count > 1 for stack in self._stacks.values())
+        self._several = {file: i for i, file in enumerate(self._stacks)} if several else {}
         self.notes = [*self.notes, *self._spacing_notes()]
         settings = (self.units.config(), o.missing, o.slices)
         self._digest = hashlib.sha256((self._digest + repr(settings)).encode()).hexdigest()
@@ -189,6 +191,13 @@ class SciencePictures(Images):
                 yield picture, file, 1, None
             else:
                 yield picture, file, stack.count, stack.number if stack.count == 1 else float(k)
+
+    def span(self, index: int) -> Span | None:
+        """Slices of one volume resemble each other, as frames do: what is held out is whole files."""
+        if not self._several:
+            return None
+        file, k = self._pictures[self.name(index)]
+        return Span(self._several[file], k, k + 1)
 
     def apart(self) -> set[tuple[float, float]]:
         """Of files that say both: how far pictures are apart, and the height of a pixel, in mm."""
