@@ -48,9 +48,9 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
     """The data at a path.
 
     Args:
-        path: a folder of pictures, videos or signals, a video or signal file, a .npy or .npz file, a table (CSV, TSV,
-            Parquet), a saved Hugging Face data set, "digits" (scikit-learn's) or
-            "letters" (of matplotlib's fonts).
+        path: a folder of pictures, videos or signals, a file of several pictures (TIFF, DICOM, NIfTI), a video or
+            signal file, a .npy or .npz file, a table (CSV, TSV, Parquet), a saved Hugging Face data set, "digits"
+            (scikit-learn's) or "letters" (of matplotlib's fonts).
         options: those of `DataOptions`: kind (needed where the files leave it open), labels, on_error, limit for all
             data, and others for some. None, or the default, is the same as leaving one out.
 
