@@ -139,6 +139,9 @@ def test_options_mean_the_same_for_all_readers():
         "stride": ("video", "signal"),
         **dict.fromkeys(("columns", "header", "separator", "decimal", "missing_values"), ("vector", "signal")),
         "standardize": ("vector", "signal"),
+        "size": ("image", "video"),
+        "fit": ("image",),
+        "slices": ("image", "video"),
     }
 
 

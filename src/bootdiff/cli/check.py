@@ -31,7 +31,7 @@ def check(
     from bootdiff.cli import costs
     from bootdiff.cli.console import Console
     from bootdiff.cli.report import images
-    from bootdiff.cli.session import accelerate, arms_of, report_unusable
+    from bootdiff.cli.session import accelerate, arms_of, report_notes, report_unusable
     from bootdiff.errors import BootdiffError
     from bootdiff.method.plan import plan
     from bootdiff.recipe.build import build_problem, method_settings
@@ -47,6 +47,7 @@ def check(
     settings = method_settings(loaded, problem.shape)
     folder.mkdir(parents=True, exist_ok=True)
     report_unusable(folder, problem, screen)
+    notes = report_notes(problem, screen)
     data = costs.describe(problem)
     screen.show(costs.data_table(data))
     warnings = costs.warnings_of(problem, data)
@@ -57,6 +58,6 @@ def check(
     rows = costs.estimate(settings, problem, accelerator, names, screen)
     free = costs.free_memory(accelerator.device)
     screen.show(*costs.cost_table(rows, plan(settings, problem, ["bootdiff", *names]), names, free, gpu))
-    report = {"data": data, "warnings": warnings, "plan": [vars(row) for row in rows]}
+    report = {"data": data, "warnings": warnings, "notes": notes, "plan": [vars(row) for row in rows]}
     atomic_write_json(folder / "check.json", report)
     screen.print(f"{recipe} is valid. Look at {folder / 'views.png'}, then: bootdiff fit {recipe}", "bold")

@@ -252,9 +252,10 @@ def _mask_block(path: Path) -> list[dict[str, Any]]:
 
 _ARRAY = ("kind", "key", "range", "missing", "masks", "alpha", "channels", "frames", "length", "stride")
 _TABLES = ("columns", "header", "separator", "decimal", "missing_values")
+_PICTURES = ("kind", "channels", "alpha", "masks", "range", "missing", "slices")
 _FILES = {
-    "image": ("channels", "alpha", "masks"),
-    "video": ("kind", "channels", "alpha", "masks", "frames", "stride", "fps", "pixel_aspect"),
+    "image": (*_PICTURES, "fit"),
+    "video": (*_PICTURES, "frames", "stride", "fps", "pixel_aspect"),
     "signal": ("kind", "range", "missing", *_TABLES, "length", "stride"),
     "vector": ("kind", "range", "missing", *_TABLES),
 }
@@ -284,6 +285,10 @@ def _open(
         BootdiffError: missing or unusable files.
     """
     from bootdiff.data import kind_of, open_dataset
+    from bootdiff.data.options import ImageOptions
+    from bootdiff.data.readers.decode import IMAGE_SUFFIXES
+    from bootdiff.data.readers.fitting import size_through
+    from bootdiff.data.readers.pictures import ImageReader
     from bootdiff.data.value_range import check_same_range
     from bootdiff.recipe.nesting import walk
 
@@ -291,7 +296,7 @@ def _open(
     own = None if name is None else dict(walk(recipe.views))[name].data
     shape = full if view is None else view.shape(full)
     kind = kind_of(shape)
-    single_image = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and path.is_file()
+    single_image = path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
     array = path.suffix.lower() in (".npy", ".npz")
     known = _ARRAY if array else _FILES[kind]
     configured = (own or pool).options
@@ -303,7 +308,7 @@ def _open(
             options.pop(k, None)
         if shape[0] != full[0]:
             options.pop("channels", None)
-        if "missing" in known:
+        if "missing" in known and (array or kind not in ("image", "video")):
             options["missing"] = "mask"
         options["masks"] = view is not None and view.masked and not view.is_fixed and "masks" in known
         if _is_alpha(mask):
@@ -316,12 +321,16 @@ def _open(
         options["range"] = list(bounds)
     elif info.units is not None and kind_of(full) in ("signal", "vector") and (own is None or own.range is None):
         options.pop("range", None)
+    if options.get("fit", "refuse") != "refuse":
+        options["size"] = size_through(view, full, options["fit"], "--view")
     if info.units is not None and "range" not in options:
         options["units"] = info.units if view is None else _units(info.units, view, full)
     if view is not None:
         options["std"] = view.tau / view.scale
-    if single_image:
+    if single_image and "range" not in options and (info.units is None or info.bytes):
         return _one_image(path, options)
+    if single_image:
+        return ImageReader().open(path, ImageOptions(**options))
     dataset = open_dataset(path, **options)
     if info.units is not None:
         check_same_range(dataset, info.units, "--range")
@@ -334,9 +343,12 @@ def _units(units: Any, view: View, full: tuple[int, ...]) -> Any:
 
 def _one_image(path: Path, options: dict[str, Any]) -> Dataset:
     """A dataset of one image, with the mask beside it if the view needs one."""
+    import numpy as np
+
     from bootdiff.data import Arrays
-    from bootdiff.data.readers.decode import Transparent, Undecodable, decode, read_file
-    from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, masks_beside
+    from bootdiff.data.readers.decode import Transparent, Undecodable, decode, read_file, split_alpha
+    from bootdiff.data.readers.fitting import Fitting
+    from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, is_opaque, masks_beside
 
     own = options.get("masks") == "alpha"
     masks: Any = None
@@ -356,6 +368,17 @@ def _one_image(path: Path, options: dict[str, Any]) -> Dataset:
                 )
             beside = found[0]
             masks = decode_mask(read_file(beside), pixels.shape[:2])[None]
+        fitting = Fitting.of(options.get("fit", "refuse"), options.get("size"), str(path))
+        if fitting is not None:
+            if reason := fitting.problem(pixels.shape):
+                beside = path
+                raise Undecodable(reason)
+            if own:
+                pixels, opacity = split_alpha(pixels)
+                masks = None if opacity is None else is_opaque(opacity, np.iinfo(opacity.dtype).max)[None]
+            if masks is not None or fitting.masks:
+                masks = fitting.mask(pixels.shape, None if masks is None else masks[0])[None]
+            pixels = fitting.pixels(pixels)
     except Transparent as error:
         raise BootdiffError(f"{path}: {error} in the recipe; or --mask alpha, where they are not observed") from None
     except Undecodable as error:

@@ -23,6 +23,7 @@ import torch
 
 from bootdiff.cli.console import Console
 from bootdiff.cli.report.metadata import DataInfo
+from bootdiff.data import report_notes as notes_of
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.method.plan import ARMS
@@ -44,6 +45,7 @@ __all__ = [
     "load_arm",
     "open_session",
     "read_run",
+    "report_notes",
     "report_unusable",
     "saved_arms",
 ]
@@ -182,8 +184,17 @@ def report_unusable(folder: Path, problem: Problem, screen: Console) -> None:
         screen.print(f"{count} file(s) cannot be used and are left out; {path} lists them", "yellow")
 
 
+def report_notes(problem: Problem, screen: Console) -> list[str]:
+    """Say what was done to the files and what was passed over: the lines."""
+    lines = notes_of(problem.datasets())
+    for line in lines:
+        screen.print(line, "yellow")
+    return lines
+
+
 def _describe(run: Run, problem: Problem, screen: Console) -> None:
     report_unusable(run.path, problem, screen)
+    report_notes(problem, screen)
     counts = {name: len(source) for name, source in problem.datasets().items()}
     atomic_write_json(
         run.path / "data.json",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bootdiff.data.simulate import CORRUPTIONS as CORRUPTIONS
     from bootdiff.data.simulate import Simulated as Simulated
     from bootdiff.data.statistics import measure as measure
+    from bootdiff.data.statistics import report_notes as report_notes
     from bootdiff.data.statistics import report_problems as report_problems
     from bootdiff.data.transforms import Mapped as Mapped
     from bootdiff.data.transforms import Reclassed as Reclassed
@@ -70,7 +71,7 @@ _HOME = {
         "readers.signals": ("Signals",),
         "readers.videos": ("Videos",),
         "simulate": ("CORRUPTIONS", "Simulated"),
-        "statistics": ("measure", "report_problems"),
+        "statistics": ("measure", "report_notes", "report_problems"),
         "transforms": ("Mapped", "Reclassed", "Subset", "Windowed", "WithMasks", "WithPositions"),
         "units": ("Units",),
     }.items()

@@ -82,7 +82,8 @@ class Dataset(ABC):
     coordinates mean;
     ``range_found``, whether the range behind them was found from float values, not declared;
     ``rate``, frames or values per second where known; ``columns``, names of the channels where they have any;
-    ``problems``, what was left out on opening; ``where``, the path or name for messages.
+    ``problems``, what was left out on opening; ``notes``, what was done to files or passed over, for people;
+    ``where``, the path or name for messages.
     """
 
     shape: tuple[int, ...]
@@ -95,6 +96,7 @@ class Dataset(ABC):
     rate: float | None = None
     columns: list[str] | None = None
     where: str = "data"
+    notes: Sequence[str] = ()
     problems: list[UnusableFile]
 
     @abstractmethod
@@ -141,7 +143,7 @@ class Dataset(ABC):
         self.position_conditioned = other.position_conditioned
         self.units, self.rate, self.columns = other.units, other.rate, other.columns
         self.range_found = other.range_found
-        self.where, self.problems = other.where, other.problems
+        self.where, self.problems, self.notes = other.where, other.problems, other.notes
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Samples stacked: x (b, C, *space), labels (b,) int64 or None, masks (b, 1 or C, *space) or None.

@@ -18,13 +18,17 @@ from bootdiff.errors import BootdiffError
 
 __all__ = [
     "PICTURES_IN_PARQUET", "Problems", "classes_by_folder", "frame_problem", "list_files", "natural_order",
-    "nothing_found", "unusable_files",
+    "nothing_found", "passed_over", "unusable_files",
 ]  # fmt: skip
 
 PICTURES_IN_PARQUET = (
     "pictures in Parquet tables, as the Hugging Face Hub has them, are read from a saved data set: run "
     "datasets.load_dataset('parquet', data_files=...).save_to_disk(FOLDER), and give that folder"
 )
+
+# What lies beside data and is none: notes, tables of labels, thumbnails of file managers.
+_COMPANIONS = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".html", ".pdf", "thumbs.db",
+               "desktop.ini")  # fmt: skip
 
 
 def list_files(folder: Path, what: str, report: Callable[[str, str], None] | None = None) -> list[str]:
@@ -76,10 +80,30 @@ def nothing_found(
     if not others:
         return BootdiffError(f"{folder}: the folder holds no {what}, it is empty; put {', '.join(need)} files there")
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-    hint = "Give the array's own path." if {".npy", ".npz"} & others.keys() else f"Need {', '.join(need)}."
+    hint = (
+        "Give the array's own path, or say kind: image or signal where each is one sample."
+        if {".npy", ".npz"} & others.keys()
+        else f"Need {', '.join(need)}."
+    )
     if ".parquet" in others and what == "pictures":
         hint += f" {PICTURES_IN_PARQUET[0].upper()}{PICTURES_IN_PARQUET[1:]}."
     return BootdiffError(f"{folder}: none of its {others.total()} files is {one} (found {kinds}). {hint}")
+
+
+def passed_over(names: Iterable[str]) -> list[str]:
+    """What is to be said of the files in a folder that are not read: nothing of companions such as notes and tables.
+
+    >>> passed_over(["a.psd", "b.PSD", "c.mts", "notes.txt", "Thumbs.db"])
+    ['3 file(s) of other suffixes are not read: 2 .psd, 1 .mts']
+    """
+    others = Counter(
+        Path(name).suffix.lower() or "without suffix" for name in names if not name.lower().endswith(_COMPANIONS)
+    )
+    if not others:
+        return []
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
+    more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+    return [f"{others.total()} file(s) of other suffixes are not read: {kinds}{more}"]
 
 
 class Problems(list[UnusableFile]):
@@ -162,11 +186,13 @@ def classes_by_folder(
 
 
 def unusable_files(
-    where: str, problems: Sequence[UnusableFile], total: int, usable: int, what: str = "files"
+    where: str, problems: Sequence[UnusableFile], total: int, usable: int, what: str = "files", more: str = ""
 ) -> BootdiffError:
-    """One error that lists the first ten problems and says how to go on."""
+    """One error that lists the first ten problems and says how to go on; `more`: what else there is to say of it."""
     lines = [f"  {problem.file}: {problem.reason}" for problem in problems[:10]]
     if len(problems) > 10:
         lines.append(f"  ... and {len(problems) - 10} more")
     hint = "Mend or remove them" + (", or leave them out with on_error: skip." if usable else ".")
-    return BootdiffError("\n".join([f"{where}: {len(problems)} of {total} {what} cannot be used:", *lines, hint]))
+    return BootdiffError(
+        "\n".join([f"{where}: {len(problems)} of {total} {what} cannot be used:", *lines, hint + more])
+    )

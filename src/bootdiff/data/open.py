@@ -18,10 +18,10 @@ from bootdiff.data.kinds import KINDS
 from bootdiff.data.options import EMBEDDED, DataOptions, defaults_of
 from bootdiff.data.readers.digits import DigitsReader
 from bootdiff.data.readers.hf import MARKERS, HFReader
-from bootdiff.data.readers.images import ImageReader
 from bootdiff.data.readers.letters import LettersReader
 from bootdiff.data.readers.mask_files import without_masks
 from bootdiff.data.readers.numpy_files import ArrayReader
+from bootdiff.data.readers.pictures import STACK_SUFFIXES, ImageReader
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.signals import SignalReader
 from bootdiff.data.readers.tables import TableReader
@@ -48,9 +48,9 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
     """The data at a path.
 
     Args:
-        path: a folder of pictures, videos or signals, a video or signal file, a .npy or .npz file, a table (CSV, TSV,
-            Parquet), a saved Hugging Face data set, "digits" (scikit-learn's) or
-            "letters" (of matplotlib's fonts).
+        path: a folder of pictures, videos or signals, a file of several pictures (TIFF, DICOM, NIfTI), a video or
+            signal file, a .npy or .npz file, a table (CSV, TSV, Parquet), a saved Hugging Face data set, "digits"
+            (scikit-learn's) or "letters" (of matplotlib's fonts).
         options: those of `DataOptions`: kind (needed where the files leave it open), labels, on_error, limit for all
             data, and others for some. None, or the default, is the same as leaving one out.
 
@@ -145,6 +145,10 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
         # There are no folders of vectors: one of pictures will say so.
         return next((reader for reader in _FOLDERS if kind in reader.kinds), _FOLDERS[0])
     suffix = path.suffix.lower()
+    if path.name.lower().endswith(STACK_SUFFIXES) and kind in (None, "image"):
+        return _FOLDERS[0]
+    if path.name.lower().endswith(STACK_SUFFIXES) and kind == "video":
+        return _FOLDERS[1]
     # A table is one of vectors, or one signal where that is asked for.
     for reader in _FILES if kind != "signal" or suffix not in TableReader.suffixes else ():
         if suffix in reader.suffixes:

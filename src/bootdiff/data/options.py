@@ -7,7 +7,7 @@ Nothing heavy is imported here, so a recipe can be read in milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
@@ -68,7 +68,7 @@ Masks = Annotated[
         "picture is not observed; or the array's name"
     ),
 ]
-Missing = Annotated[Literal["refuse", "mask"], Doc("NaN and empty cells: damage, or not observed")]
+Missing = Annotated[Literal["refuse", "mask"], Doc("NaN, empty cells and pixels without data: damage, or not observed")]
 Column = Annotated[str | None, Doc("column of pictures in a Hugging Face dataset saved to disk")]
 Columns = Annotated[
     Annotated[list[str], MinLen(1)] | None,
@@ -116,15 +116,31 @@ PixelAspect = Annotated[
 ]
 Range = Annotated[
     Annotated[list[float], MinLen(2), MaxLen(2)] | None,
-    Doc("[low, high] of arrays and recordings; null: the full samples', theirs [0, 1] or [-1, 1] for floats"),
+    Doc("[low, high] of the stored values; null: the full samples', or of floats [0, 1] or [-1, 1], of integers all"),
 ]
 Standardize = Annotated[
     bool,
     ForKinds(("vector", "signal")),
     Doc("signals, vectors: scale by each channel's mean and deviation, measured on full samples"),
 ]
+Size = Annotated[
+    Annotated[Sequence[int], MinLen(2), MaxLen(2)] | None,
+    ForKinds(("image", "video")),
+    Doc("[height, width] of the samples; null: what most files have, of a view's files with `fit` what the view says"),
+]
+Fit = Annotated[
+    Literal["refuse", "resize", "crop", "pad"],
+    ForKinds(("image",)),
+    Doc(
+        "pictures larger than `size`: refuse them, shrink them to it, shrink and cut, or shrink and hide what is beyond"
+    ),
+]
+Slices = Annotated[
+    Literal["axial", "coronal", "sagittal"],
+    ForKinds(("image", "video")),
+    Doc("which slices of NIfTI volumes are pictures, or the frames of a video"),
+]
 # Not in recipes, where one block's classes and units are found for all.
-Size = Annotated[tuple[int, int] | None, Doc("(height, width) that every file must have; null: what most have")]
 Classes = Annotated[list[str] | None, Doc("names of the classes, which fix their numbers across several folders")]
 UnitsOfOthers = Annotated[
     Any, Doc("`Units` of other data of the same quantity, in place of measuring them; nothing to files that say theirs")
@@ -205,8 +221,8 @@ class SignalOptions(TableOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(ReaderOptions):
-    """Of a folder of pictures."""
+class PictureOptions(ReaderOptions):
+    """Of pictures and of the frames of videos."""
 
     unlabelled: Unlabelled = "refuse"
     classes: Classes = None
@@ -217,13 +233,26 @@ class ImageOptions(ReaderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoOptions(ImageOptions):
+class ImageOptions(PictureOptions):
+    """Of a folder of pictures."""
+
+    fit: Fit = "refuse"
+    range: Range = None
+    missing: Missing = "refuse"
+    slices: Slices = "axial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions(PictureOptions):
     """Of a folder of videos, or one."""
 
     frames: Frames = None
     stride: Stride = None
     fps: Fps = None
     pixel_aspect: PixelAspect = "refuse"
+    range: Range = None
+    missing: Missing = "refuse"
+    slices: Slices = "axial"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +266,7 @@ class HFOptions(ReaderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(HFOptions, VideoOptions, SignalOptions, ArrayOptions):
+class DataOptions(HFOptions, ImageOptions, VideoOptions, SignalOptions, ArrayOptions):
     """Every option of every reader."""
 
 
@@ -265,6 +294,8 @@ def conflicts(options: Any) -> Iterator[tuple[str, str]]:
             yield name, f"must be true, false or the name of an array, got {given[name]!r}"
     if given.get("masks") == "alpha" and "alpha" in given:
         yield "alpha", "what is transparent is not observed (masks: alpha), so nothing is put behind it; leave it out"
+    if "size" in given and min(given["size"]) < 1:
+        yield "size", f"must be [height, width], two numbers of at least 1, got {list(given['size'])}"
     if "range" in given and not given["range"][0] < given["range"][1]:
         yield "range", f"must be [low, high] with low < high, got {list(given['range'])}"
     if "range" in given and "standardize" in given:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bootdiff.data.dataset import Dataset, spaced_indices
 from bootdiff.errors import BootdiffError
 
-__all__ = ["measure", "report_problems"]
+__all__ = ["measure", "report_notes", "report_problems"]
 
 _VALUES = 1 << 22  # values read at a time
 
@@ -82,3 +82,13 @@ def report_problems(datasets: Mapping[str, Dataset]) -> list[dict[str, str]]:
                 reported.add((dataset.where, problem))
                 rows.append({"data": name, "file": problem.file, "reason": problem.reason})
     return rows
+
+
+def report_notes(datasets: Mapping[str, Dataset]) -> list[str]:
+    """What was done to the files of named data sets, or passed over, a line each: "full: 412 resized"."""
+    lines: dict[tuple[str, str], str] = {}
+    for name, dataset in datasets.items():
+        for note in dataset.notes:
+            # Parts of one data set share its notes.
+            lines.setdefault((dataset.where, note), f"{name}: {note}")
+    return list(lines.values())

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from bootdiff.data import Dataset, Simulated, Subset, open_dataset, read_offsets, split_by_recording
+from bootdiff.data.readers.fitting import size_through
 from bootdiff.data.value_range import check_same_range
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
@@ -133,6 +134,9 @@ def open_data(
             options["units"] = full.units if view is None else full.units.through(view, full.shape, at)
         elif block.range is None:
             options["units"] = full.units
+        if block.fit != "refuse":
+            seen = size_through(view, full.shape, block.fit, f"{at}.fit")
+            options["size"] = block.size or seen
     dataset = open_dataset(path, **options)
     if full is not None:
         check_same_range(dataset, full.units, at)

@@ -27,7 +27,7 @@ __all__ = ["Data", "Full", "Holdout", "partial_only"]
 # Keys that recipes name only where they are given.
 _OPTIONAL = (
     "kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled",
-    "header", "separator", "decimal", "missing_values", "pixel_aspect",
+    "header", "separator", "decimal", "missing_values", "pixel_aspect", "size", "fit", "slices",
 )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ class _Path(Block):
 
 
 # Units and classes are found for all of a recipe's data together.
-_Options: Any = block_of(DataOptions, "Data", leave_out=("size", "classes", "units", "std"), base=_Path)
+_Options: Any = block_of(DataOptions, "Data", leave_out=("classes", "units", "std"), base=_Path)
 
 
 class Data(_Options):
@@ -100,5 +100,7 @@ def partial_only(block: Data) -> Iterator[tuple[str, str]]:
     """Keys that only partial data may have, given in a block of full samples, and why that is wrong."""
     if block.missing == "mask":
         yield "missing", "full samples are whole; those with gaps are a view (view: random_mask) with data of their own"
+    if block.fit == "pad":
+        yield "fit", "full samples are whole, and what is padded is not observed; say resize or crop, or make it a view"
     if block.masks:
         yield "masks", "full samples are whole; those with masks are a view (view: random_mask) with data of their own"

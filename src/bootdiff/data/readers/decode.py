@@ -26,8 +26,8 @@ __all__ = [
     "read_file", "split_alpha", "to_channels",
 ]  # fmt: skip
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".avif")
 _GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
 _ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
 _CONVERTED = {"CMYK", "YCbCr", "LAB", "HSV"}
@@ -182,17 +182,21 @@ def glance(data: bytes, alpha: str = "refuse") -> tuple[int, int, int, str | Non
 
 
 def to_channels(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, str | None]:
-    """(H, W, 1 or 3) with 1 or 3 channels: gray is repeated; colour becomes Pillow's "L" (ITU-R BT.601 luma)."""
-    if channels not in (1, 3):
-        raise ValueError(f"to_channels: pictures have 1 or 3 channels, not {channels}")
+    """(H, W, C) with the channels asked for: gray is repeated; colour becomes Pillow's "L" (ITU-R BT.601 luma)."""
     found = pixels.shape[-1]
     if found == channels:
         return pixels, None
+    if channels not in (1, 3):
+        raise ValueError(f"to_channels: pictures have 1 or 3 channels, not {channels}")
     if channels == 3:
         return np.repeat(pixels, 3, axis=-1), None
     if (pixels == pixels[..., :1]).all():
         return pixels[..., :1], None
-    luma = (pixels.astype(np.int64) @ np.array([19595, 38470, 7471]) + 32768) >> 16
+    weights = np.array([19595, 38470, 7471])
+    if pixels.dtype.kind == "f":
+        luma = pixels @ (weights / 65536)
+    else:
+        luma = (pixels.astype(np.int64) @ weights + 32768) >> 16
     return luma.astype(pixels.dtype)[..., None], "colour to gray"
 
 

@@ -1,13 +1,15 @@
-"""A folder of pictures: PNG, JPEG and WebP, at any depth of sub-folders, in sorted order.
+"""A folder of pictures: PNG, JPEG, WebP, BMP and AVIF, at any depth of sub-folders, in sorted order.
 
-Pixels v of b bits come out as x = 2 v / (2^b - 1) - 1; 16-bit files keep their depth. Nothing is resized or cropped,
-and nothing is converted silently: gray in a colour folder is repeated (exact), any other conversion is counted.
+Pixels v of b bits come out as x = 2 v / (2^b - 1) - 1; 16-bit files keep their depth. Nothing is resized or cropped
+unless asked for (`fit`, see `fitting`), and nothing is converted silently: gray in a colour folder is repeated (exact),
+any other conversion is counted.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bootdiff.data.dataset import Dataset, Sample, spaced_indices
-from bootdiff.data.folders import Problems, classes_by_folder, list_files, nothing_found, unusable_files
+from bootdiff.data.folders import Problems, classes_by_folder, list_files, nothing_found, passed_over, unusable_files
 from bootdiff.data.options import ImageOptions
 from bootdiff.data.readers.decode import (
     IMAGE_SUFFIXES,
@@ -27,12 +29,12 @@ from bootdiff.data.readers.decode import (
     split_alpha,
     to_channels,
 )
+from bootdiff.data.readers.fitting import Fitting, fit_hint
 from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, is_opaque, masks_by_stem, without_masks
-from bootdiff.data.readers.reader import Reader
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
-__all__ = ["ImageReader", "Images", "file_digest", "to_tensor"]
+__all__ = ["Images", "file_digest", "to_tensor"]
 
 _HASHED = 1 << 20  # files up to this many bytes are hashed whole, longer ones by their ends and length
 
@@ -47,46 +49,51 @@ class Images(Dataset):
             mask, ``name.mask.png`` (`mask_files`), white = observed; "alpha": what is transparent in the picture itself
             is not observed. on_error: "refuse" raises one error that lists what is wrong, "skip" decodes every file on
             opening, leaves out those that cannot be used and lists them in ``problems``. size, channels: as asked for,
-            else what most have. alpha: for transparent pixels. limit: at most this many files, evenly spaced.
+            else what most have. fit: what becomes of files larger than ``size``; "pad" gives every sample a mask.
+            alpha: for transparent pixels. limit: at most this many files, evenly spaced.
         memory: bytes of decoded pictures that are kept; while they fit, every file is decoded on opening, beyond them
             only its header and end are read (but see on_error).
 
-    Attribute ``converted``: counts of inexact conversions. Raises BootdiffError for anything wrong with the files.
+    Attribute ``converted``: counts of inexact conversions, which ``notes`` say, too. Raises BootdiffError for anything
+    wrong with the files.
     """
 
     problems: Problems
+    _has_gaps = False  # whether files of this kind say themselves what of them is not observed
 
     def __init__(self, folder: str | Path, options: ImageOptions | None = None, *, memory: int = 512 << 20) -> None:
         o = options or ImageOptions()
-        self.folder, self.where, self.masked = Path(folder), str(folder), bool(o.masks)
+        self.folder, self.where = Path(folder), str(folder)
         self._own_masks = o.masks == "alpha"
+        self._beside = bool(o.masks) and not self._own_masks
         self._alpha = "keep" if self._own_masks else o.alpha
         self.problems = Problems()
+        size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
+        self._fitting = Fitting.of(o.fit, size, self.where)
+        self.masked = bool(o.masks) or self._has_gaps or (self._fitting is not None and self._fitting.masks)
         found = self._list()
         files = [found[i] for i in spaced_indices(len(found), o.limit)]
         self.units = Units.of_range(0, 255, "pixels")
-        size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
-        self._hash = hashlib.sha256(repr((o.labels, o.masks, size, o.channels, o.alpha)).encode())
+        settings = (o.labels, o.masks, size, o.channels, o.alpha, *([] if self._fitting is None else [o.fit]))
+        self._hash = hashlib.sha256(repr(settings).encode())
         self._budget, self._verify = memory, o.on_error == "skip"
         self._pixels: dict[str, np.ndarray] = {}
         self._kept_masks: dict[str, np.ndarray] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
         headers = {name: header for name in files if (header := self._read_header(name)) is not None}
+        self._sizes = {name: header[:2] for name, header in headers.items()}
         if headers:
-            frequent = Counter(header[:2] for header in headers.values()).most_common(1)[0][0]
+            frequent = Counter(self._sizes.values()).most_common(1)[0][0]
             self._size = frequent if size is None else size
-            fitting = [header[2] for header in headers.values() if header[:2] == self._size]
-            self._channels = o.channels or (Counter(fitting).most_common(1)[0][0] if fitting else 3)
+            alike = [header[2] for header in headers.values() if self._fitting or header[:2] == self._size]
+            self._channels = o.channels or (Counter(alike).most_common(1)[0][0] if alike else 3)
             self.shape = (self._channels, *self._size)
-        wanted = "as asked for" if size is not None else "as most are"
-        for name, (height, width, _, _) in headers.items():
-            if (height, width) != self._size:
-                want = f"{self._size[0]} x {self._size[1]}"
-                self.problems.add(name, f"is {height} x {width} pixels (height x width), not {want} {wanted}")
+        self._check_shapes(headers, "as most are" if size is None else "as asked for")
         self._labels: dict[str, int] = {}
         if o.labels:
             self._labels, self.classes = classes_by_folder(headers, o.classes, o.unlabelled, self.problems.add)
             self.unlabelled = o.unlabelled == "keep"
-        if self.masked and not self._own_masks:
+        if self._beside:
             self._check_masks(list(headers))
         self._finish(files, headers, o.on_error)
 
@@ -96,11 +103,24 @@ class Images(Dataset):
         """Sorted paths, with forward slashes, of the pictures below the folder; masks are left out."""
         names = list_files(self.folder, "pictures", self.problems.add)
         rest = without_masks(names)
-        self._masks = masks_by_stem(names) if self.masked and not self._own_masks else {}
+        self._masks = masks_by_stem(names) if self._beside else {}
         pictures = [n for n in rest if n.lower().endswith(IMAGE_SUFFIXES)]
         if not pictures:
             raise nothing_found(self.folder, rest, "pictures", "a picture", IMAGE_SUFFIXES, self.problems)
+        self._passed_over = passed_over(n for n in rest if not n.lower().endswith(IMAGE_SUFFIXES))
         return pictures
+
+    def _check_shapes(self, headers: Mapping[str, tuple[int, int, int, str | None]], wanted: str) -> None:
+        """Problems of pictures whose size or channels are not those of the samples."""
+        for name, (height, width, channels, _) in headers.items():
+            if self._fitting is not None:
+                if reason := self._fitting.problem((height, width)):
+                    self.problems.add(name, reason)
+            elif (height, width) != self._size:
+                want = f"{self._size[0]} x {self._size[1]}"
+                self.problems.add(name, f"is {height} x {width} pixels (height x width), not {want} {wanted}")
+            if channels != self._channels and (channels, self._channels) not in ((1, 3), (3, 1)):
+                self.problems.add(name, f"has {channels} channels, not {self._channels}, as most have")
 
     def _decode(self, data: bytes) -> tuple[np.ndarray, np.ndarray | None, str | None]:
         """A picture (H, W, 1 or 3), its own mask (H, W) bool where it has one, and what it was converted from."""
@@ -120,19 +140,56 @@ class Images(Dataset):
             self._hash.update(file_digest(name, data))
             if self._budget <= 0 and not (self._verify or self._own_masks):
                 return glance(data, self._alpha)
-            pixels, mask, lost = self._decode(data)
+            pixels, own, lost = self._decode(data)
+            return (*self._keep(name, pixels, own), lost)
         except Transparent as error:
             self.problems.add(name, f"{error}; or, where they are not observed (partial data), masks: alpha")
             return None
         except Undecodable as error:
             self.problems.add(name, str(error))
             return None
+
+    def _keep(self, name: str, pixels: np.ndarray, own: np.ndarray | None) -> tuple[int, int, int]:
+        """Keeps decoded pixels, fitted, and their own mask where there is memory for them; (H, W, C) as they were."""
+        height, width, channels = pixels.shape
+        self._sizes[name] = height, width
+        if self._fitting is not None and self._fitting.problem(pixels.shape):
+            return height, width, channels
+        pixels = self._fitted(pixels)
+        mask = None
+        if (self._own_masks or self._has_gaps) and not self._beside:
+            mask = self._observed(name, own)
         self._budget -= pixels.nbytes + (0 if mask is None else mask.nbytes)
         if self._budget > 0:
             self._pixels[name] = pixels
             if mask is not None:
                 self._kept_masks[name] = mask
-        return (*pixels.shape, lost)
+        return height, width, channels
+
+    def _load(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """(H, W, C) of a picture, decoded again, and its own mask (H, W), None for all. Raises Undecodable."""
+        return self._decode(read_file(self.folder / name))[:2]
+
+    def _fitted(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels if self._fitting is None else self._fitting.pixels(pixels)
+
+    def _observed(self, name: str, own: np.ndarray | None) -> np.ndarray:
+        """What is observed of a picture, its own mask (H, W) and that beside it taken together, fitted: (h, w) bool.
+
+        Raises Undecodable, where nothing is left as well.
+        """
+        mask = own
+        if self._beside:
+            beside = self._read_mask(name)[0]
+            mask = beside if own is None else own & beside
+        if self._fitting is not None:
+            mask = self._fitting.mask(self._sizes[name], mask)
+        elif mask is None:
+            mask = np.ones(self._sizes[name], bool)
+        if not mask.any():
+            fitted = "" if self._fitting is None else f" once it is fitted to {mask.shape[0]} x {mask.shape[1]}"
+            raise Undecodable(f"has no pixel that is observed{fitted}")
+        return mask
 
     def _mask_name(self, name: str) -> str:
         """The mask beside a picture. Raises Undecodable where there is none, or several."""
@@ -149,18 +206,20 @@ class Images(Dataset):
         beside = self._mask_name(name)
         try:
             data = read_file(self.folder / beside)
-            return decode_mask(data, self._size), data
+            return decode_mask(data, self._sizes[name]), data
         except Undecodable as error:
             raise Undecodable(f"its mask {beside} {error}") from None
 
     def _check_masks(self, names: list[str]) -> None:
         for name in names:
+            if name in self.problems.files:
+                continue
             try:
-                mask, data = self._read_mask(name)
+                self._hash.update(hashlib.sha256(self._read_mask(name)[1]).digest())
+                mask = self._observed(name, self._load(name)[1] if self._has_gaps else None)
             except Undecodable as error:
                 self.problems.add(name, str(error))
                 continue
-            self._hash.update(hashlib.sha256(data).digest())
             self._budget -= mask.nbytes
             if self._budget > 0:
                 self._kept_masks[name] = mask
@@ -169,7 +228,8 @@ class Images(Dataset):
         """Settles which files are used, and raises where none is or one is not that should be."""
         self.names = [name for name in files if name not in self.problems.files]
         if self.problems and (on_error == "refuse" or not self.names):
-            raise unusable_files(self.where, self.problems, len(files), len(self.names))
+            more = "" if self._fitting is not None else fit_hint(Counter(self._sizes.values()))
+            raise unusable_files(self.where, self.problems, len(files), len(self.names), more=more)
         self.converted: Counter[str] = Counter()
         for name in self.names:
             lost = headers[name][3]
@@ -180,8 +240,15 @@ class Images(Dataset):
                 lost = lost or "colour to gray"
             if lost:
                 self.converted[lost] += 1
+            if self._fitting is not None:
+                self._fitting.count(self._sizes[name])
         for name in self._pixels.keys() - set(self.names):
             del self._pixels[name]
+        self.notes = [
+            *([] if self._fitting is None else self._fitting.said()),
+            *(f"{n} file(s) converted: {what}" for what, n in self.converted.items()),
+            *self._passed_over,
+        ]
         self._digest = self._hash.hexdigest()
         del self._hash  # hash objects cannot be sent to workers
 
@@ -199,16 +266,14 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> Sample:
         name = self.name(index)
         try:
-            pixels, mask = self._pixels.get(name), self._kept_masks.get(name)
-            if pixels is None:
-                decoded, own, _ = self._decode(read_file(self.folder / name))
-                pixels, mask = to_channels(decoded, self._channels)[0], own if self._own_masks else mask
-                if pixels.shape[:2] != self._size:
+            pixels, mask, own = self._pixels.get(name), self._kept_masks.get(name), None
+            if pixels is None or (mask is None and (self._own_masks or self._has_gaps)):
+                decoded, own = self._load(name)
+                if decoded.shape[:2] != self._sizes[name]:
                     raise Undecodable("has changed its size since the folder was opened")
-            if self._own_masks and mask is None:
-                mask = np.ones(self._size, bool)  # a picture without an alpha channel
+                pixels = to_channels(self._fitted(decoded), self._channels)[0]
             if self.masked and mask is None:
-                mask = self._read_mask(name)[0]
+                mask = self._observed(name, own)
         except Undecodable as error:
             raise BootdiffError(
                 f"{self.folder / name}: {error}. Mend or remove the file and start again; on_error: skip decodes every "
@@ -219,8 +284,10 @@ class Images(Dataset):
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(H, W, C) uint8 or uint16 -> (C, H, W) float32 in [-1, 1]."""
+    """(H, W, C) uint8 or uint16 -> (C, H, W) float32 in [-1, 1]; floats are in stored coordinates already."""
     x = torch.from_numpy(np.moveaxis(pixels, -1, 0).astype(np.float32))
+    if pixels.dtype.kind == "f":
+        return x.contiguous()
     return x.mul_(2 / np.iinfo(pixels.dtype).max).sub_(1).contiguous()
 
 
@@ -228,14 +295,3 @@ def file_digest(name: str, data: bytes) -> bytes:
     """What stands for a file in a fingerprint: its name, length, and the hash of all of it, or of its ends if long."""
     part = data if len(data) <= _HASHED else data[: _HASHED // 2] + data[-_HASHED // 2 :]
     return repr((name, len(data), hashlib.sha256(part).hexdigest())).encode()
-
-
-class ImageReader(Reader):
-    """Folders of pictures."""
-
-    what, kinds, options = "a folder of pictures", ("image",), ImageOptions
-    suffixes = folder_suffixes = IMAGE_SUFFIXES
-
-    def open(self, path: Path, options: ImageOptions) -> Dataset:
-        self.refuse_names(path, options)
-        return Images(path, options)

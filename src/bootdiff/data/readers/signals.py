@@ -1,4 +1,5 @@
-"""Signals in files: WAV, .npy (L or L x C) and tables (CSV, Parquet; rows are steps, columns are channels).
+"""Signals in files: WAV, other audio (`audio`), .npy (L or L x C) and tables (CSV, Parquet; rows are steps, columns are
+channels).
 
 WAV samples of b bits come out as amplitudes v / 2^(b-1) in [-1, 1] (8-bit ones are unsigned: (v - 128) / 128), floats
 as they are. Other signals are put into stored coordinates by a declared range, by standardizing (mean and deviation of
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 
 from bootdiff.data.dataset import Dataset, Sample, Span
-from bootdiff.data.folders import list_files, nothing_found
+from bootdiff.data.folders import list_files, nothing_found, passed_over
 from bootdiff.data.options import SignalOptions, defaults_of
+from bootdiff.data.readers.audio import AUDIO_SUFFIXES, AudioFile
 from bootdiff.data.readers.decode import Undecodable
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.recordings import Recordings, long_file_digest
@@ -30,7 +32,7 @@ from bootdiff.errors import BootdiffError
 
 __all__ = ["SIGNAL_SUFFIXES", "SignalReader", "Signals"]
 
-SIGNAL_SUFFIXES = (".wav", ".npy", *TABLE_SUFFIXES)
+SIGNAL_SUFFIXES = (".wav", *AUDIO_SUFFIXES, ".npy", *TABLE_SUFFIXES)
 _STEP = 1 << 20  # steps read at a time
 
 
@@ -70,6 +72,7 @@ class Signals(Recordings):
         names = [n for n in files if n.lower().endswith(SIGNAL_SUFFIXES)]
         if not names:
             raise nothing_found(self.folder, files, "signals", "a signal", SIGNAL_SUFFIXES, self.problems)
+        self.notes = [] if self._only else passed_over(n for n in files if not n.lower().endswith(SIGNAL_SUFFIXES))
         channels: dict[str, int] = {}
         rates: dict[str, float | None] = {}
         for name in names:
@@ -92,11 +95,15 @@ class Signals(Recordings):
 
     def _open(self, name: str, channels: dict[str, int], rates: dict[str, float | None]) -> None:
         path = self.folder / name
+        found: np.ndarray | AudioFile
         try:
             self._hash.update(long_file_digest(name, path))
             if name.lower().endswith(TABLE_SUFFIXES):
                 found, self.columns = self._table(name)
                 self._tables[name], rate = found, None
+            elif name.lower().endswith(AUDIO_SUFFIXES):
+                audio = AudioFile(path, verify=True)
+                found, rate = audio, audio.rate
             else:
                 found, rate = _read_signal(path)
         except Undecodable as error:
@@ -126,6 +133,8 @@ class Signals(Recordings):
 
     def _values(self, name: str, start: int, stop: int) -> np.ndarray:
         """(stop - start, C) float64 in original units."""
+        if name.lower().endswith(AUDIO_SUFFIXES):
+            return AudioFile(self.folder / name)[start:stop]
         found = self._tables[name] if name in self._tables else _read_signal(self.folder / name)[0]
         part = found[start:stop]
         return amplitude(part) if name.lower().endswith(".wav") else np.asarray(part).astype(np.float64)
@@ -245,7 +254,7 @@ class SignalReader(Reader):
     """Folders of signals, and single files."""
 
     what, kinds, options = "a folder of signals", ("signal",), SignalOptions
-    suffixes, folder_suffixes = SIGNAL_SUFFIXES, (".wav",)
+    suffixes, folder_suffixes = SIGNAL_SUFFIXES, (".wav", *AUDIO_SUFFIXES)
 
     def open(self, path: Path, options: SignalOptions) -> Dataset:
         self.refuse_names(path, options)

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from bootdiff.data.dataset import Dataset, Sample, Span
-from bootdiff.data.folders import frame_problem, list_files, natural_order, nothing_found
+from bootdiff.data.folders import frame_problem, list_files, natural_order, nothing_found, passed_over
 from bootdiff.data.options import VideoOptions
 from bootdiff.data.readers.decode import IMAGE_SUFFIXES, Undecodable, read_file, to_channels
 from bootdiff.data.readers.images import file_digest, to_tensor
 from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, masks_beside, without_masks
+from bootdiff.data.readers.pictures import STACK_SUFFIXES
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.recordings import Recordings, long_file_digest
 from bootdiff.data.readers.video_files import (
@@ -30,6 +31,7 @@ from bootdiff.data.readers.video_files import (
     open_video,
     uneven_spacing,
 )
+from bootdiff.data.readers.volumes import Volumes
 from bootdiff.data.transforms import windows
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
@@ -109,6 +111,7 @@ class Videos(Recordings):
                 videos.setdefault(parent, []).append(own)
         if not videos:
             raise nothing_found(self.folder, usable, "videos", "a video", _NEEDED, self.problems)
+        self.notes = passed_over(n for n in usable if not n.lower().endswith((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)))
         loose = videos.pop("", [])
         if loose and not videos:
             return {self.folder.name: sorted(loose, key=natural_order)}
@@ -195,6 +198,7 @@ class Videos(Recordings):
                 lost = lost or "colour to gray"
             if lost:
                 self.converted[lost] += 1
+        self.notes = [*(f"{n} video(s) converted: {what}" for what, n in self.converted.items()), *self.notes]
         for kept in (self._frames, self._videos, self._kept_masks, self._frame_numbers):
             for name in kept.keys() - set(self.names):
                 del kept[name]
@@ -297,4 +301,15 @@ class VideoReader(Reader):
 
     def open(self, path: Path, options: VideoOptions) -> Dataset:
         self.refuse_names(path, options)
+        names = [path.name] if path.is_file() else list_files(path, "videos", lambda name, reason: None)
+        if any(name.lower().endswith(STACK_SUFFIXES) for name in names):
+            if options.fps is not None:
+                raise BootdiffError(
+                    f"{path}: holds files whose pictures have no times, so fps means nothing; remove it"
+                )
+            return Volumes(path, options)
+        defaults = VideoOptions()
+        for name in ("range", "missing", "slices"):
+            if getattr(options, name) != getattr(defaults, name):
+                raise BootdiffError(f"{path}: holds ordinary videos, to which {name} means nothing; remove it")
         return Videos(path, options)
