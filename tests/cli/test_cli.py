@@ -330,7 +330,7 @@ def test_the_demo_is_what_it_promises(monkeypatch, tmp_path, trained):
     recipe = demo.demo_recipe()
     assert recipe.simulate.full <= 0.02 * len(load_letters()) + 1
     assert recipe.simulate.pool.path == "letters"
-    assert recipe.view_configs("thumbnails") == [{"kind": "downsample", "factor": 2}]
+    assert [spec.std for spec in recipe.views.values()] == [0, 0.3]
     # the verb itself, on the tiny run
     monkeypatch.setattr(demo, "demo_recipe", lambda: load_recipe_text(TINY, trained.recipe.parent))
     own = shutil.copytree(trained.run, tmp_path / "demo")

@@ -19,7 +19,7 @@ def demo(
 ) -> None:
     """See it work on letters of many fonts.
 
-    A few letters are full images; the rest thumbnails, pictures with a square stamped out, and noisy copies. Trains
+    A few letters are full images; the rest have a square stamped out or are noisy copies. Trains
     full-only and bootdiff, prints the comparison and writes images and metrics.json. Takes minutes on two cores; after
     an interruption, the same command continues.
 
