@@ -4,7 +4,7 @@
 
 For every experiments/results/NAME/seed-S.json (metrics of a `bootdiff arms` run) the recipe NAME is forecast at seed S,
 which takes half a minute each, and written to experiments/results/forecast/NAME-seed-S.json; what lies there is not
-made again. Where the run itself is at hand (RUNS/NAME/seed-S; the demo's in RUNS/demo and RUNS/demo-S), the weights
+made again. Where the run itself is at hand (RUNS/NAME/seed-S), the weights
 that training gave each view beside the full samples (`screening`) are noted, too. Then forecast/comparison.json, the
 tables of docs/theory.md and the figure docs/theory/forecast.svg are written.
 """
@@ -16,7 +16,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,11 @@ NAMES = ("digits", "cats32-thumbnails", "cats32-two-views", "cats32-useless")
 
 def run_folder(runs: Path, name: str, seed: int) -> Path:
     """Where the run lies that the results are of."""
-    return runs / ("demo" if seed == 0 else f"demo-{seed}") if name == "digits" else runs / name / f"seed-{seed}"
+    return runs / name / f"seed-{seed}"
 
 
 def recipe_file(name: str) -> Path:
-    """The recipe of this name: the demo's is in the package, the others are in experiments/recipes."""
-    if name == "digits":
-        return Path(str(files("bootdiff.recipe").joinpath("embedded", "digits.yaml")))
+    """The recipe of this name, in experiments/recipes."""
     return RECIPES / f"{name}.yaml"
 
 

@@ -1,7 +1,7 @@
 """The restoration methods beside each other: against a Gaussian's exact posterior, and on a run's samples.
 
     python -m experiments.scripts.restore_methods                     # Gaussian, about a minute
-    python -m experiments.scripts.restore_methods runs/demo -n 24     # test samples of a run, each view of its recipe
+    python -m experiments.scripts.restore_methods runs/digits -n 24     # test samples of a run, each view of its recipe
 
 Columns for the Gaussian, means over files and open coordinates: `off` is the distance of the answers' mean from the
 exact one in units of the exact deviation (0.07 is chance for 200 answers); `width` their deviation over the exact

@@ -36,7 +36,7 @@ _MOVED = {
     "python benchmarks/regularization.py": "python -m experiments.scripts.regularization",
     "overlay.py": "python -m experiments.scripts.overlay",
     "benchmarks/results": "experiments/results",
-    "src/bootdiff/recipes": "src/bootdiff/recipe/embedded",
+    "src/bootdiff/recipes": "experiments/recipes",
 }
 
 

@@ -162,7 +162,7 @@ def test_commands_of_older_results_are_given_as_they_are_called_today():
         "python benchmarks/regularization.py src/bootdiff/recipes/digits.yaml runs/demo --out benchmarks/results/a.json"
     )
     assert script.todays({"command": old})["command"] == (
-        "python -m experiments.scripts.regularization src/bootdiff/recipe/embedded/digits.yaml runs/demo "
+        "python -m experiments.scripts.regularization experiments/recipes/digits.yaml runs/demo "
         "--out experiments/results/a.json"
     )
     new = {"command": command("overlay", ["measure", "benchmarks/results"])}

@@ -36,7 +36,7 @@ def recipe(
 
 
 def embedded_text(name: str) -> str:
-    """A recipe that the package carries: "example", "letters" (the demo) or "digits"."""
+    """A recipe that the package carries: "example" or "letters" (the demo)."""
     from importlib.resources import files
 
     return files("bootdiff.recipe").joinpath("embedded", f"{name}.yaml").read_text(encoding="utf-8")
