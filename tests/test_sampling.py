@@ -23,7 +23,8 @@ from bootdiff.method.stack import StackedDenoiser
 from bootdiff.nets import LocalNet
 from bootdiff.noise import LEVELS
 from bootdiff.pipeline import BootdiffPipeline
-from bootdiff.sampling import SOLVERS, classes_of, diffusers_scheduler, sample
+from bootdiff.sampling import SOLVERS, classes_of, sample
+from bootdiff.schedulers import diffusers_scheduler
 from bootdiff.serialization import save
 from bootdiff.views import ChannelMix, Downsample
 
@@ -225,7 +226,7 @@ def test_labels_are_checked():
         ({"batch_size": 0}, "batch_size >= 1"),
         ({"seed": -1}, "seed >= 0"),
         ({"scheduler": "ddim"}, "dpm, heun, euler"),
-        ({"scheduler": nn.Identity()}, "Identity is not an EDM scheduler"),
+        ({"scheduler": nn.Identity()}, "Identity cannot be used"),
         ({"sigma_min": 0.0}, "sigma_min"),
         ({"sigma_max": 0.01}, "sigma_max"),
     ],

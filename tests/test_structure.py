@@ -20,6 +20,7 @@ FLOORS = [
     ["distributions", "guidance", "moments", "pretrained"],
     ["data"],
     ["training"],
+    ["schedulers"],
     ["sampling"],
     ["restoration"],
     ["method"],

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
-from bootdiff.sampling import diffusers_scheduler, sample
+from bootdiff.sampling import sample
+from bootdiff.schedulers import diffusers_scheduler
 from bootdiff.serialization import load, save
 from bootdiff.training.files import read_json
 
