@@ -36,7 +36,18 @@ from torch import Generator, Tensor
 
 from bootdiff.noise import precondition
 
-__all__ = ["FAMILIES", "After", "Evaluate", "Generators", "Solve", "Tick", "convert", "diffusers_scheduler", "range_of"]
+__all__ = [
+    "FAMILIES",
+    "After",
+    "Evaluate",
+    "Generators",
+    "Solve",
+    "Tick",
+    "check_scheduler",
+    "convert",
+    "diffusers_scheduler",
+    "range_of",
+]
 
 HIGHEST = 80.0
 """The noise level that stands for those above _INFINITE: where `sample` begins by default."""
@@ -143,6 +154,12 @@ _REASONS = {
 """Why some of diffusers' other schedulers are refused."""
 
 
+def check_scheduler(scheduler: Any) -> None:
+    """Raises ValueError for a scheduler, or a configuration of it, that D cannot be converted to."""
+    _refuse_kind(scheduler)
+    _refuse_config(scheduler)
+
+
 def _refuse_kind(scheduler: Any) -> None:
     name = type(scheduler).__name__
     if name in FAMILIES and hasattr(scheduler, "from_config"):
@@ -202,10 +219,9 @@ def convert(scheduler: Any, steps: int, sigmas: Sequence[float] | None = None) -
         ValueError: a scheduler, a configuration of it or noise levels that D cannot be converted to; the solver: one
             that clips to [-1, 1] what is no picture.
     """
-    _refuse_kind(scheduler)
+    check_scheduler(scheduler)
     scheduler = type(scheduler).from_config(scheduler.config)
     name = type(scheduler).__name__
-    _refuse_config(scheduler)
     if sigmas is not None and not name.startswith(("EDM", "EulerDiscrete")):
         raise ValueError(
             f"{name} takes no sigmas of one's own, its config sets them; leave sigmas out, or pass dpm, heun, euler or "
@@ -276,9 +292,10 @@ def _is_random(scheduler: Any) -> bool:
 
 def range_of(scheduler: Any, steps: int) -> tuple[float, float]:
     """The lowest and the highest noise level at which `convert` would evaluate D in that many steps."""
-    _refuse_kind(scheduler)
+    check_scheduler(scheduler)
+    if type(scheduler).__name__.startswith("EDM"):
+        return float(scheduler.config.sigma_min), float(scheduler.config.sigma_max)
     scheduler = type(scheduler).from_config(scheduler.config)
-    _refuse_config(scheduler)
     _set_levels(scheduler, steps, None, torch.device("cpu"))
     mixing = FAMILIES[type(scheduler).__name__][0]
     mixed = [mixing(scheduler, i, t) for i, t in enumerate(scheduler.timesteps)]
