@@ -52,7 +52,13 @@ def test_a_stack_with_two_views_through_files_gives_the_same_bits(tmp_path, no_p
     files = sorted(str(p.relative_to(tmp_path / "pipe")) for p in (tmp_path / "pipe").rglob("*") if p.is_file())
     weights = [f"denoiser/weights/{p.name}" for p in sorted((tmp_path / "arm" / "weights").iterdir())]
     assert weights
-    assert files == ["denoiser/model.json", *weights, "model_index.json", "scheduler/scheduler_config.json"]
+    assert files == [
+        "README.md",
+        "denoiser/model.json",
+        *weights,
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+    ]
     want = sample(d, 3, seed=5, steps=6)
     for folder in ("pipe", "arm"):
         again = quiet(BootdiffPipeline.from_pretrained(str(tmp_path / folder)))

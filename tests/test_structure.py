@@ -15,6 +15,7 @@ MOST_LINES = 500
 
 FLOORS = [
     ["errors"],
+    ["hub"],
     ["noise", "settings", "spec"],
     ["views", "nets", "denoise"],
     ["distributions", "guidance", "moments", "pretrained"],
@@ -26,6 +27,7 @@ FLOORS = [
     ["method"],
     ["serialization"],
     ["api"],
+    ["card"],
     ["pipeline", "recipe"],
     ["evaluation", "forecast", "tools"],
     ["cli"],

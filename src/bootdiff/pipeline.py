@@ -10,15 +10,19 @@ A folder that it reads is either what `save_pretrained` wrote,
     denoiser/model.json                 how the denoiser is built
     denoiser/weights/                   the weights of its networks
     scheduler/scheduler_config.json     solver and noise levels
+    README.md                           the model card (`card`)
 
-or what `save` wrote, as for every arm of a run: model.json and weights/ alone.  JSON and safetensors,
-no pickle.  Images and videos are x in [-1, 1] mapped to [0, 1] and clamped; signals and vectors are unchanged, in
-the stored coordinates of the data (`bootdiff sample` writes them in original units).
+or what `save` wrote, as for every arm of a run: model.json and weights/ alone.  JSON and safetensors, no pickle.  The
+former can be pushed to the Hugging Face Hub, and is then read by its name there (`hub`).
+
+Images and videos are x in [-1, 1] mapped to [0, 1] and clamped; signals and vectors are unchanged, in the stored
+coordinates of the data (`bootdiff sample` writes them in original units).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +33,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from torch import Generator, Tensor
 
+from bootdiff.card import model_card
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
+from bootdiff.hub import is_hub_id, pull, push
 from bootdiff.sampling import Churn, sample
 from bootdiff.schedulers import FAMILIES, After, check_scheduler, diffusers_scheduler, range_of
 from bootdiff.serialization import load, save
-from bootdiff.training.files import read_json
+from bootdiff.training.files import atomic_write_text, read_json
 
 __all__ = ["BootdiffPipeline", "DenoiserModel"]
 
@@ -60,10 +66,30 @@ class DenoiserModel(ModelMixin, Denoiser):
         """Write `model.json` and `weights/`. Raises as `save`."""
         save(self.wrapped, save_directory)
 
+    def push_to_hub(self, *args: Any, **options: Any) -> str:
+        """Refused: a model alone says neither how to draw with it nor what it is."""
+        raise BootdiffError("a denoiser is pushed with its pipeline: BootdiffPipeline(denoiser).push_to_hub(...)")
+
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> DenoiserModel:  # type: ignore[override]
-        """Read what `save_pretrained` or `save` wrote. Raises as `load`."""
+    def from_pretrained(cls, folder: str | Path, **loading: Any) -> DenoiserModel:  # type: ignore[override]
+        """Read what `save_pretrained` or `save` wrote.
+
+        Args:
+            folder: where.
+            loading: what `DiffusionPipeline.from_pretrained` hands to every part. Raises ValueError for what would
+                change the weights or where they are.
+        """
+        for key in ("device_map", "variant", "quantization_config"):
+            if loading.get(key) is not None:
+                raise ValueError(f"{key} is not for a bootdiff model: load it, then move it by pipe.to(device)")
+        check_dtype(loading.get("torch_dtype"))
         return cls(load(folder))
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raises ValueError for another dtype than that of the weights."""
+    if dtype not in (None, torch.float32):
+        raise ValueError(f"torch_dtype={dtype}: bootdiff's models are float32; draw under torch.autocast for speed")
 
 
 class BootdiffPipeline(DiffusionPipeline):
@@ -88,45 +114,133 @@ class BootdiffPipeline(DiffusionPipeline):
         super().__init__()
         if scheduler is not None:
             check_scheduler(scheduler)
-        model = denoiser if isinstance(denoiser, DenoiserModel) else DenoiserModel(denoiser)
+        self._source: Path | None = None
+        # By ModelMixin: diffusers' custom_pipeline runs a copy of this file, with a DenoiserModel of its own.
+        model = denoiser if isinstance(denoiser, ModelMixin) else DenoiserModel(denoiser)
         self.register_modules(denoiser=model, scheduler=scheduler or diffusers_scheduler("dpm"))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | Path, scheduler: Any | None = None
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        scheduler: Any | None = None,
+        *,
+        classes: Iterable[type] = (),
+        torch_dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> BootdiffPipeline:
-        """The pipeline in a folder that `save_pretrained`, `save` or a run wrote.
+        """The pipeline that `save_pretrained`, `save`, `push_to_hub` or a run wrote.
 
         Args:
-            pretrained_model_name_or_path: a folder on this machine.
+            pretrained_model_name_or_path: a folder on this machine, or a repository on the Hub, "owner/name".
             scheduler: used in place of the saved one.
+            classes: classes of your own that the denoiser is made of (as in `load`).
+            torch_dtype: float32 or None.
+            revision, token, cache_dir, local_files_only: of a repository (as in `hub.pull`).
 
         Raises:
-            BootdiffError: no such folder, or files that do not go together.
+            BootdiffError: no such folder or repository, no connection, or files that do not go together.
+            ValueError: a different dtype.
         """
-        folder = Path(pretrained_model_name_or_path)
+        check_dtype(torch_dtype)
+        name = pretrained_model_name_or_path
+        folder = Path(name)
+        if is_hub_id(name):
+            folder = pull(
+                str(name), revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+            )
+            if not any((folder / file).is_file() for file in ("model_index.json", "model.json")):
+                raise BootdiffError(f"{name}: a repository, but not of a bootdiff model; give a different name")
         index = folder / "model_index.json"
         if not index.exists():
             # Without a model.json, the message of `load` is the right one.
-            return cls(load(folder), scheduler)
-        parts = read_json(index)
-        name = parts.get("_class_name") if isinstance(parts, dict) else None
-        if name != cls.__name__:
-            raise BootdiffError(
-                f"{index}: the pipeline in it is a {name}, not a {cls.__name__}; give a different folder"
+            made = cls(load(folder, classes=classes), scheduler)
+        else:
+            scheduler = _scheduler_of(index, cls.__name__) if scheduler is None else scheduler
+            made = cls(load(folder / "denoiser", classes=classes), scheduler)
+        made._source = folder
+        return made
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        license: str | None = None,
+        safe_serialization: bool = True,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **hub: Any,
+    ) -> None:
+        """Write the pipeline, with a model card.
+
+        A README.md that is there already, or in the folder that the pipeline was read from, is kept as it is.
+
+        Args:
+            save_directory: made if missing.
+            license: an identifier of the Hub for the card, such as "apache-2.0"; None: left to be filled in.
+            safe_serialization: weights are safetensors whatever it says.
+            push_to_hub: also upload it, to `repo_id` (default: the folder's name).
+            hub: then private, token, commit_message and create_pr, as in `hub.push`.
+
+        Raises:
+            TypeError: the denoiser holds a part without a config; an unknown argument.
+            BootdiffError: no room on the disk, a card of a run that cannot be made; as `hub.push`.
+        """
+        unknown = sorted(set(hub) - {"private", "token", "commit_message", "create_pr"})
+        if unknown or (hub and not push_to_hub):
+            raise TypeError(f"save_pretrained takes no {', '.join(unknown or sorted(hub))} here")
+        folder = Path(save_directory)
+        kept = self._kept_card(folder, license)
+        super().save_pretrained(folder)
+        name = repo_id or folder.absolute().name
+        self._write_card(folder, kept, license, name if push_to_hub else ".")
+        if push_to_hub:
+            push(folder, name, **hub)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        license: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the pipeline, so that `from_pretrained(repo_id)` reads it. Arguments, result and errors: `hub.push`.
+
+        Args:
+            license: as in `save_pretrained`.
+        """
+        with tempfile.TemporaryDirectory(prefix="bootdiff-") as folder:
+            kept = self._kept_card(Path(folder), license)
+            super().save_pretrained(folder)
+            self._write_card(Path(folder), kept, license, repo_id)
+            return push(
+                folder, repo_id, private=private, token=token, commit_message=commit_message, create_pr=create_pr
             )
-        if scheduler is None:
-            kind = (parts.get("scheduler") or [None, None])[1]
-            if kind not in FAMILIES or not hasattr(diffusers, kind):
-                raise BootdiffError(
-                    f"{index}: its scheduler {kind!r} is none of diffusers {diffusers.__version__} that can be used; "
-                    f"install the version that wrote it, or pass scheduler=EDMDPMSolverMultistepScheduler(...)"
-                )
-            try:
-                scheduler = getattr(diffusers, kind).from_pretrained(folder / "scheduler", local_files_only=True)
-            except OSError as error:
-                raise BootdiffError(f"{folder}/scheduler: cannot be read ({error}); copy the folder again") from None
-        return cls(DenoiserModel.from_pretrained(folder / "denoiser"), scheduler)
+
+    def _kept_card(self, folder: Path, license: str | None) -> Path | None:
+        """A README.md that is there already. Raises ValueError for a licence that would not get into it."""
+        places = [folder] if self._source is None else [folder, self._source]
+        kept = next((place / "README.md" for place in places if (place / "README.md").is_file()), None)
+        if kept is not None and license is not None:
+            raise ValueError(f"license: {kept} is kept as it is; write the licence into it, or delete it")
+        return kept
+
+    def _write_card(self, folder: Path, kept: Path | None, license: str | None, place: str) -> None:
+        if kept is not None:
+            atomic_write_text(folder / "README.md", kept.read_text(encoding="utf-8"))
+            return
+        source = None if self._source is None else self._source.absolute()
+        run = source.parent if source is not None and (source.parent / "run.json").is_file() else None
+        spec = read_json(folder / "denoiser" / "model.json")["denoiser"]
+        arm = source.name if source is not None else None
+        text = model_card(self.denoiser.wrapped, spec, run=run, arm=arm, license=license, place=place)
+        atomic_write_text(folder / "README.md", text)
 
     @torch.no_grad()
     def __call__(
@@ -243,6 +357,24 @@ class BootdiffPipeline(DiffusionPipeline):
             return changed
 
         return after
+
+
+def _scheduler_of(index: Path, name: str) -> Any:
+    """The scheduler that a saved pipeline of this name was saved with."""
+    parts = read_json(index)
+    found = parts.get("_class_name") if isinstance(parts, dict) else None
+    if found != name:
+        raise BootdiffError(f"{index}: the pipeline in it is a {found}, not a {name}; give a different folder")
+    kind = (parts.get("scheduler") or [None, None])[1]
+    if kind not in FAMILIES or not hasattr(diffusers, kind):
+        raise BootdiffError(
+            f"{index}: its scheduler {kind!r} is none of diffusers {diffusers.__version__} that can be used; install "
+            f"the version that wrote it, or pass scheduler=EDMDPMSolverMultistepScheduler(...)"
+        )
+    try:
+        return getattr(diffusers, kind).from_pretrained(index.parent / "scheduler", local_files_only=True)
+    except OSError as error:
+        raise BootdiffError(f"{index.parent}/scheduler: cannot be read ({error}); copy the folder again") from None
 
 
 def _count(
