@@ -232,6 +232,20 @@ def test_wrong_churn_is_refused():
         sample(LAW, 1, churn=5.0)
 
 
+def test_a_solver_of_ones_own_without_callbacks(monkeypatch):
+    """What docs/extend.md registers: four arguments."""
+
+    def jump(steps, sigma_min, sigma_max):
+        return lambda evaluate, noise, generators, tick: evaluate(sigma_max * noise, torch.tensor(sigma_max))
+
+    monkeypatch.setitem(SOLVERS, "jump", jump)
+    assert sample(LAW, 3, generator=torch.Generator(), scheduler="jump").shape == (3, DIM)
+    with pytest.raises(ValueError, match="'jump' calls nothing"):
+        sample(LAW, 3, scheduler="jump", on_step=lambda i, t, x: x)
+    with pytest.raises(ValueError, match="'jump' takes no sigmas"):
+        sample(LAW, 3, scheduler="jump", sigmas=[2.0, 1.0])
+
+
 # --- what cannot be converted -----------------------------------------------------------------------------------------
 
 

@@ -86,10 +86,13 @@ class DenoiserModel(ModelMixin, Denoiser):
         return cls(load(folder))
 
 
-def check_dtype(dtype: Any) -> None:
-    """Raises ValueError for another dtype than that of the weights."""
-    if dtype not in (None, torch.float32):
-        raise ValueError(f"torch_dtype={dtype}: bootdiff's models are float32; draw under torch.autocast for speed")
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raises ValueError for weights of half precision, which noise levels and samples do not go together with."""
+    if dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"{dtype}: bootdiff's models draw with float32 weights; leave them so (pipe.to(torch.float32)), and for "
+            f"speed draw under torch.autocast"
+        )
 
 
 class BootdiffPipeline(DiffusionPipeline):
@@ -138,12 +141,12 @@ class BootdiffPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: a folder on this machine, or a repository on the Hub, "owner/name".
             scheduler: used in place of the saved one.
             classes: classes of your own that the denoiser is made of (as in `load`).
-            torch_dtype: float32 or None.
+            torch_dtype: float32 or None: weights are not converted.
             revision, token, cache_dir, local_files_only: of a repository (as in `hub.pull`).
 
         Raises:
             BootdiffError: no such folder or repository, no connection, or files that do not go together.
-            ValueError: a different dtype.
+            ValueError: half precision.
         """
         check_dtype(torch_dtype)
         name = pretrained_model_name_or_path
@@ -291,10 +294,12 @@ class BootdiffPipeline(DiffusionPipeline):
                 holds it.
 
         Raises:
-            ValueError: as `sample`, two names of one thing, an unknown output_type, or samples that cannot be PIL
-                images.
+            ValueError: as `sample`, two names of one thing, an unknown output_type, samples that cannot be PIL
+                images, or weights of half precision.
             BootdiffError: the denoiser returned NaN or an infinity.
         """
+        for weight in self.denoiser.parameters():
+            check_dtype(weight.dtype)
         shape = self.denoiser.shape
         drawable = len(shape) in (3, 4) and shape[0] in (1, 3)
         output_type = output_type or ("pil" if drawable else "np")
@@ -307,7 +312,7 @@ class BootdiffPipeline(DiffusionPipeline):
         if guidance is not None and guidance_scale is not None:
             raise ValueError("guidance and guidance_scale are two names of one weight; give one of them")
         n = _count(batch_size, num_images, class_labels, generator)
-        weight = guidance_scale if guidance is None else guidance
+        strength = guidance_scale if guidance is None else guidance
         steps = num_inference_steps if sigmas is None else len(sigmas)
         low, high = range_of(self.scheduler, steps) if isinstance(scheduler, str) and sigmas is None else (0.02, 80.0)
         with self.progress_bar(total=steps * -(-max(n, 0) // max(max_batch_size, 1))) as bar:
@@ -323,7 +328,7 @@ class BootdiffPipeline(DiffusionPipeline):
                 sigmas=sigmas,
                 churn=churn,
                 label=class_labels,
-                guidance=1.0 if weight is None else weight,
+                guidance=1.0 if strength is None else strength,
                 guidance_interval=guidance_interval,
                 batch_size=max_batch_size,
                 progress=lambda done, total: bar.update(done - bar.n),

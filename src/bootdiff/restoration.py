@@ -236,7 +236,7 @@ class PosteriorMethod(Method):
         def evaluate(x: Tensor, sigma: Tensor) -> Tensor:
             return posterior_mean(posterior, x, sigma, batch.label, batch.first)
 
-        return solve(evaluate, batch.noise, batch.generators, batch.tick, None)
+        return solve(evaluate, batch.noise, batch.generators, batch.tick)
 
 
 @dataclass(frozen=True)

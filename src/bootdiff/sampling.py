@@ -22,6 +22,7 @@ device changes a sample by more than rounding.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,12 +40,9 @@ from bootdiff.guidance import GuidedDenoiser
 from bootdiff.nets import NETS
 from bootdiff.noise import karras_levels, noted
 from bootdiff.pretrained import DiffusersDenoiser
-from bootdiff.schedulers import After, Evaluate, Generators, Solve, Tick, convert, diffusers_scheduler
+from bootdiff.schedulers import After, Evaluate, Solve, Tick, convert, diffusers_scheduler
 
 __all__ = ["SOLVERS", "Churn", "classes_of", "sample"]
-
-SOLVERS = ("dpm", "heun", "euler")
-"""The names of the solvers above."""
 
 
 @dataclass(frozen=True)
@@ -132,16 +130,19 @@ def sample(
     solve = solver(scheduler, steps, sigma_min, sigma_max, sigmas, churn)
     device = next((t.device for group in (denoiser.parameters(), denoiser.buffers()) for t in group), None)
     device = device or torch.device("cpu")
-    random = _generators(generator, seed, n)
+    given = None if generator is None else _checked_generators(generator, n)
     # One generator for all gives all of the first noise at once: so it does not depend on batch_size.
-    common = _white((n, *denoiser.shape), random) if isinstance(random, Generator) else None
+    common = None
+    if isinstance(generator, Generator):
+        common = torch.randn(n, *denoiser.shape, generator=generator, device=generator.device)
+    more = _with_callback(solve, scheduler, on_step)
     starts = range(0, n, batch_size)
     out = torch.empty(n, *denoiser.shape, device=device)
     with evaluating(denoiser):
         for b, start in enumerate(starts):
             rows = slice(start, min(start + batch_size, n))
-            own = random if isinstance(random, Generator) else random[rows]
-            noise = _white((rows.stop - start, *denoiser.shape), own) if common is None else common[rows]
+            own = [seeded(seed, i) for i in range(rows.start, rows.stop)] if given is None else given[rows]
+            noise = _white(denoiser.shape, own) if common is None else common[rows]
             classes = None if labels is None else labels[rows].to(device)
 
             def evaluate(x: Tensor, sigma: Tensor, classes: Tensor | None = classes, first: int = start) -> Tensor:
@@ -151,15 +152,13 @@ def sample(
                 if progress is not None:
                     progress(b * steps + step, len(starts) * steps)
 
-            out[rows] = solve(evaluate, noise.to(device), own, tick, on_step)
+            out[rows] = solve(evaluate, noise.to(device), own, tick, **more)
     return out
 
 
-def _generators(given: Generator | Sequence[Generator] | None, seed: int, n: int) -> Generators:
-    if given is None:
-        return [seeded(seed, i) for i in range(n)]
+def _checked_generators(given: Generator | Sequence[Generator], n: int) -> list[Generator]:
     if isinstance(given, Generator):
-        return given
+        return [given] * n
     found = list(given)
     if not all(isinstance(g, Generator) for g in found):
         raise ValueError("generator must be a torch.Generator, or a list of them, one for each sample")
@@ -168,11 +167,17 @@ def _generators(given: Generator | Sequence[Generator] | None, seed: int, n: int
     return found
 
 
-def _white(shape: tuple[int, ...], generators: Generators) -> Tensor:
-    """Standard normal noise, on the device of its generators."""
-    if isinstance(generators, Generator):
-        return torch.randn(shape, generator=generators, device=generators.device)
-    return torch.stack([torch.randn(shape[1:], generator=g, device=g.device) for g in generators])
+def _white(shape: Sequence[int], generators: Sequence[Generator]) -> Tensor:
+    """Standard normal noise (B, *shape), on the device of its generators."""
+    return torch.stack([torch.randn(tuple(shape), generator=g, device=g.device) for g in generators])
+
+
+def _with_callback(solve: Solve, scheduler: Any, on_step: After | None) -> dict[str, After]:
+    if on_step is None:
+        return {}
+    if "after" not in inspect.signature(solve).parameters:
+        raise ValueError(f"scheduler {scheduler!r} calls nothing after its steps: let its solver take `after`")
+    return {"after": on_step}
 
 
 def solver(
@@ -201,7 +206,11 @@ def solver(
     levels = karras_levels(steps, sigma_min, sigma_max) if sigmas is None else torch.tensor([*map(float, sigmas)])
     if scheduler == "heun":
         return _heun_solver(levels, churn)
-    return convert(diffusers_scheduler(scheduler, sigma_min, sigma_max), steps, sigmas)
+    if sigmas is None:
+        return SOLVERS[scheduler](steps, sigma_min, sigma_max)
+    if scheduler not in ("dpm", "euler"):
+        raise ValueError(f"scheduler {scheduler!r} takes no sigmas; give steps, sigma_min and sigma_max")
+    return convert(diffusers_scheduler(scheduler), steps, sigmas)
 
 
 def posterior_mean(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None, first: int) -> Tensor:
@@ -227,14 +236,14 @@ def _heun_solver(levels: Tensor, churn: Churn) -> Solve:
     """Algorithms 1 and 2 of arXiv 2206.00364."""
 
     def solve(
-        evaluate: Evaluate, noise: Tensor, generators: Generators, tick: Tick, after: After | None = None
+        evaluate: Evaluate, noise: Tensor, generators: list[Generator], tick: Tick, after: After | None = None
     ) -> Tensor:
         x = levels[0] * noise
         for i, sigma in enumerate(levels):
             time = sigma
             gamma = churn.gamma(float(sigma), len(levels))
             if gamma > 0:
-                fresh = _white(tuple(x.shape), generators).to(x.device)
+                fresh = _white(x.shape[1:], generators).to(x.device)
                 x = x + sigma * math.sqrt((1 + gamma) ** 2 - 1) * churn.noise * fresh
                 sigma = (1 + gamma) * sigma
             d = evaluate(x, sigma)
@@ -249,6 +258,18 @@ def _heun_solver(levels: Tensor, churn: Churn) -> Solve:
         return x
 
     return solve
+
+
+def _solver_of_diffusers(name: str) -> Callable[[int, float, float], Solve]:
+    return lambda steps, low, high: convert(diffusers_scheduler(name, low, high), steps)
+
+
+SOLVERS: dict[str, Callable[[int, float, float], Solve]] = {
+    "dpm": _solver_of_diffusers("dpm"),
+    "heun": lambda steps, low, high: _heun_solver(karras_levels(steps, low, high), Churn(0)),
+    "euler": _solver_of_diffusers("euler"),
+}
+"""Name -> (steps, sigma_min, sigma_max) -> solver."""
 
 
 @contextmanager

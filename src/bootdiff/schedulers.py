@@ -29,7 +29,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -40,7 +40,6 @@ __all__ = [
     "FAMILIES",
     "After",
     "Evaluate",
-    "Generators",
     "Solve",
     "Tick",
     "check_scheduler",
@@ -54,9 +53,6 @@ HIGHEST = 80.0
 
 _INFINITE = 200.0  # above the 157 at which diffusers' usual steps begin
 
-Generators = Generator | list[Generator]
-"""One for a whole batch, or one for each of its samples."""
-
 Evaluate = Callable[[Tensor, Tensor], Tensor]
 """D of a batch x (B, *shape) at one sigma (), on the CPU."""
 
@@ -64,11 +60,16 @@ Tick = Callable[[int], None]
 """Called with the number of steps done."""
 
 After = Callable[[int, Any, Tensor], Tensor]
-"""Called after step i (from 0) with i, the solver's own time and the batch as it holds it; returns the batch to go on
-with."""
+"""Called after evaluation i (from 0) with i, the solver's own time and the batch as it holds it; returns the batch to
+go on with."""
 
-Solve = Callable[[Evaluate, Tensor, Generators, Tick, After | None], Tensor]
-"""(D, standard normal noise (B, *shape), its random numbers, tick, after) -> samples."""
+
+class Solve(Protocol):
+    """(D, standard normal noise (B, *shape), one generator for each, tick, after where there is one) -> samples."""
+
+    def __call__(
+        self, evaluate: Evaluate, noise: Tensor, generators: list[Generator], tick: Tick, after: After | None = None
+    ) -> Tensor: ...
 
 
 class Mixing(NamedTuple):
@@ -230,7 +231,7 @@ def convert(scheduler: Any, steps: int, sigmas: Sequence[float] | None = None) -
     mixing = FAMILIES[name][0]
 
     def solve(
-        evaluate: Evaluate, noise: Tensor, generators: Generators, tick: Tick, after: After | None = None
+        evaluate: Evaluate, noise: Tensor, generators: list[Generator], tick: Tick, after: After | None = None
     ) -> Tensor:
         _refuse_clipping(scheduler, noise.shape[1:])
         _set_levels(scheduler, steps, sigmas, noise.device)  # also clears what it kept of the batch before
