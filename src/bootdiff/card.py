@@ -22,7 +22,7 @@ from bootdiff.training.files import read_json, read_record
 __all__ = ["model_card"]
 
 _KINDS = {1: "vectors", 2: "signals", 3: "images", 4: "videos"}
-_LICENSE = "# license: yours to choose; see https://huggingface.co/docs/hub/repositories-licenses"
+_LICENSE = "# license: yours to choose, an identifier of the Hub such as apache-2.0"
 
 
 def model_card(

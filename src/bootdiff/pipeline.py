@@ -387,8 +387,8 @@ def _count(
 ) -> int:
     """The number of samples that a call asks for."""
     now = (
-        "batch_size is the number of samples, as in diffusers; the samples per evaluation, which it was until "
-        "bootdiff 0.2, are max_batch_size"
+        "batch_size is the number of samples, as in diffusers; the samples per evaluation, which it was before, are "
+        "max_batch_size"
     )
     if batch_size is not None and num_images is not None:
         raise ValueError(f"batch_size={batch_size} and num_images={num_images} both give a number: {now}")
