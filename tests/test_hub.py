@@ -221,6 +221,8 @@ def test_the_card_tells_of_the_model_and_of_its_run(tmp_path):
     arm = run_of(tmp_path / "run")
     BootdiffPipeline.from_pretrained(arm).save_pretrained(tmp_path / "pipe", license="apache-2.0")
     card = (tmp_path / "pipe" / "README.md").read_text()
+    BootdiffPipeline.from_pretrained(arm.parent).save_pretrained(tmp_path / "same", license="apache-2.0")
+    assert (tmp_path / "same" / "README.md").read_text() == card
     for said in (
         "license: apache-2.0\n", "images of shape 3 x 8 x 8", "- `small`: `Downsample(factor=2", "| full | 90 |",
         "| view small | 5,424 |", "| view-small-unet | 1,046,883 | 1,124 | 17,984 | 6.50e+12 | 86 | cpu |",

@@ -135,6 +135,16 @@ def test_the_range_is_where_d_is_evaluated(name):
     assert max(asked) <= 200
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_batches_change_nothing(name):
+    """What a scheduler keeps of a batch does not reach the next; one from the pipeline's config does as well."""
+    config = diffusers_scheduler("dpm").config
+    scheduler = getattr(diffusers, name).from_config(config, **({"clip_sample": False} if name[:2] == "DD" else {}))
+    whole = sample(LAW, 5, scheduler=scheduler, steps=12)
+    torch.testing.assert_close(sample(LAW, 5, scheduler=scheduler, steps=12, batch_size=2), whole, atol=1e-4, rtol=1e-4)
+    assert 0.2 < float(whole.std()) < 1.2
+
+
 def test_infinite_noise_is_evaluated_at_eighty():
     trailing = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
     for scheduler in (made("FlowMatchEulerDiscreteScheduler"), made("DDIMScheduler", **trailing)):

@@ -39,7 +39,7 @@ from bootdiff.errors import BootdiffError
 from bootdiff.hub import is_hub_id, pull, push
 from bootdiff.sampling import Churn, sample
 from bootdiff.schedulers import FAMILIES, After, check_scheduler, diffusers_scheduler, range_of
-from bootdiff.serialization import load, save
+from bootdiff.serialization import arm_folder, load, save
 from bootdiff.training.files import atomic_write_text, read_json
 
 __all__ = ["BootdiffPipeline", "DenoiserModel"]
@@ -239,6 +239,8 @@ class BootdiffPipeline(DiffusionPipeline):
             atomic_write_text(folder / "README.md", kept.read_text(encoding="utf-8"))
             return
         source = None if self._source is None else self._source.absolute()
+        if source is not None and (source / "run.json").is_file():
+            source = arm_folder(source)
         run = source.parent if source is not None and (source.parent / "run.json").is_file() else None
         spec = read_json(folder / "denoiser" / "model.json")["denoiser"]
         arm = source.name if source is not None else None
