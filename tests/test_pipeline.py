@@ -285,3 +285,12 @@ def test_wrong_folders_are_refused(tmp_path):
     (tmp_path / "a" / "scheduler" / "scheduler_config.json").unlink()
     with pytest.raises(BootdiffError, match="copy the folder again"):
         BootdiffPipeline.from_pretrained(tmp_path / "a")
+
+
+def test_the_pipelines_model_is_valid_where_its_own_is():
+    class Above(IsotropicGaussian):
+        def valid_at(self, sigma, label=None):
+            return sigma > 1
+
+    model = BootdiffPipeline(Above((1, 4, 4), [0.0], 0.5)).denoiser
+    assert model.valid_at(torch.tensor([0.5, 2.0])).tolist() == [False, True]

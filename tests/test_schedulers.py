@@ -153,6 +153,18 @@ def test_infinite_noise_is_evaluated_at_eighty():
         assert asked[1] < 80
 
 
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+def test_data_of_a_large_scale_begin_above(name):
+    """The largest noise level that a user gives is evaluated as it is."""
+    law = Gaussian(100 * LAW.mu, 1e4 * U @ LAM.diag() @ U.T)
+    scheduler = made(name, sigma_min=2.0, sigma_max=8000.0, sigma_data=50.0)
+    want = 100 * sample(LAW, 4, scheduler=made(name, sigma_min=0.02, sigma_max=80.0), steps=12)
+    torch.testing.assert_close(sample(law, 4, scheduler=scheduler, steps=12), want, rtol=1e-3, atol=0.02)
+    levels = [8000.0, 900.0, 40.0]
+    given = sample(law, 4, scheduler=made("EulerDiscreteScheduler"), sigmas=levels)
+    torch.testing.assert_close(given, sample(law, 4, scheduler="euler", sigmas=levels), rtol=1e-3, atol=0.02)
+
+
 def test_pictures_depend_on_their_own_generator_alone():
     for scheduler in ("dpm", made("EulerAncestralDiscreteScheduler"), made("DDPMScheduler")):
 
@@ -286,6 +298,12 @@ def test_clipping_is_for_pictures():
             sample(LAW, 1, scheduler=scheduler, steps=4)
         x = sample(IsotropicGaussian((1, 4, 4), [0.0], 3.0), 8, scheduler=scheduler, steps=10)
         assert float(x.abs().max()) <= 1.0001
+
+
+def test_too_few_steps_are_refused():
+    with pytest.raises(ValueError, match="at least 4 steps, got 3"):
+        sample(LAW, 1, scheduler=made("PNDMScheduler"), steps=3)
+    assert sample(LAW, 1, scheduler=made("PNDMScheduler", skip_prk_steps=True), steps=3).shape == (1, DIM)
 
 
 def test_the_given_scheduler_is_not_touched():

@@ -62,6 +62,9 @@ class DenoiserModel(ModelMixin, Denoiser):
         """D(x, sigma), (B, *shape)."""
         return self.wrapped(x, sigma, label, context)
 
+    def valid_at(self, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.wrapped.valid_at(sigma, label)
+
     def save_pretrained(self, save_directory: str | Path) -> None:  # type: ignore[override]
         """Write `model.json` and `weights/`. Raises as `save`."""
         save(self.wrapped, save_directory)

@@ -51,7 +51,9 @@ __all__ = [
 HIGHEST = 80.0
 """The noise level that stands for those above _INFINITE: where `sample` begins by default."""
 
-_INFINITE = 200.0  # above the 157 at which diffusers' usual steps begin
+_INFINITE = (
+    200.0  # above the 157 at which diffusers' usual steps begin; noise levels that a user gives are not infinite
+)
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]
 """D of a batch x (B, *shape) at one sigma (), on the CPU."""
@@ -228,7 +230,10 @@ def convert(scheduler: Any, steps: int, sigmas: Sequence[float] | None = None) -
             f"{name} takes no sigmas of one's own, its config sets them; leave sigmas out, or pass dpm, heun, euler or "
             f"an EDM scheduler"
         )
+    if name == "PNDMScheduler" and steps < 4 and not scheduler.config.skip_prk_steps:
+        raise ValueError(f"PNDMScheduler takes at least 4 steps, got {steps}; give more, or set skip_prk_steps=True")
     mixing = FAMILIES[name][0]
+    limit = math.inf if name.startswith("EDM") or sigmas is not None else _INFINITE
 
     def solve(
         evaluate: Evaluate, noise: Tensor, generators: list[Generator], tick: Tick, after: After | None = None
@@ -241,7 +246,7 @@ def convert(scheduler: Any, steps: int, sigmas: Sequence[float] | None = None) -
         for i, t in enumerate(times):
             if hasattr(scheduler, "scale_model_input"):
                 scheduler.scale_model_input(y, t)  # its result is not needed, but Euler warns without the call
-            output = _output(scheduler, evaluate, mixing(scheduler, i, t), y)
+            output = _output(scheduler, evaluate, mixing(scheduler, i, t), y, limit)
             y = scheduler.step(output, t, y, **random).prev_sample
             y = y if after is None else after(i, t, y)
             # Some take several evaluations for a step; steps are counted, not evaluations.
@@ -253,10 +258,10 @@ def convert(scheduler: Any, steps: int, sigmas: Sequence[float] | None = None) -
     return solve
 
 
-def _output(scheduler: Any, evaluate: Evaluate, mixing: Mixing, y: Tensor) -> Tensor:
-    """What the scheduler asks a network for, at y = a x0 + b n."""
+def _output(scheduler: Any, evaluate: Evaluate, mixing: Mixing, y: Tensor, limit: float) -> Tensor:
+    """What the scheduler asks a network for, at y = a x0 + b n; noise levels above the limit are infinite."""
     a, b = mixing
-    sigma, x = (b / a, y / a) if b < _INFINITE * a else (HIGHEST, y * (HIGHEST / b))
+    sigma, x = (b / a, y / a) if b < limit * a else (HIGHEST, y * (HIGHEST / b))
     d = evaluate(x, torch.tensor(sigma, dtype=torch.float32))
     kind = prediction_of(scheduler)
     if type(scheduler).__name__.startswith("EDM"):
