@@ -1,8 +1,7 @@
-"""Sampling, with the exact flow of a Gaussian as the ruler, and the pipeline: same pictures, files, labels, outputs."""
+"""Sampling, with the exact flow of a Gaussian as the ruler: same pictures, labels, wrong arguments."""
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from itertools import pairwise
@@ -12,55 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-import bootdiff
 from bootdiff.data.dataset import generator
-from bootdiff.denoise import Denoiser, IsotropicGaussian, expand
+from bootdiff.denoise import IsotropicGaussian
 from bootdiff.distributions.exact import Discrete, Gaussian
 from bootdiff.errors import BootdiffError
-from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.residual import ResidualExpert
-from bootdiff.method.stack import StackedDenoiser
-from bootdiff.nets import LocalNet
-from bootdiff.noise import LEVELS
-from bootdiff.pipeline import BootdiffPipeline
-from bootdiff.sampling import SOLVERS, classes_of, diffusers_scheduler, sample
-from bootdiff.serialization import save
-from bootdiff.views import ChannelMix, Downsample
-
-
-def scrambled(module):
-    """Weights away from the start, where the last layers are 0 and nothing would depend on them."""
-    g = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=g) / max(1, p[0].numel()) ** 0.5)
-    return module
-
-
-def prior(shape):
-    return IsotropicGaussian(shape, [0.1] * shape[0], 0.5)
-
-
-def stacked(composite, classes=None, dropout=0.0):
-    """A small denoiser: a composite and one local net."""
-    shape, views = composite.shape, len(composite.views)
-    net = LocalNet(shape[0] * (1 + views), shape[0], width=8, depth=3, classes=classes, dropout=dropout)
-    expert = ResidualExpert(net, composite, LEVELS, [0.5] * len(LEVELS))
-    return scrambled(StackedDenoiser(composite, [expert], LEVELS))
-
-
-def denoiser(shape, **options):
-    return stacked(CompositeDenoiser({}, prior(shape), LEVELS), **options)
-
-
-def two_views(channels=3):
-    """A stack over a thumbnail view and a gray one."""
-    full = (channels, 8, 8)
-    views = {"small": Downsample(2), "gray": ChannelMix.gray()}
-    parts = {name: (view, denoiser(view.shape(full))) for name, view in views.items()}
-    gains = [[0.9, 0.5 * (level < 1)] for level in LEVELS]
-    return stacked(CompositeDenoiser(parts, prior(full), LEVELS, gains))
-
+from bootdiff.sampling import SOLVERS, classes_of, sample
+from bootdiff.schedulers import diffusers_scheduler
+from small_denoisers import ByClass, denoiser, two_views
 
 # --- solvers ----------------------------------------------------------------------------------------------------------
 
@@ -185,15 +142,6 @@ def test_progress_counts_every_step_once():
 # --- labels and wrong arguments ---------------------------------------------------------------------------------------
 
 
-class ByClass(Denoiser):
-    """All of class k is the constant k."""
-
-    shape = (1, 2, 2)
-
-    def forward(self, x, sigma, label=None, context=None):
-        return torch.zeros_like(x) if label is None else expand(label, x).expand_as(x)
-
-
 def test_labels_go_to_their_own_samples():
     x = sample(ByClass(), 5, label=[4, 0, 3, 1, 2], steps=3, batch_size=2)
     torch.testing.assert_close(x[:, 0, 0, 0], torch.tensor([4.0, 0, 3, 1, 2]))
@@ -225,7 +173,7 @@ def test_labels_are_checked():
         ({"batch_size": 0}, "batch_size >= 1"),
         ({"seed": -1}, "seed >= 0"),
         ({"scheduler": "ddim"}, "dpm, heun, euler"),
-        ({"scheduler": nn.Identity()}, "Identity is not an EDM scheduler"),
+        ({"scheduler": nn.Identity()}, "Identity cannot be used"),
         ({"sigma_min": 0.0}, "sigma_min"),
         ({"sigma_max": 0.01}, "sigma_max"),
     ],
@@ -261,142 +209,6 @@ def test_a_denoiser_of_another_shape_is_refused():
 
     with pytest.raises(ValueError, match=r"\(1, 4\) for x of shape \(1, 2\)"):
         sample(Wide((2,), [0, 0], 1), 1)
-
-
-# --- the pipeline -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_pickle(monkeypatch):
-    """Whoever pickles or unpickles, through torch or not, fails."""
-
-    def refuse(*args, **options):
-        raise AssertionError("a pickle was touched")
-
-    for module in (pickle, torch):
-        for name in ("load", "save") if module is torch else ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"):
-            monkeypatch.setattr(module, name, refuse)
-    return refuse
-
-
-def quiet(pipe):
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def test_a_stack_with_two_views_through_files_gives_the_same_bits(tmp_path, no_pickle):
-    d = two_views()
-    pipe = quiet(BootdiffPipeline(d))
-    pipe.save_pretrained(tmp_path / "pipe")
-    save(d, tmp_path / "arm")
-    files = sorted(str(p.relative_to(tmp_path / "pipe")) for p in (tmp_path / "pipe").rglob("*") if p.is_file())
-    weights = [f"denoiser/weights/{p.name}" for p in sorted((tmp_path / "arm" / "weights").iterdir())]
-    assert weights
-    assert files == ["denoiser/model.json", *weights, "model_index.json", "scheduler/scheduler_config.json"]
-    want = sample(d, 3, seed=5, steps=6)
-    for folder in ("pipe", "arm"):
-        again = quiet(BootdiffPipeline.from_pretrained(str(tmp_path / folder)))
-        assert torch.equal(sample(again.denoiser, 3, seed=5, steps=6), want)
-        pictures = again(3, seed=5, num_inference_steps=6, output_type="pt").images
-        assert torch.equal(pictures, (want / 2 + 0.5).clamp(0, 1))
-    # and once more, from what was loaded; whoever asks diffusers for pickles gets none either
-    again.save_pretrained(tmp_path / "second", safe_serialization=False)
-    second = BootdiffPipeline.from_pretrained(tmp_path / "second")
-    assert torch.equal(sample(second.denoiser, 3, seed=5, steps=6), want)
-
-
-def test_three_lines(tmp_path):
-    save(two_views(), tmp_path)
-
-    pipe = bootdiff.BootdiffPipeline.from_pretrained(tmp_path)
-    images = pipe(num_images=2, seed=0).images
-    assert [(i.mode, i.size) for i in images] == [("RGB", (8, 8))] * 2
-
-
-def test_output_types_agree():
-    pipe = quiet(BootdiffPipeline(denoiser((3, 4, 6))))
-    pt = pipe(2, num_inference_steps=4, output_type="pt").images
-    array = pipe(2, num_inference_steps=4, output_type="np").images
-    (pil,) = pipe(2, num_inference_steps=4, return_dict=False)
-    assert pt.shape == (2, 3, 4, 6)
-    assert (array.shape, array.dtype) == ((2, 4, 6, 3), np.float32)
-    assert 0 <= array.min() < array.max() <= 1
-    np.testing.assert_array_equal(array, pt.permute(0, 2, 3, 1).numpy())
-    assert [p.size for p in pil] == [(6, 4)] * 2
-    np.testing.assert_array_equal(np.stack([np.asarray(p) for p in pil]), (array * 255).round().astype(np.uint8))
-    with pytest.raises(ValueError, match="latent"):
-        pipe(output_type="latent")
-
-
-def test_gray_pictures_are_of_mode_l():
-    (picture,) = quiet(BootdiffPipeline(denoiser((1, 4, 6))))(num_inference_steps=2).images
-    assert (picture.mode, picture.size) == ("L", (6, 4))
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 4), (16,), (1, 9)])
-def test_what_is_no_picture_comes_as_numbers(shape):
-    pipe = quiet(BootdiffPipeline(IsotropicGaussian(shape, [0.0] * shape[0], 0.5)))
-    with pytest.raises(ValueError, match="cannot be PIL images"):
-        pipe(output_type="pil")
-    assert pipe(3, num_inference_steps=2).images.shape == (3, *shape[1:], shape[0])
-    assert pipe(3, output_type="pt", num_inference_steps=2).images.shape == (3, *shape)
-    assert pipe(3, output_type="np", num_inference_steps=2).images.shape == (3, *shape[1:], shape[0])
-
-
-def test_class_labels_of_the_pipeline():
-    pipe = quiet(BootdiffPipeline(ByClass()))
-    two = pipe(class_labels=[1, 0], num_inference_steps=2, output_type="np").images
-    np.testing.assert_allclose(two[:, 0, 0, 0], [1.0, 0.5])
-    three = pipe(3, class_labels=1, num_inference_steps=2, output_type="np").images
-    np.testing.assert_allclose(three, np.ones((3, 2, 2, 1)))
-
-
-def test_the_scheduler_is_swapped_and_saved(tmp_path):
-    d = denoiser((1, 4, 4))
-    pipe = quiet(BootdiffPipeline(d))
-    pipe.scheduler = diffusers_scheduler("euler").from_config({**pipe.scheduler.config, "sigma_max": 30.0})
-    want = (sample(d, 2, scheduler="euler", steps=4, sigma_max=30.0) / 2 + 0.5).clamp(0, 1)
-    run = {"num_images": 2, "num_inference_steps": 4, "output_type": "pt"}
-    torch.testing.assert_close(pipe(**run).images, want)
-    pipe.save_pretrained(tmp_path)
-    again = quiet(BootdiffPipeline.from_pretrained(tmp_path))
-    assert torch.equal(again(**run).images, pipe(**run).images)
-    # a name is for one call, on the noise levels of the pipeline's own
-    heun = (sample(d, 2, scheduler="heun", steps=4, sigma_max=30.0) / 2 + 0.5).clamp(0, 1)
-    assert torch.equal(again(**run, scheduler="heun").images, heun)
-    assert again.scheduler.config.sigma_max == 30.0
-    other = BootdiffPipeline.from_pretrained(tmp_path, scheduler=diffusers_scheduler("dpm"))
-    assert type(other.scheduler).__name__ == "EDMDPMSolverMultistepScheduler"
-
-
-def test_a_pipeline_moves_as_diffusers_do():
-    pipe = BootdiffPipeline(two_views())
-    assert pipe.to("cpu") is pipe
-    assert (pipe.device, pipe.dtype) == (torch.device("cpu"), torch.float32)
-    assert set(pipe.components) == {"denoiser", "scheduler"}
-
-
-def test_progress_bar_counts_steps(capsys):
-    BootdiffPipeline(ByClass())(3, num_inference_steps=4, batch_size=2)
-    assert "8/8" in capsys.readouterr().err
-
-
-def test_wrong_folders_are_refused(tmp_path):
-    with pytest.raises(BootdiffError, match=r"no model\.json in it"):
-        BootdiffPipeline.from_pretrained(tmp_path / "none")
-    BootdiffPipeline(denoiser((1, 4, 4))).save_pretrained(tmp_path / "a")
-    index = tmp_path / "a" / "model_index.json"
-    saved = index.read_text()
-    index.write_text(saved.replace("BootdiffPipeline", "DDPMPipeline"))
-    with pytest.raises(BootdiffError, match="DDPMPipeline"):
-        BootdiffPipeline.from_pretrained(tmp_path / "a")
-    index.write_text(saved.replace("EDMDPMSolverMultistepScheduler", "EDMNone"))
-    with pytest.raises(BootdiffError, match="EDMNone"):
-        BootdiffPipeline.from_pretrained(tmp_path / "a")
-    index.write_text(saved)
-    (tmp_path / "a" / "scheduler" / "scheduler_config.json").unlink()
-    with pytest.raises(BootdiffError, match="copy the folder again"):
-        BootdiffPipeline.from_pretrained(tmp_path / "a")
 
 
 # --- the package's face -----------------------------------------------------------------------------------------------

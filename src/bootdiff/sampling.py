@@ -9,36 +9,64 @@ along the noise levels of Karras et al. 2022 (arXiv 2206.00364, eq. 1 with s = 1
     dpm     DPM-Solver++(2M), the exponential integrator of D with one step of memory (Lu et al. 2022, arXiv 2211.01095,
             algorithm 2): diffusers' `EDMDPMSolverMultistepScheduler`.  One evaluation of D a step, order 2.
     heun    x' = x + h d,  x <- x + h (d + d') / 2,  d = (x - D) / sigma (arXiv 2206.00364, algorithm 1): order 2, two
-            evaluations a step but one in the last, 2 steps - 1 in all.  diffusers has none for EDM.
+            evaluations a step but one in the last, 2 steps - 1 in all.  diffusers has none for EDM.  With `Churn`,
+            algorithm 2: before a step the noise is raised to (1 + gamma) sigma, with fresh noise.
     euler   x <- x + h d: diffusers' `EDMEulerScheduler`, one evaluation a step, order 1.
 
-The last step, from sigma_min to 0, is x <- D(x, sigma_min) in all three.  diffusers' schedulers expect the raw output F
-of an EDM network and form D = c_skip x + c_out F themselves: they are fed F = (D - c_skip x) / c_out, whatever their
-sigma_data.
+The last step, from sigma_min to 0, is x <- D(x, sigma_min) in all three.  Other solvers are diffusers' schedulers
+(`schedulers`), on noise levels of their own.
 
-The noise of sample i is a function of (seed, i) alone: neither n, nor the batch size, nor the device changes a sample
-by more than rounding.
+The noise of sample i is a function of (seed, i), or of its own generator, alone: neither n, nor the batch size, nor the
+device changes a sample by more than rounding.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from bootdiff.data.dataset import generator
+from bootdiff.data.dataset import generator as seeded
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.guidance import GuidedDenoiser
 from bootdiff.nets import NETS
-from bootdiff.noise import karras_levels, noted, precondition
+from bootdiff.noise import karras_levels, noted
 from bootdiff.pretrained import DiffusersDenoiser
+from bootdiff.schedulers import After, Evaluate, Solve, Tick, convert, diffusers_scheduler
 
-__all__ = ["SOLVERS", "classes_of", "diffusers_scheduler", "sample"]
+__all__ = ["SOLVERS", "Churn", "classes_of", "sample"]
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Fresh noise in the steps of `heun` (arXiv 2206.00364, algorithm 2 and table 5).
+
+    Attributes:
+        amount: S_churn >= 0: a step from sigma raises it by gamma = min(amount / steps, sqrt(2) - 1).
+        low, high: S_tmin, S_tmax: only between these noise levels.
+        noise: S_noise > 0, the standard deviation of the fresh noise; slightly above 1 makes up for lost detail.
+    """
+
+    amount: float
+    low: float = 0.0
+    high: float = math.inf
+    noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.amount < math.inf and 0 <= self.low <= self.high and 0 < self.noise < math.inf):
+            raise ValueError(f"churn needs amount >= 0, 0 <= low <= high and noise > 0, got {self}")
+
+    def gamma(self, sigma: float, steps: int) -> float:
+        """The share by which a step from sigma raises it."""
+        return min(self.amount / steps, math.sqrt(2) - 1) if self.low <= sigma <= self.high else 0.0
 
 
 @torch.no_grad()
@@ -47,15 +75,19 @@ def sample(
     n: int,
     *,
     seed: int = 0,
+    generator: Generator | Sequence[Generator] | None = None,
     scheduler: str | Any = "dpm",
     steps: int = 40,
     sigma_min: float = 0.02,
     sigma_max: float = 80.0,
+    sigmas: Sequence[float] | None = None,
+    churn: float | Churn = 0.0,
     label: int | Sequence[int] | Tensor | None = None,
     guidance: float = 1.0,
     guidance_interval: Sequence[float] | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
+    on_step: After | None = None,
 ) -> Tensor:
     """n samples, (n, *denoiser.shape) float32 on the denoiser's device, in the coordinates of its data; not clamped.
 
@@ -63,22 +95,31 @@ def sample(
         denoiser: posterior mean D(x, sigma); evaluated without gradients and without dropout.
         n: number of samples.
         seed: >= 0; with the same seed, sample i is the same for every n and batch_size, up to rounding.
-        scheduler: a name in `SOLVERS`, or one of diffusers' EDM schedulers, whose own config then sets sigma_min and
-            sigma_max.  A copy is used; its random numbers, if it needs any, also depend on (seed, i) alone.
+        generator: in place of `seed`, and advanced: one for each sample, which then depends on it alone; or one for
+            all, as in diffusers: then solvers with fresh noise also depend on batch_size.
+        scheduler: a name in `SOLVERS`, or one of diffusers' schedulers (`schedulers.FAMILIES`), whose own config then
+            sets the noise levels.  A copy is used; its random numbers, if it needs any, also depend on (seed, i) alone.
         steps: noise levels above 0, at least 2.
         sigma_min: the lowest of them, in the units of the data: detail below it is averaged, not drawn.
         sigma_max: the highest; much larger than the standard deviation of the data.
+        sigmas: the noise levels above 0 themselves, descending, in place of steps, sigma_min and sigma_max; for the
+            names in `SOLVERS`, EDM's schedulers and EulerDiscreteScheduler.
+        churn: fresh noise in the steps of `heun`; a number is `Churn(number)`.
         label: the class of all samples, or of each, (n,); None for no class.
         guidance: weight w of classifier-free guidance toward the class (`GuidedDenoiser`), >= 0; 1 for none. Weights
             other than 0 and 1 evaluate the denoiser twice.
         guidance_interval: [lowest, highest] noise level with guidance; None: all.
         batch_size: samples per evaluation: bounds the memory.
         progress: called as progress(done, total), in steps, after every step of every batch.
+        on_step: called as on_step(i, t, x) after evaluation i of every batch, with the solver's own time t and the
+            batch x as the solver holds it; returns the batch to go on with.
 
     Raises:
-        ValueError: an argument out of its range, an unknown scheduler, a class that the denoiser does not have.
+        ValueError: an argument out of its range, a scheduler that is unknown or cannot be converted, a class that the
+            denoiser does not have.
         BootdiffError: the denoiser returned NaN or an infinity.
     """
+    steps = steps if sigmas is None else len(sigmas)
     if n < 0 or batch_size < 1 or steps < 2 or seed < 0:
         raise ValueError(
             f"sample needs n >= 0, batch_size >= 1, steps >= 2 and seed >= 0, got n={n}, batch_size={batch_size}, "
@@ -86,16 +127,23 @@ def sample(
         )
     labels = checked_labels(label, n, denoiser)
     denoiser = guided(denoiser, label, guidance, guidance_interval)
-    solve = solver(scheduler, steps, sigma_min, sigma_max)
+    solve = solver(scheduler, steps, sigma_min, sigma_max, sigmas, churn)
     device = next((t.device for group in (denoiser.parameters(), denoiser.buffers()) for t in group), None)
     device = device or torch.device("cpu")
+    given = None if generator is None else _checked_generators(generator, n)
+    # One generator for all gives all of the first noise at once: so it does not depend on batch_size.
+    common = None
+    if isinstance(generator, Generator):
+        common = torch.randn(n, *denoiser.shape, generator=generator, device=generator.device)
+    more = _with_callback(solve, scheduler, on_step)
     starts = range(0, n, batch_size)
     out = torch.empty(n, *denoiser.shape, device=device)
     with evaluating(denoiser):
         for b, start in enumerate(starts):
-            generators = [generator(seed, i) for i in range(start, min(start + batch_size, n))]
-            noise = torch.stack([torch.randn(denoiser.shape, generator=g) for g in generators])
-            classes = None if labels is None else labels[start : start + len(generators)].to(device)
+            rows = slice(start, min(start + batch_size, n))
+            own = [seeded(seed, i) for i in range(rows.start, rows.stop)] if given is None else given[rows]
+            noise = _white(denoiser.shape, own) if common is None else common[rows]
+            classes = None if labels is None else labels[rows].to(device)
 
             def evaluate(x: Tensor, sigma: Tensor, classes: Tensor | None = classes, first: int = start) -> Tensor:
                 return posterior_mean(denoiser, x, sigma, classes, first)
@@ -104,26 +152,65 @@ def sample(
                 if progress is not None:
                     progress(b * steps + step, len(starts) * steps)
 
-            out[start : start + len(generators)] = solve(evaluate, noise.to(device), generators, tick)
+            out[rows] = solve(evaluate, noise.to(device), own, tick, **more)
     return out
 
 
-Evaluate = Callable[[Tensor, Tensor], Tensor]
-"""D of a batch x (B, *shape) at one sigma (), on the CPU."""
+def _checked_generators(given: Generator | Sequence[Generator], n: int) -> list[Generator]:
+    if isinstance(given, Generator):
+        return [given] * n
+    found = list(given)
+    if not all(isinstance(g, Generator) for g in found):
+        raise ValueError("generator must be a torch.Generator, or a list of them, one for each sample")
+    if len(found) != n:
+        raise ValueError(f"{len(found)} generators for {n} samples; give one for each, or one torch.Generator for all")
+    return found
 
-Solve = Callable[[Evaluate, Tensor, list[Generator], Callable[[int], None]], Tensor]
-"""(D, standard normal noise (B, *shape), one generator for each, called with the number of steps done) -> samples."""
+
+def _white(shape: Sequence[int], generators: Sequence[Generator]) -> Tensor:
+    """Standard normal noise (B, *shape), on the device of its generators."""
+    return torch.stack([torch.randn(tuple(shape), generator=g, device=g.device) for g in generators])
 
 
-def solver(scheduler: str | Any, steps: int, sigma_min: float, sigma_max: float) -> Solve:
+def _with_callback(solve: Solve, scheduler: Any, on_step: After | None) -> dict[str, After]:
+    if on_step is None:
+        return {}
+    if "after" not in inspect.signature(solve).parameters:
+        raise ValueError(f"scheduler {scheduler!r} calls nothing after its steps: let its solver take `after`")
+    return {"after": on_step}
+
+
+def solver(
+    scheduler: str | Any,
+    steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    sigmas: Sequence[float] | None = None,
+    churn: float | Churn = 0.0,
+) -> Solve:
+    """The solver of these arguments of `sample`. Raises ValueError as it does."""
+    churn = churn if isinstance(churn, Churn) else Churn(float(churn))
+    if churn.amount and scheduler != "heun":
+        raise ValueError(
+            "churn is fresh noise in the steps of scheduler 'heun'; pass that, or a stochastic scheduler of diffusers, "
+            "such as EulerAncestralDiscreteScheduler, without churn"
+        )
+    if sigmas is not None and not all(math.inf > a > b for a, b in pairwise([*sigmas, 0.0])):
+        raise ValueError(f"sigmas must be noise levels above 0, descending, the 0 left out; got {[*sigmas]}")
     if not isinstance(scheduler, str):
-        return _diffusers_solver(_copy(scheduler), steps)
+        return convert(scheduler, steps, sigmas)
     if scheduler not in SOLVERS:
         raise ValueError(
-            f"unknown scheduler {scheduler!r}; give one of {', '.join(SOLVERS)}, or a diffusers EDM scheduler"
+            f"unknown scheduler {scheduler!r}; give one of {', '.join(SOLVERS)}, or a scheduler of diffusers"
         )
-    karras_levels(steps, sigma_min, sigma_max)  # raises for invalid levels
-    return SOLVERS[scheduler](steps, sigma_min, sigma_max)
+    levels = karras_levels(steps, sigma_min, sigma_max) if sigmas is None else torch.tensor([*map(float, sigmas)])
+    if scheduler == "heun":
+        return _heun_solver(levels, churn)
+    if sigmas is None:
+        return SOLVERS[scheduler](steps, sigma_min, sigma_max)
+    if scheduler not in ("dpm", "euler"):
+        raise ValueError(f"scheduler {scheduler!r} takes no sigmas; give steps, sigma_min and sigma_max")
+    return convert(diffusers_scheduler(scheduler), steps, sigmas)
 
 
 def posterior_mean(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor | None, first: int) -> Tensor:
@@ -145,77 +232,44 @@ def posterior_mean(denoiser: Denoiser, x: Tensor, sigma: Tensor, label: Tensor |
     return d
 
 
-def _heun_solver(steps: int, sigma_min: float, sigma_max: float) -> Solve:
-    """Algorithm 1 of arXiv 2206.00364."""
-    levels = karras_levels(steps, sigma_min, sigma_max)
+def _heun_solver(levels: Tensor, churn: Churn) -> Solve:
+    """Algorithms 1 and 2 of arXiv 2206.00364."""
 
-    def solve(evaluate: Evaluate, noise: Tensor, generators: list[Generator], tick: Callable[[int], None]) -> Tensor:
+    def solve(
+        evaluate: Evaluate, noise: Tensor, generators: list[Generator], tick: Tick, after: After | None = None
+    ) -> Tensor:
         x = levels[0] * noise
-        for i, (sigma, after) in enumerate(pairwise(levels)):
-            slope = (x - evaluate(x, sigma)) / sigma
-            guess = x + (after - sigma) * slope
-            x = x + (after - sigma) * (slope + (guess - evaluate(guess, after)) / after) / 2
-            tick(i + 1)
-        x = evaluate(x, levels[-1])
-        tick(len(levels))
-        return x
-
-    return solve
-
-
-def _diffusers_solver(scheduler: Any, steps: int) -> Solve:
-    """One of diffusers' EDM schedulers as a solver."""
-
-    def solve(evaluate: Evaluate, noise: Tensor, generators: list[Generator], tick: Callable[[int], None]) -> Tensor:
-        scheduler.set_timesteps(steps, device=noise.device)  # also clears what it kept of the batch before
-        scheduler.set_begin_index(0)
-        sign = -1 if scheduler.config.prediction_type == "v_prediction" else 1
-        x = scheduler.sigmas[0] * noise  # not `init_noise_sigma`, which adds the variance of data of unit variance
-        for i, t in enumerate(scheduler.timesteps):
-            scheduler.scale_model_input(x, t)  # its result is not needed, but Euler warns without the call
-            sigma = scheduler.sigmas[i]
-            c = precondition(sigma, scheduler.config.sigma_data)
-            raw = (evaluate(x, sigma) - c.c_skip * x) / (sign * c.c_out)
-            x = scheduler.step(raw, t, x, generator=generators).prev_sample
+        for i, sigma in enumerate(levels):
+            time = sigma
+            gamma = churn.gamma(float(sigma), len(levels))
+            if gamma > 0:
+                fresh = _white(x.shape[1:], generators).to(x.device)
+                x = x + sigma * math.sqrt((1 + gamma) ** 2 - 1) * churn.noise * fresh
+                sigma = (1 + gamma) * sigma
+            d = evaluate(x, sigma)
+            if i + 1 == len(levels):
+                x = d
+            else:
+                slope, step = (x - d) / sigma, levels[i + 1] - sigma
+                guess = x + step * slope
+                x = x + step * (slope + (guess - evaluate(guess, levels[i + 1])) / levels[i + 1]) / 2
+            x = x if after is None else after(i, time, x)
             tick(i + 1)
         return x
 
     return solve
-
-
-def diffusers_scheduler(name: str, sigma_min: float = 0.02, sigma_max: float = 80.0, sigma_data: float = 0.5) -> Any:
-    """diffusers' EDM scheduler behind a name in `SOLVERS`.
-
-    Raises:
-        ValueError: a name for which diffusers has none.
-    """
-    from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
-
-    kinds = {"dpm": EDMDPMSolverMultistepScheduler, "euler": EDMEulerScheduler}
-    if name not in kinds:
-        raise ValueError(f"diffusers has no EDM scheduler {name!r}; it has {', '.join(kinds)}")
-    return kinds[name](sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data)
 
 
 def _solver_of_diffusers(name: str) -> Callable[[int, float, float], Solve]:
-    return lambda steps, low, high: _diffusers_solver(diffusers_scheduler(name, low, high), steps)
+    return lambda steps, low, high: convert(diffusers_scheduler(name, low, high), steps)
 
 
 SOLVERS: dict[str, Callable[[int, float, float], Solve]] = {
     "dpm": _solver_of_diffusers("dpm"),
-    "heun": _heun_solver,
+    "heun": lambda steps, low, high: _heun_solver(karras_levels(steps, low, high), Churn(0)),
     "euler": _solver_of_diffusers("euler"),
 }
 """Name -> (steps, sigma_min, sigma_max) -> solver."""
-
-
-def _copy(scheduler: Any) -> Any:
-    if not (hasattr(scheduler, "precondition_outputs") and hasattr(scheduler, "from_config")):
-        raise ValueError(
-            f"{type(scheduler).__name__} is not an EDM scheduler of diffusers (sigma from sigma_max down to 0, with "
-            f"`precondition_outputs`): pass EDMDPMSolverMultistepScheduler, EDMEulerScheduler, or a name in SOLVERS"
-        )
-    return type(scheduler).from_config(scheduler.config)
 
 
 @contextmanager
