@@ -44,8 +44,7 @@ def fit(
     screen = Console()
     with open_session(loaded, folder, screen, reuse=reuse or (), tensorboard=tensorboard) as session:
         arms = arms_of(session.problem, arm or ["bootdiff"])
-        session.bootstrap.check_networks(arms)
-        screen.expect([stage.name for stage in session.bootstrap.plan(arms).trainings])
+        session.expect(arms)
         for name in arms:
             session.train(name)
         if session.main:
