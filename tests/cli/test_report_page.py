@@ -294,7 +294,7 @@ def test_a_report_that_fails_is_said_once_and_stops_nothing(tmp_path, monkeypatc
     report = LiveReport(tmp_path, said.append)
     report.write()
     report.write()
-    assert said == [f"{tmp_path / 'report.html'}: not written; the training goes on (no room)"]
+    assert said == [f"{tmp_path / 'report.html'}: not written (no room); nothing else depends on it"]
 
 
 def test_writing_takes_a_small_share_of_the_time(tmp_path, monkeypatch):

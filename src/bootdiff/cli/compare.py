@@ -25,7 +25,6 @@ from torch import Tensor
 from bootdiff.cli.console import Console
 from bootdiff.cli.report import ceilings as ceiling_report
 from bootdiff.cli.report import curves, images, tables
-from bootdiff.cli.report.live import LiveReport
 from bootdiff.cli.report.metadata import DataInfo
 from bootdiff.cli.session import (
     Session,
@@ -324,9 +323,7 @@ def assess_run(
     Args:
         ceilings: by `cli.ceilings.measure`, to be written with the rest.
     """
-    content = assess(replace(open_assessment(folder, arms, samples, features, screen), ceilings=ceilings))
-    LiveReport(folder, screen.print).write()
-    return content
+    return assess(replace(open_assessment(folder, arms, samples, features, screen), ceilings=ceilings))
 
 
 def open_assessment(

@@ -29,6 +29,7 @@ from bootdiff.cli.console import Console
 from bootdiff.cli.report import images
 from bootdiff.cli.report.live import LiveReport
 from bootdiff.cli.report.metadata import DataInfo
+from bootdiff.cli.report.page import FILE
 from bootdiff.cli.report.previews import Previews
 from bootdiff.cli.report.run_facts import TRAININGS, VIEWS
 from bootdiff.denoise import Denoiser
@@ -90,6 +91,7 @@ class Session:
         new = {stage.name: {"network": stage.network, "steps": _steps(self.bootstrap, stage)} for stage in trainings}
         # What an earlier command asked for keeps its place.
         atomic_write_json(path, there | new)
+        self.screen.print(f"how it stands, meanwhile and in the end: {self.run.path / FILE}")
         self.report.due()
 
     def train(self, arm: str) -> Denoiser:

@@ -51,7 +51,7 @@ class LiveReport:
         # A page for people: whatever it is, the training is worth more.
         except Exception as error:
             if not self._failed:
-                self.say(f"{self.folder / page.FILE}: not written; the training goes on ({error})")
+                self.say(f"{self.folder / page.FILE}: not written ({error}); nothing else depends on it")
             self._failed = True
         self._due, self._last = False, time.monotonic()
         self._again = self._last + (self._last - start) / _SHARE

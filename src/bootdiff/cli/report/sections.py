@@ -10,6 +10,7 @@ from bootdiff.cli.console import clock, number
 from bootdiff.cli.report import ceilings, svg, tables, words
 from bootdiff.cli.report.html import Block, Bullets, Code, Picture, Pictures, Plots, Progress, Table, Text
 from bootdiff.cli.report.run_facts import VIEWS, RunFacts
+from bootdiff.evaluation import swap
 
 __all__ = [
     "badge", "cost", "curves", "data", "figures", "lead", "over_time", "result", "samples", "stages", "use", "views",
@@ -79,7 +80,7 @@ def data(facts: RunFacts) -> list[Block]:
         if not name.endswith(" (held out)"):
             held = counts.get(f"{name} (held out)")
             rows.append((words.dataset(name), f"{n:,}", "" if held is None else f"{held:,}"))
-    blocks.append(Table("Samples", ("data", "to train on, or measure with", "held out, to choose with"), rows))
+    blocks.append(Table("Samples", ("data", "samples", "held out to choose with"), rows))
     if (facts.path / VIEWS).is_file():
         alt = "Full samples, each view of them, and the view's own files: the last two should look alike"
         blocks.append(Pictures([Picture(facts.path / VIEWS, alt)], "below"))
@@ -159,13 +160,16 @@ def result(facts: RunFacts) -> list[Block]:
         )
     else:
         note += " FID, KID and copies were not measured: bootdiff evaluate RUN measures them."
-    return [*blocks, Text(note, soft=True)]
+    lost = facts.metrics.get("swap") or {}
+    where = [Bullets([swap.sentence(arm, found) for arm, found in lost.items()])] if lost else []
+    return [*blocks, *where, Text(note, soft=True)]
 
 
 def _by_level(losses: Mapping[str, Any]) -> list[Block]:
     against = losses.get("full_only")
     plots = []
-    by_arm = {arm: {float(s): e["mean"] for s, e in entry["per_level"].items()} for arm, entry in losses.items()}
+    order = sorted(losses, key=lambda arm: arm != "bootdiff")  # its colour is the first
+    by_arm = {arm: {float(s): e["mean"] for s, e in losses[arm]["per_level"].items()} for arm in order}
     if against is not None and len(losses) > 1:
         below = by_arm["full_only"]
         shown = {arm: found for arm, found in by_arm.items() if max(v / below[s] for s, v in found.items()) < 1.6}
@@ -181,7 +185,7 @@ def _by_level(losses: Mapping[str, Any]) -> list[Block]:
             "loss / that of full only", log=True, at=1.0, errors=bars, strong="bootdiff",
         )  # fmt: skip
         left = [words.arm(arm) for arm in by_arm if arm not in shown]
-        caption = "Below the dashed line is better than training on the full samples alone; bars are standard errors."
+        caption = "Below 1 is better than training on the full samples alone; bars are standard errors."
         caption += f" Beyond the plot: {', '.join(left)}." if left else ""
         plots.append((plot, svg.legend(list(ratio), "bootdiff"), caption))
     plain = {words.arm(arm): sorted(found.items()) for arm, found in by_arm.items()}
@@ -208,7 +212,7 @@ def _so_far(facts: RunFacts) -> list[Block]:
 def samples(facts: RunFacts) -> list[Block]:
     """Final samples of the arms beside real ones."""
     folder = facts.path / "samples"
-    order = ["full_only", "bootdiff", "distilled", "oracle", "real", "views_only", "unregularized"]
+    order = ["full_only", "bootdiff", "real", "oracle", "distilled", "views_only", "unregularized"]
     found = []
     for name in order:
         path = folder / f"{name}.png"
@@ -261,7 +265,7 @@ def who_decides(facts: RunFacts) -> list[Block]:
     plots = []
     if stack is not None:
         shares = words.shares(stack)
-        blocks.append(Bullets(words.deciding(shares, stack["levels"])))
+        blocks.append(Bullets(words.deciding(shares, stack["levels"], gains)))
         plot = svg.columns(
             shares, stack["levels"], "Share of each part at each noise level", "noise level sigma", "share"
         )
@@ -292,6 +296,9 @@ def views(facts: RunFacts) -> list[Block]:
         blocks += [Text("Measured (bootdiff evaluate --ceilings):"), Bullets(ceilings.sentences(measured))]
     if not facts.left_out and facts.weights.get("gains"):
         blocks.insert(0, Text("No view was left out."))
+    if blocks and not (told or measured):
+        how = "bootdiff plan RECIPE forecasts what each view is worth, bootdiff evaluate RUN --ceilings measures it."
+        blocks.append(Text(how, soft=True))
     return blocks
 
 

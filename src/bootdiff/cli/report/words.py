@@ -91,9 +91,11 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     quality = metrics.get("samples") or {}
     if {"full_only", "bootdiff"} <= set(quality):
         text += f", FID {quality['bootdiff']['fid']:.3g} against {quality['full_only']['fid']:.3g}"
-    gap = metrics.get("gap_closed")
-    if gap and gap.get("mean") is not None and losses.get("oracle", {}).get("mean", math.inf) < alone:
-        text += f". Of the gap to everything in full it closes {100 * gap['mean']:.0f} % in the loss"
+    gap, best = (metrics.get("gap_closed") or {}).get("mean"), losses.get("oracle", {}).get("mean", math.inf)
+    if ours["mean"] < best < alone:
+        text += f". That is below the loss of training as long on everything in full ({best:.4f})"
+    elif gap is not None and best < alone and gap > 0:
+        text += f". Of the gap to training on everything in full it closes {100 * gap:.0f} % in the loss"
     return f"{text}."
 
 
@@ -125,8 +127,14 @@ def _part(stage: str) -> str:
     return _PARTS.get(kind, stage)
 
 
-def deciding(found: Mapping[str, Sequence[float]], levels: Sequence[float]) -> list[str]:
+def deciding(
+    found: Mapping[str, Sequence[float]], levels: Sequence[float], gains: Mapping[str, Any] | None = None
+) -> list[str]:
     """Who decides where: a sentence for each range of noise levels.
+
+    Args:
+        found: by `shares`.
+        gains: of the views, to name those that count where the views decide; None: unknown.
 
     >>> deciding({"the views": [0.1, 0.2, 0.9], "the rest": [0.9, 0.8, 0.1]}, [0.1, 0.4, 1.6])
     ['At noise up to 0.4 the rest decide (80 to 90 %).', 'At noise of 1.6 and above the views decide (90 %).']
@@ -140,6 +148,7 @@ def deciding(found: Mapping[str, Sequence[float]], levels: Sequence[float]) -> l
         inside = range(at, at + count)
         values = sorted(round(100 * found[part][i]) for i in inside)
         percent = f"{values[0]} %" if values[0] == values[-1] else f"{values[0]} to {values[-1]} %"
+        whose = _leading(gains, inside) if part == _VIEWS else ""
         low, high = levels[at], levels[at + count - 1]
         at += count
         if count == len(levels):
@@ -150,8 +159,18 @@ def deciding(found: Mapping[str, Sequence[float]], levels: Sequence[float]) -> l
             where = f"At noise of {low:g} and above"
         else:
             where = f"At noise of {low:g}" + (f" to {high:g}" if count > 1 else "")
-        said.append(f"{where} {part} decide{'s' if part == _PARTS['gaussian'] else ''} ({percent}).")
+        said.append(f"{where} {part} decide{'s' if part == _PARTS['gaussian'] else ''} ({percent}){whose}.")
     return said
+
+
+def _leading(found: Mapping[str, Any] | None, inside: Sequence[int]) -> str:
+    """The views whose gains are large at these levels."""
+    if found is None:
+        return ""
+    means = {name: sum(found["values"][i][k] for i in inside) / len(inside) for k, name in enumerate(found["names"])}
+    largest = max(means.values(), default=0)
+    names = [name for name, gain in means.items() if gain > max(largest / 2, _LITTLE)]
+    return f", above all {' and '.join(names)}" if names and len(means) > 1 else f": {names[0]}" if names else ""
 
 
 def gains(found: Mapping[str, Any]) -> list[str]:
@@ -169,5 +188,6 @@ def gains(found: Mapping[str, Any]) -> list[str]:
             continue
         top = max(range(len(values)), key=values.__getitem__)
         where = span(found["levels"], active)
-        said.append(f"{name} has a say at noise of {where}, most at {found['levels'][top]:g} (gain {values[top]:.2f}).")
+        most = f", most at {found['levels'][top]:g}" if sum(active) > 1 else ""
+        said.append(f"{name} has a say at noise of {where}{most} (gain {values[top]:.2f}).")
     return said
