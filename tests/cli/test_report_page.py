@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import shutil
@@ -10,12 +11,13 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from bootdiff.cli.report import live, page, svg, words
 from bootdiff.cli.report.live import LiveReport
 from bootdiff.cli.report.run_facts import RunFacts
 from bootdiff.training.run import Run
-from cli_calls import call, refused
+from cli_calls import TINY, call, refused
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -246,6 +248,18 @@ def test_pictures_of_training_are_a_strip_each(run):
     assert "Samples of full-local after 9 steps" in [attributes["alt"] for attributes in found.all("img")]
 
 
+def test_large_pictures_are_made_smaller(run):
+    noise = Image.effect_noise((1200, 600), 80).convert("RGB")
+    noise.save(run / "samples" / "full-local-000009.png")
+    noise.save(run / "views.png")
+    sizes = {}
+    for attributes in written(run).all("img"):
+        data = base64.b64decode(attributes["src"].partition(",")[2])
+        sizes[attributes["alt"]] = Image.open(io.BytesIO(data)).size
+    assert sizes["Samples of full-local after 9 steps"] == (320, 160)
+    assert sizes[next(alt for alt in sizes if alt.startswith("Full samples"))] == (1200, 600)
+
+
 # --- the command ---
 
 
@@ -333,3 +347,17 @@ def test_plots_leave_out_what_is_not_finite_and_escape_names():
 def test_shares_of_a_stack_add_up_to_one():
     found = words.shares({"levels": [1, 2], "names": ["full-a", "full-b"], "values": [[0.9, 0.4], [0.1, 0.2]]})
     assert [round(sum(part[i] for part in found.values()), 9) for i in range(2)] == [1, 1]
+
+
+# --- with what came before the training ---
+
+
+def test_a_forecast_that_lies_in_the_run_is_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(TINY)
+    assert call("plan", "mine.yaml", "--no-costs").exit_code == 0
+    words = json.loads((tmp_path / "runs" / "mine" / "plan" / "plan.json").read_text())["words"]
+    result = call("fit", "mine.yaml", "--arm", "full_only")  # into the folder that `plan` began
+    assert result.exit_code == 0, result.output
+    found = read(tmp_path / "runs" / "mine" / "report.html")
+    assert all(" ".join(text.split()) in found.text for text in words.values())

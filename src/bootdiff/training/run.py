@@ -69,8 +69,8 @@ __all__ = [
 _PACKAGES = ("bootdiff", "torch", "numpy", "diffusers", "accelerate", "safetensors")
 _STAGES = "stages"
 _PICTURES = "samples"
-# What a run that was killed while it began may consist of.
-_BEGUN = {"lock", "run.json"}
+# What a run that was killed while it began may consist of, and the folders that `check` and `plan` write before it.
+_BEGUN = {"lock", "run.json", "check", "plan"}
 # Training may go on for more steps than a recipe said at first.
 _MAY_GROW = re.compile(r"(.*\.)?training\.(.*\.)?steps")
 

@@ -5,17 +5,21 @@ are within it, and nothing is fetched from anywhere.
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 __all__ = ["Block", "Bullets", "Code", "Picture", "Pictures", "Plots", "Progress", "Section", "Table", "Text", "render"]
+
+_LARGE = 150_000  # bytes of a picture from which on it is made smaller
 
 
 @dataclass
@@ -64,7 +68,7 @@ class Plots(Block):
 
 @dataclass
 class Picture:
-    """A PNG within the page.
+    """A PNG within the page; large ones at most `width` pixels wide.
 
     Raises:
         OSError: it cannot be read.
@@ -73,10 +77,27 @@ class Picture:
     path: Path
     alt: str
     caption: str = ""
+    width: int = 900
     source: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.source = "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
+        data = _small(self.path, self.path.stat().st_mtime_ns, self.width)
+        self.source = "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+@lru_cache(maxsize=64)  # a report is written again and again
+def _small(path: Path, changed: int, width: int) -> bytes:
+    """The bytes of a PNG, made smaller where they are many."""
+    data = path.read_bytes()
+    if len(data) <= _LARGE:
+        return data
+    with Image.open(path, formats=["PNG"]) as image:
+        if image.width <= width:
+            return data
+        smaller = image.convert("RGB").resize((width, max(1, image.height * width // image.width)))
+    file = io.BytesIO()
+    smaller.save(file, "PNG")
+    return file.getvalue()
 
 
 @dataclass

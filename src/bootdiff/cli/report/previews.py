@@ -54,7 +54,7 @@ def preview_steps(steps: int, batch: int, with_views: bool) -> list[int]:
     """
     evaluations = steps * batch * (1 if with_views else 3)
     count = min(_MOST, int(_SHARE * evaluations / (COUNT * _SOLVER_STEPS)))
-    return sorted({math.ceil(steps * (j / count) ** 2) for j in range(1, count + 1)})
+    return sorted({-(-steps * j * j // (count * count)) for j in range(1, count + 1)})  # rounded up
 
 
 class Previews:

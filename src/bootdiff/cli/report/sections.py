@@ -83,7 +83,7 @@ def data(facts: RunFacts) -> list[Block]:
     blocks.append(Table("Samples", ("data", "samples", "held out to choose with"), rows))
     if (facts.path / VIEWS).is_file():
         alt = "Full samples, each view of them, and the view's own files: the last two should look alike"
-        blocks.append(Pictures([Picture(facts.path / VIEWS, alt)], "below"))
+        blocks.append(Pictures([Picture(facts.path / VIEWS, alt, width=1600)], "below"))
     if "test" not in counts:
         blocks.append(Text(
             "There is no test set: results are measured on the held-out samples, which also chose snapshots and "
@@ -232,7 +232,8 @@ def over_time(facts: RunFacts) -> list[Block]:
     for stage in facts.stages:
         chosen = _some(list(stage.pictures.items()))
         pictures = [
-            Picture(path, f"Samples of {stage.name} after {step} steps", f"{step:,} steps") for step, path in chosen
+            Picture(path, f"Samples of {stage.name} after {step} steps", f"{step:,} steps", 320)
+            for step, path in chosen
         ]
         if pictures:
             blocks.append(Pictures(pictures, "strip", stage.name))

@@ -126,7 +126,7 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     """Round values between two others.
 
     >>> _ticks(0, 400, 5), _ticks(0.93, 1.07, 5)
-    ([0.0, 100.0, 200.0, 300.0, 400.0], [0.95, 1.0, 1.05])
+    ([0, 100, 200, 300, 400], [0.95, 1.0, 1.05])
     """
     if high <= low:
         return [low]
