@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import re
 import shutil
+from functools import reduce
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from bootdiff.cli.report import live, page, svg, words
+from bootdiff.cli.report import comparison, live, page, svg, words
 from bootdiff.cli.report.live import LiveReport
 from bootdiff.cli.report.run_facts import RunFacts
 from bootdiff.training.run import Run
@@ -210,6 +212,29 @@ def test_what_is_damaged_is_said_and_the_rest_is_shown(run, name, content):
     assert shown in found.titles()
     if content == "{" and not (name.startswith("stages/full") or name == "metrics.jsonl"):
         assert name.rpartition("/")[2] in found.text.partition("Not shown:")[2]
+
+
+def places(value, path=()):
+    """The paths of all values in a JSON value."""
+    yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(inner, (*path, key))
+
+
+def test_no_value_in_a_file_stops_the_page(run):
+    draw = random.Random(0)
+    for _ in range(80):
+        file = run / draw.choice(["data.json", "metrics.json", "ledger.json", "provenance.json", "trainings.json"])
+        before = file.read_text()
+        damaged = json.loads(before)
+        *path, last = draw.choice(list(places(damaged))[1:])
+        inside = reduce(lambda value, key: value[key], path, damaged)
+        inside[last] = draw.choice([None, [], {}, "x", -1, 10**400, float("nan"), float("inf"), {"a": {"b": None}}])
+        file.write_text(json.dumps(damaged))
+        facts = RunFacts.read(run)
+        for text in (page.build(facts), comparison.build([facts, facts])):
+            Page(text)
+        file.write_text(before)
 
 
 def test_what_comes_from_files_is_escaped(run):

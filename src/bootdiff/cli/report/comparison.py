@@ -30,12 +30,14 @@ def build(runs: Sequence[RunFacts]) -> str:
         "standing": ("Where they stand", _standing),
     }
     found = [Section(name, title, _guarded(named, title, make)) for name, (title, make) in parts.items()]
+    lead = page.guarded(runs[0], "The summary", lambda _: _lead(named))
+    made = page.guarded(runs[0], "The end", page.made)
     notes = [f"{name}: {note}" for name, run in named.items() for note in run.notes]
     trained = sum(sections.badge(run)[1] == "good" for run in runs)
     badge = f"{trained} of {len(runs)} trained", "good" if trained == len(runs) else "wait"
     return html.render(
-        title="Runs compared: " + ", ".join(names), badge=badge, lead=_lead(named), facts=[], notes=notes,
-        sections=[section for section in found if section.blocks], made=page.made(runs[0]),
+        title="Runs compared: " + ", ".join(names), badge=badge, lead=lead, facts=[], notes=notes,
+        sections=[section for section in found if section.blocks], made="".join(made),
     )  # fmt: skip
 
 

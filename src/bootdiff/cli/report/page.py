@@ -56,9 +56,10 @@ def build(facts: RunFacts) -> str:
     parts = _SECTIONS if facts.finished else {**standing, **_SECTIONS, **standing}  # what is read first, first
     found = [Section(name, title, guarded(facts, title, make)) for name, (title, make) in parts.items()]
     lead = guarded(facts, "The summary", sections.lead)
+    figures, end = guarded(facts, "The figures", sections.figures), guarded(facts, "The end", made)
     return html.render(
-        title=facts.name, lead=lead, badge=sections.badge(facts), facts=guarded(facts, "The figures", sections.figures),
-        notes=facts.notes, sections=[section for section in found if section.blocks], made=made(facts),
+        title=facts.name, lead=lead, badge=sections.badge(facts), facts=figures, notes=facts.notes,
+        sections=[section for section in found if section.blocks], made="".join(end),
     )  # fmt: skip
 
 
@@ -66,13 +67,13 @@ def guarded(facts: RunFacts, title: str, make: Callable[[RunFacts], list[Any]]) 
     """What `make` finds; nothing, and a note, where the run's files do not hold what it needs."""
     try:
         return make(facts)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OSError) as error:
+    except Exception as error:  # a damaged file may hold anything; the other sections are worth showing
         facts.note(f"{title}: a file of the run does not hold what bootdiff writes ({type(error).__name__}: {error})")
         return []
 
 
-def made(facts: RunFacts) -> str:
-    """When and by what."""
+def made(facts: RunFacts) -> list[str]:
+    """When and by what, in a sentence or two."""
     versions = facts.provenance[-1].get("versions", {}) if facts.provenance else {}
     of = ", ".join(
         f"{name} {version}" for name, version in versions.items() if version and name in ("bootdiff", "torch")
@@ -80,4 +81,4 @@ def made(facts: RunFacts) -> str:
     spent = sum(stage.seconds for stage in facts.stages)
     when = time.strftime("%Y-%m-%d %H:%M %Z")
     after = f"after {clock(spent)} of training{f', by {of}' if of else ''}"
-    return f"Written by bootdiff {when}, {after}. Everything is in this file."
+    return [f"Written by bootdiff {when}, {after}. Everything is in this file."]

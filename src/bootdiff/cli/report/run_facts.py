@@ -140,7 +140,7 @@ class RunFacts:
     def _try(self, read: Callable[[], Any], otherwise: Any) -> Any:
         try:
             return read()
-        except (BootdiffError, OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # a damaged file may hold anything; the others are worth reading
             self.note(error)
             return otherwise
 
