@@ -129,7 +129,8 @@ class RunFacts:
         total = 0.0
         for stage in self.stages:
             missing = 0 if stage.state == "done" else (stage.steps or 0) - stage.step
-            own = [stage.seconds / stage.step] if stage.step else rates.get(stage.network, every)
+            timed = stage.step and stage.seconds > 0
+            own = [stage.seconds / stage.step] if timed else rates.get(stage.network, every)
             if missing > 0 and not own:
                 return None
             total += missing * sum(own) / max(len(own), 1)
@@ -175,7 +176,8 @@ class RunFacts:
             if found:
                 heldout.append((int(row["step"]), sum(found.values()) / len(found)))
                 best_at = {s: min(v, best_at.get(s, v)) for s, v in found.items()}
-        last = max((int(row["step"]) for row in rows), default=0)
+        pictures: dict[int, Path] = self._try(stage.pictures, {})
+        last = max([0, *(int(row["step"]) for row in rows), *pictures])
         seconds = [float(row["seconds"]) for row in rows if isinstance(row.get("seconds"), int | float)]
         steps = told.get("steps")
         state = "done" if ledger is not None else "running" if last or stage.begun else "to come"
@@ -185,7 +187,7 @@ class RunFacts:
         network = told.get("network")
         return StageFacts(
             stage.name, state, last, steps if isinstance(steps, int) else None, max(seconds, default=0.0), heldout,
-            self._try(stage.pictures, {}), str(network or stage.name.rpartition("-")[2]), best_at,
+            pictures, str(network or stage.name.rpartition("-")[2]), best_at,
         )  # fmt: skip
 
     def _ledger(self, stage: StageDir) -> dict[str, Any] | None:
