@@ -161,6 +161,7 @@ class Benchmark:
             "training": training,
             "levels": list(self.levels),
             "evaluate": {"draws": self.draws, "samples": 0},
+            "sampling": {"preview_every": 0},  # seconds count
             "device": self.device,
         }
         return load_recipe_text(

@@ -35,6 +35,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -271,7 +272,7 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
             full.composite, [expert], full.levels.tolist(), weights
         ).to(device)
     times: dict[str, list[float]] = {arm: [] for arm in arms}
-    how = recipe.sampling.model_dump(exclude={"count"})
+    how = asdict(recipe.sampling.settings())
     for _ in range(args.rounds):
         for arm, denoiser in arms.items():
             start = time.perf_counter()

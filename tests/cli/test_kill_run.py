@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import select
 import signal
 import subprocess
@@ -31,7 +32,7 @@ training:
 levels: [0.3, 1.5]
 gains: {draws: 1, folds: 2}
 evaluate: {draws: 1, samples: 0}
-sampling: {count: 2, steps: 2}
+sampling: {count: 2, steps: 2, preview_every: 7}
 distill: {samples: 3, backbones: {local: {kind: local, width: 4, depth: 3}}}
 device: cpu
 """
@@ -43,17 +44,20 @@ ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "distilled", "or
 
 
 def attempt(path, reuse=()):
-    """The command, without its loss curves, which take the most time and are written like any other file."""
+    """The command, without its loss curves, which take the most time and are written like any other file, and without
+    report.html, which is written by the clock, tells the time and is made of the other files alone.
+    """
     import torch
 
     from bootdiff.cli.compare import compare
     from bootdiff.cli.console import Console
-    from bootdiff.cli.report import curves
+    from bootdiff.cli.report import curves, live
     from bootdiff.cli.session import open_session
     from bootdiff.recipe.schema import load_recipe_text
 
     torch.set_num_threads(1)
     curves.loss_curves = curves.level_curves = lambda *_: None
+    live.LiveReport.write = lambda _: None
     with open_session(load_recipe_text(RECIPE), path, Console(quiet=True), reuse=reuse) as session:
         compare(session, ARMS)
 
@@ -75,6 +79,9 @@ def watch(path, told):
                 parts = name.removeprefix(inside).split(os.sep)
                 name = parts[1 if parts[0] == "stages" and len(parts) > 1 else 0]
                 name = name.removeprefix(".").removesuffix(".bootdiff.tmp")
+                if parts[0] == "samples":  # a stage's pictures belong to it
+                    drawn = re.fullmatch(r"\.?(.+)-\d{6}\.png(\.bootdiff\.tmp)?", parts[-1])
+                    name = drawn[1] if drawn else name if parts[1:] else "stages"
                 if name not in ("metrics.jsonl", "weights", "stages"):  # these grow in every stage
                     told(name)
 
@@ -217,6 +224,7 @@ def test_kills_in_every_stage_leave_no_trace(tmp_path):
         assert any(kill.rpartition(" ")[0] == stage for kill in said["killed"]), f"no kill in {stage}, seed {seed}"
     straight = outcome(tmp_path / "straight")
     assert {f"{arm}/model.json" for arm in ARMS} | {"metrics.json", "metrics.jsonl", "ledger.json"} <= set(straight)
+    assert {"views.png", "samples/full-local-000007.png", "samples/residual-local-000021.png"} <= set(straight)
     for name in ("killed", "reused"):
         again, expected = outcome(tmp_path / name), straight
         if name == "reused":

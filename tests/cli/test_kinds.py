@@ -128,6 +128,17 @@ def test_arms_are_trained_measured_and_drawn(trained):
     )
 
 
+def test_the_report_tells_what_the_samples_are(trained):
+    text = (trained.run / "report.html").read_text()
+    what = {
+        "video": "videos of 4 frames of 8 x 8, 1 channel",
+        "signal": "signals of 32 values, 2 channels",
+        "vector": "vectors of 4 values",
+    }
+    assert what[trained.kind] in text
+    assert "Not shown" not in text
+
+
 def test_what_is_far_apart_is_measured_along_time(trained):
     far = json.loads((trained.run / "metrics.json").read_text())["long_range"]
     if trained.kind == "vector":

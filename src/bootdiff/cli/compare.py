@@ -14,7 +14,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,7 @@ class Assessment:
 def compare(session: Session, arms: Sequence[str] = (), samples: int | None = None) -> dict[str, Any]:
     """Train the arms (none given: all possible ones), measure them and write metrics.json; returns its content."""
     arms = arms_of(session.problem, arms)
-    session.bootstrap.check_networks(arms)
-    session.screen.expect([stage.name for stage in session.bootstrap.plan(arms).trainings])
+    session.expect(arms)
     denoisers = {arm: session.train(arm) for arm in arms}
     costs = session.write_ledger()
     if not session.main:
@@ -195,7 +194,7 @@ def drawn_once(a: Assessment, denoiser: Denoiser, count: int, name: str, weights
         weights: changes with the denoiser: samples of other weights are drawn again.
     """
     path = a.folder / "samples" / f"{name}.safetensors"
-    how = a.recipe.sampling.model_dump(exclude={"count"}) | {"seed": _DRAW, "weights": weights}
+    how = asdict(a.recipe.sampling.settings()) | {"seed": _DRAW, "weights": weights}
     if path.is_file():
         tensors, meta = load_tensors(path)
         if meta == how and len(tensors["x"]) >= count:

@@ -43,7 +43,8 @@ def evaluate(
 ) -> None:
     """Measure a run's models: denoising loss, FID, KID, copies.
 
-    The loss is measured on images that no arm was trained on. Writes metrics.json, table.md and images into the run.
+    The loss is measured on images that no arm was trained on. Writes metrics.json, table.md, report.html and images
+    into the run.
     FID and KID are comparable only for the same feature network (named beside them) and the same number of samples.
 
     bootdiff evaluate runs/mine
@@ -53,6 +54,7 @@ def evaluate(
     """
     from bootdiff.cli.compare import assess_run, print_results
     from bootdiff.cli.console import Console
+    from bootdiff.cli.report.live import LiveReport
     from bootdiff.cli.swap import boundaries, swap_run
 
     screen = Console()
@@ -60,6 +62,7 @@ def evaluate(
         if ceilings:
             raise BootdiffError("--swap only tells where samples are lost: leave out --ceilings, or call it by itself")
         swap_run(run, arm or (), swap, boundaries(swap_at), samples, features, screen)
+        LiveReport(run, screen.print).write()
         return
     if swap_at is not None:
         raise BootdiffError(
@@ -71,4 +74,5 @@ def evaluate(
 
         found = measure(run, screen)
     assess_run(run, arm or (), samples, features, screen, found)
+    LiveReport(run, screen.print).write()
     print_results(run, screen)

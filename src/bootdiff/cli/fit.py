@@ -24,7 +24,8 @@ def fit(
 ) -> None:
     """Train a model.
 
-    The run's folder gets the weights, metrics.jsonl, ledger.json (what it cost) and losses.png. After an interruption
+    The run's folder gets the weights, metrics.jsonl, ledger.json (what it cost), losses.png and report.html, a page
+    that tells meanwhile how it stands, with samples. After an interruption
     the same command continues, to the same weights. With several GPUs, or several processes on the CPU, start it
     through torchrun or accelerate.
 
@@ -44,8 +45,7 @@ def fit(
     screen = Console()
     with open_session(loaded, folder, screen, reuse=reuse or (), tensorboard=tensorboard) as session:
         arms = arms_of(session.problem, arm or ["bootdiff"])
-        session.bootstrap.check_networks(arms)
-        screen.expect([stage.name for stage in session.bootstrap.plan(arms).trainings])
+        session.expect(arms)
         for name in arms:
             session.train(name)
         if session.main:

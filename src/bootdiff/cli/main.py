@@ -28,6 +28,7 @@ from bootdiff.cli.fit import fit
 from bootdiff.cli.masks import masks
 from bootdiff.cli.plan import plan
 from bootdiff.cli.recipe import recipe
+from bootdiff.cli.report_command import report
 from bootdiff.cli.restore import restore
 from bootdiff.cli.sample import sample
 from bootdiff.errors import BootdiffError
@@ -155,7 +156,7 @@ def _add(panel: str, *verbs: Callable[..., None]) -> None:
 
 _add("Start", demo, recipe, masks)
 _add("Train", check, plan, fit, arms)
-_add("Use", sample, restore, evaluate)
+_add("Use", report, sample, restore, evaluate)
 
 
 def _add_experiments() -> None:

@@ -5,6 +5,10 @@
 
 A run directory gets, beside what `runs` and `boot.stages` write,
 
+    report.html       how it stands and what came of it (`report.page`), anew while it is trained
+    views.png         each view beside a full sample
+    trainings.json    the networks to be trained for the arms that were asked for
+    samples/          samples that networks drew while they were trained (`report.previews`)
     problems.json     files that could not be used: data, file, reason
     data.json         shape, classes, counts and units of the data
     ledger.json       cost of each stage
@@ -22,11 +26,16 @@ from typing import Any
 import torch
 
 from bootdiff.cli.console import Console
+from bootdiff.cli.report import images
+from bootdiff.cli.report.live import LiveReport
 from bootdiff.cli.report.metadata import DataInfo
+from bootdiff.cli.report.page import FILE
+from bootdiff.cli.report.previews import Previews
+from bootdiff.cli.report.run_facts import TRAININGS, VIEWS
 from bootdiff.data import report_notes as notes_of
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
-from bootdiff.method.plan import ARMS
+from bootdiff.method.plan import ARMS, Stage
 from bootdiff.method.problem import Problem
 from bootdiff.method.stages import Bootstrap
 from bootdiff.recipe.build import build_problem, method_settings
@@ -35,7 +44,7 @@ from bootdiff.recipe.trust import imported_classes
 from bootdiff.serialization import load, save
 from bootdiff.training.device import make_accelerator
 from bootdiff.training.run import Run, atomic_write_json, read_json
-from bootdiff.training.state import Interrupted
+from bootdiff.training.state import Interrupted, Progress
 
 __all__ = [
     "Session",
@@ -61,11 +70,31 @@ class Session:
     accelerator: Any
     screen: Console
     bootstrap: Bootstrap
+    report: LiveReport
 
     @property
     def main(self) -> bool:
         """Whether this process is the one that writes."""
         return bool(self.accelerator.is_main_process)
+
+    def expect(self, arms: Sequence[str]) -> None:
+        """Check that the networks of these arms can be built, and note those to be trained, in order.
+
+        Raises:
+            BootdiffError, ValueError: a network that cannot be built (`Bootstrap.check_networks`).
+        """
+        self.bootstrap.check_networks(arms)
+        trainings = self.bootstrap.plan(arms).trainings
+        self.screen.expect([stage.name for stage in trainings])
+        if not self.main:
+            return
+        path = self.run.path / TRAININGS
+        there = read_json(path) if path.is_file() else {}
+        new = {stage.name: {"network": stage.network, "steps": _steps(self.bootstrap, stage)} for stage in trainings}
+        # What an earlier command asked for keeps its place.
+        atomic_write_json(path, there | new)
+        self.screen.print(f"how it stands, meanwhile and in the end: {self.run.path / FILE}")
+        self.report.due()
 
     def train(self, arm: str) -> Denoiser:
         """An arm's finished denoiser; trains what is missing, saves the arm and the ledger."""
@@ -86,6 +115,12 @@ class Session:
         if self.main:
             atomic_write_json(path, ledger)
         return ledger
+
+
+def _steps(bootstrap: Bootstrap, stage: Stage) -> int:
+    settings = bootstrap.within(stage.around).settings
+    part = settings.training[stage.part] if stage.view is None else settings.views[stage.view].training
+    return part.steps
 
 
 def arms_of(problem: Problem, arms: Sequence[str] = ()) -> list[str]:
@@ -162,14 +197,28 @@ def open_session(
         if tensorboard:
             accelerator.init_trackers("tensorboard")
         others = [Path(other) for other in reuse if Path(other).resolve() != run.path.resolve()]
-        bootstrap = Bootstrap(settings, problem, run, accelerator, screen, screen.print, others)
+        report = LiveReport(run.path, screen.print, main=accelerator.is_main_process)
+        watch = Previews(
+            problem.shape, recipe.sampling.settings(), recipe.sampling.preview_every, screen.print, report.due
+        )
+
+        def progress(standing: Progress) -> None:
+            screen(standing)
+            report.tick()
+
+        def log(line: str) -> None:
+            screen.print(line)
+            report.due()
+
+        bootstrap = Bootstrap(settings, problem, run, accelerator, progress, log, others, watch=watch)
         try:
-            yield Session(recipe, problem, run, accelerator, screen, bootstrap)
+            yield Session(recipe, problem, run, accelerator, screen, bootstrap, report)
         except Interrupted:
             accelerator.wait_for_everyone()  # for the first process to write the checkpoint
             raise
         finally:
             screen.clear()
+            report.write()
             if tensorboard:
                 accelerator.end_training()
 
@@ -211,6 +260,11 @@ def _describe(run: Run, problem: Problem, screen: Console) -> None:
         if not name.endswith(" (held out)")
     ]
     screen.print("samples: " + ", ".join(parts))
+    if not (run.path / VIEWS).is_file():
+        try:
+            images.save_png(images.view_rows(problem), run.path / VIEWS)
+        except Exception as error:  # a picture for people: whatever it is, the training is worth more
+            screen.print(f"{run.path / VIEWS}: not drawn; the training goes on ({error})", "yellow")
 
 
 def read_run(path: str | Path) -> tuple[Run, Recipe]:

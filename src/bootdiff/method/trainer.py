@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ from bootdiff.training.settings import TrainingSettings
 from bootdiff.training.stages import StageStore
 from bootdiff.views import to_config
 
-__all__ = ["Task", "Trainer", "with_earlier_costs"]
+__all__ = ["Task", "Trainer", "Watch", "with_earlier_costs"]
 
 
 def with_earlier_costs(ledger: dict[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -85,6 +85,18 @@ class Task:
         return replace(objective, noise=self.network.noise_in(objective.noise))
 
 
+class Watch(Protocol):
+    """Someone who looks at networks while they are trained, and changes nothing of it."""
+
+    def steps(self, task: Task, steps: int) -> Collection[int]:
+        """After which of a training's `steps` to look; none: never."""
+        ...
+
+    def look(self, task: Task, expert: ResidualExpert, step: int, stage: StageDir) -> None:
+        """Look at the expert with its averaged weights, in evaluation mode: in the first process alone."""
+        ...
+
+
 @dataclass
 class Trainer:
     """What the stages of one run are made with.
@@ -99,6 +111,7 @@ class Trainer:
         reuse: other run directories; a stage that was trained there on the same data with the same settings is copied.
         ledger: cost of each stage.
         outer: the stages around these, where these train the denoiser of its view `name`.
+        watch: who looks at the networks of the full samples meanwhile.
     """
 
     settings: MethodSettings
@@ -111,6 +124,7 @@ class Trainer:
     ledger: dict[str, dict[str, Any]] = field(default_factory=dict)
     outer: Self | None = None
     name: str = ""
+    watch: Watch | None = None
     _keys: dict[str, str] = field(default_factory=dict)
     _made: dict[str, Any] = field(default_factory=dict)
 
@@ -172,6 +186,10 @@ class Trainer:
             if begin is not None and not stage.begun:
                 start_at(expert, begin)
             compiled = training.compile and how.get("keep", True)  # a race is too short to be worth it
+            watch = self.watch if how.get("keep", True) else None
+            if watch is not None:
+                how["look_at"] = watch.steps(task, steps)
+                how["look"] = lambda model, step: watch.look(task, model.expert, step, stage)
             return fit(
                 LossModule(expert), objective, batches, stage,
                 replace(training, steps=steps, warmup=warmup, compile=compiled),

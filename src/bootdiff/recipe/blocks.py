@@ -200,6 +200,11 @@ class Sampling(block_of(SamplingSettings, "SamplingFields")):  # type: ignore[mi
     """How samples are drawn."""
 
     count: int = Field(64, ge=1, description="samples drawn for the report")
+    preview_every: Annotated[Literal["auto"] | int, _auto_or(0)] = Field(
+        "auto",
+        description="steps between the samples that networks draw while they are trained; auto: about ten pictures of "
+        "each training, fewer where they would cost more than about 3 % of it; 0: none",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Sampling:
@@ -209,7 +214,7 @@ class Sampling(block_of(SamplingSettings, "SamplingFields")):  # type: ignore[mi
 
     def settings(self) -> SamplingSettings:
         """As the method takes them."""
-        return SamplingSettings(**self.model_dump(exclude={"count"}))
+        return SamplingSettings(**self.model_dump(exclude={"count", "preview_every"}))
 
 
 class Evaluation(Block):

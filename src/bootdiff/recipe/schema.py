@@ -298,7 +298,8 @@ class Recipe(Block):
         Args:
             absolute: write paths absolute, so that the text may be kept elsewhere.
             place: write also what changes the speed or the place of a run but not its result: name, device, threads,
-                workers, checkpoint_seconds. Without them, texts of two recipes differ where their results may.
+                workers, checkpoint_seconds, preview_every. Without them, texts of two recipes differ where their
+                results may.
         """
         plain = self._plain(absolute)
         if not place:
@@ -308,7 +309,7 @@ class Recipe(Block):
     def fingerprint(self) -> str:
         """16 hexadecimal digits that are equal for recipes with the same result.
 
-        Left out: name, device, threads, workers, checkpoint_seconds. Masks' pictures count by content.
+        Left out: name, device, threads, workers, checkpoint_seconds, preview_every. Masks' pictures count by content.
         """
         plain = _result_only(self._plain(True))
         for view in _every(plain["views"]):
@@ -367,6 +368,7 @@ def _result_only(plain: dict[str, Any]) -> dict[str, Any]:
         }
 
     kept = {key: value for key, value in plain.items() if key not in _PLACE}
+    kept["sampling"] = {key: value for key, value in plain["sampling"].items() if key != "preview_every"}
     if "distill" in kept:
         kept["distill"] = {**kept["distill"], "training": strip(kept["distill"]["training"])}
     return {**kept, "training": strip(plain["training"]), "views": every(plain["views"])}

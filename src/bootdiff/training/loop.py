@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -77,6 +77,8 @@ def fit(
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     progress: Callable[[Progress], None] | None = None,
     keep: bool = True,
+    look: Callable[[nn.Module, int], None] | None = None,
+    look_at: Collection[int] = (),
 ) -> FitResult:
     """Train the parameters of ``model`` that require gradients; go on where an earlier call for ``stage`` stopped.
 
@@ -95,6 +97,9 @@ def fit(
             draw from its own generators.
         progress: called a few times per second.
         keep: keep the best snapshots.
+        look: ``look(ema_model, step)`` is called after the steps ``look_at``, in eval mode, without gradients, by the
+            first process alone; nothing of what is trained depends on it. Killed and called again, the training shows
+            the same steps the same weights.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
@@ -137,6 +142,8 @@ def fit(
                 job.write_row(norm)
             if evaluate is not None and (last or job.step % settings.evaluate_every == 0):
                 job.validate(evaluate)
+            if look is not None and job.step in look_at:
+                job.show(look)  # before the checkpoint, so that no checkpoint is ahead of what was to be seen
             stopping, due = job.sync_decision(stop.is_set(), job.checkpoint_due())
             if not last and (stopping or due):
                 checkpoint.write(job)

@@ -13,6 +13,7 @@ resumes at step s first drops its rows after s, so the rows are those of a run t
       run.json              what makes this folder a run: fingerprint of the data, digest of the recipe
       lock                  held (flock) by the process that writes; the kernel frees it however that process ends
       stages/<stage>/       what one stage has made so far; done.json marks it complete (stages.py)
+      samples/<stage>-<step>.png   samples of a stage's network while it was trained, where it was watched
       stages/weights/       every network's weights once (pool.py)
 """
 
@@ -67,8 +68,9 @@ __all__ = [
 
 _PACKAGES = ("bootdiff", "torch", "numpy", "diffusers", "accelerate", "safetensors")
 _STAGES = "stages"
-# What a run that was killed while it began may consist of.
-_BEGUN = {"lock", "run.json"}
+_PICTURES = "samples"
+# What a run that was killed while it began may consist of, and the folders that `check` and `plan` write before it.
+_BEGUN = {"lock", "run.json", "check", "plan"}
 # Training may go on for more steps than a recipe said at first.
 _MAY_GROW = re.compile(r"(.*\.)?training\.(.*\.)?steps")
 
@@ -353,6 +355,16 @@ class StageDir:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
+    def picture(self, step: int) -> Path:
+        """Where samples that its network drew after so many steps are kept."""
+        return self.run.path / _PICTURES / f"{self.name}-{step:06d}.png"
+
+    def pictures(self) -> dict[int, Path]:
+        """Those that are there, by step, ascending."""
+        known = re.compile(rf"{re.escape(self.name)}-(\d{{6,}})\.png")
+        found = {path: known.fullmatch(path.name) for path in (self.run.path / _PICTURES).glob("*.png")}
+        return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
+
     @property
     def remedy(self) -> str:
         """What to do when a file of the stage is lost or damaged."""
@@ -388,6 +400,8 @@ class StageDir:
         for path in self.path.iterdir():
             if path.name != "key.json":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in self.pictures().values():
+            path.unlink(missing_ok=True)
         (self.path / "key.json").unlink(missing_ok=True)
         self.run.pool.sweep()
 

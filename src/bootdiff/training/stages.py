@@ -165,6 +165,9 @@ class StageStore:
                     self.run.pool.store(path.read_bytes(), stage / path.name)
                 elif path.name not in ("done.json", _NOTE) and path.is_file() and not path.name.startswith("."):
                     copy_file(path, stage / path.name)
+            for step, path in there.pictures().items():
+                stage.picture(step).parent.mkdir(exist_ok=True)
+                copy_file(path, stage.picture(step))
             self.run.truncate_metrics(stage.name, -1)
             for row in there.metrics():
                 self.run.append(row)

@@ -268,6 +268,20 @@ class TrainingState:
         self.evaluation += time.monotonic() - start
         self._append({"step": self.step, "heldout": losses, "seconds": self.seconds()})
 
+    def show(self, look: Callable[[nn.Module, int], None]) -> None:
+        """Let someone look at the average: in the first process, whose torch generators stay as they are."""
+        if not self.main:
+            return
+        start = time.monotonic()
+        self.copy_buffers()
+        with torch.no_grad(), torch.random.fork_rng(devices=self._cuda()):
+            look(self.ema_model, self.step)
+        self.ema_model.eval()
+        self.evaluation += time.monotonic() - start
+
+    def _cuda(self) -> list[int]:
+        return [torch.cuda.current_device()] if self.device.type == "cuda" else []
+
     def _append(self, row: dict[str, Any]) -> None:
         if self.main:
             self.stage.append(row)
@@ -301,7 +315,7 @@ class TrainingState:
         forget_peak(self.device)
         self.report(always=True)
         try:
-            with torch.random.fork_rng(devices=[] if self.device.type != "cuda" else [torch.cuda.current_device()]):
+            with torch.random.fork_rng(devices=self._cuda()):
                 yield stream
             self.report(always=True)
         finally:

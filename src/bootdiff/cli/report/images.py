@@ -22,7 +22,7 @@ from bootdiff.data import kind_of, spaced_indices
 from bootdiff.method.problem import Problem
 from bootdiff.views import View
 
-__all__ = ["animation", "grid", "panels", "save_gif", "save_png", "sheet", "to_pil", "view_rows"]
+__all__ = ["animation", "grid", "panels", "quick_sheet", "save_gif", "save_png", "sheet", "to_pil", "view_rows"]
 
 _INK, _SOFT, _PAPER = (25, 28, 33), (105, 112, 122), (255, 255, 255)
 _HIDDEN = (226, 138, 160)
@@ -56,14 +56,14 @@ def _frames(x: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
     return [to_pil(x[:, t], None if mask is None else mask[:, t]) for t in at]
 
 
-def save_png(image: Image.Image, path: str | Path) -> Path:
-    """Write an image (atomically); creates the folder."""
+def save_png(image: Image.Image, path: str | Path, *, optimize: bool = True) -> Path:
+    """Write an image (atomically); creates the folder. optimize: smaller files, which takes seconds for large ones."""
     from bootdiff.training.files import atomic_write_bytes
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    image.save(file, "PNG", optimize=optimize)
     atomic_write_bytes(path, file.getvalue())
     return path
 
@@ -147,6 +147,43 @@ def sheet(x: Tensor, info: DataInfo | None = None, real: Tensor | None = None) -
         return figures.as_image(figures.signals(x[:16], info))
     groups = {"samples": x} if real is None else {"real": real, "samples": x}
     return figures.as_image(figures.vectors(groups, info), dpi=70)
+
+
+def quick_sheet(x: Tensor) -> Image.Image:
+    """As `sheet`, in milliseconds, for pictures that are drawn while something waits for them: signals are lines and
+    vectors points in the plane of their first two columns, without axes, between their own least and largest values.
+    """
+    kind = kind_of(x.shape[1:])
+    if kind in ("image", "video"):
+        return sheet(x)
+    side, values = 96, x.detach().float().cpu()
+    if kind == "signal":
+        return grid([_lines(signal, values, 2 * side, side) for signal in values], side=1)
+    tile, pen = _tile(2 * side, 2 * side)
+    across = [_scaled(values[:, c], values[:, c], 2 * side) for c in (0, min(1, values.shape[1] - 1))]
+    for i, j in zip(across[0], across[1], strict=True):
+        pen.ellipse((i - 3, 2 * side - j - 3, i + 3, 2 * side - j + 3), fill=figures.COLOURS[0])
+    return tile
+
+
+def _tile(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    tile = Image.new("RGB", (width, height), (246, 247, 249))
+    return tile, ImageDraw.Draw(tile)
+
+
+def _scaled(line: Tensor, among: Tensor, pixels: int) -> list[float]:
+    """Values as places between 5 and 95 % of so many pixels."""
+    low, high = float(among.min()), float(among.max())
+    return ((line - low) / max(high - low, 1e-12) * (0.9 * pixels) + 0.05 * pixels).tolist()
+
+
+def _lines(signal: Tensor, among: Tensor, width: int, height: int) -> Image.Image:
+    tile, pen = _tile(width, height)
+    length = signal.shape[1]
+    for c, line in enumerate(signal):
+        at = [(i * (width - 1) / max(length - 1, 1), height - y) for i, y in enumerate(_scaled(line, among, height))]
+        pen.line(at, fill=figures.COLOURS[c % len(figures.COLOURS)], width=1)
+    return tile
 
 
 Samples = list[tuple[Tensor, Tensor | None]]

@@ -20,6 +20,7 @@ __all__ = [
     "losses",
     "over_seeds",
     "plain_table",
+    "pm",
     "quality",
     "quality_over_seeds",
     "stages",
@@ -36,7 +37,12 @@ def plain_table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _pm(entry: Mapping[str, Any] | None, digits: int = 4, *, sign: bool = False, scale: float = 1.0) -> str:
+def pm(entry: Mapping[str, Any] | None, digits: int = 4, *, sign: bool = False, scale: float = 1.0) -> str:
+    """A mean and its standard error; a dash for none.
+
+    >>> pm({"mean": 0.5, "stderr": 0.25}, 2), pm({"mean": 0.5}, 1, sign=True), pm(None)
+    ('0.50 ± 0.25', '+0.5', '-')
+    """
     if entry is None or _absent(entry.get("mean")):
         return "-"
     text = f"{scale * entry['mean']:{'+' if sign else ''}.{digits}f}"
@@ -55,18 +61,16 @@ def losses(table: Mapping[str, Any], measured_on: str, gap: Mapping[str, Any] | 
     for arm, entry in table.items():
         against = entry.get("versus", {}).get("full_only")
         out.add_row(
-            arm, _pm(entry), "" if arm == "full_only" else _pm(against, sign=True), _pm(entry["sample_weighted"]),
+            arm, pm(entry), "" if arm == "full_only" else pm(against, sign=True), pm(entry["sample_weighted"]),
             style=_style(arm),
         )  # fmt: skip
     lines: list[Any] = ["", out]
     if gap is not None and not _absent(gap["mean"]) and table["oracle"]["mean"] < table["full_only"]["mean"]:
         weighted = gap["sample_weighted"]
         also = (
-            ""
-            if _absent(weighted["mean"])
-            else f"; of that in the sample-weighted loss {_pm(weighted, 0, scale=100)} %"
+            "" if _absent(weighted["mean"]) else f"; of that in the sample-weighted loss {pm(weighted, 0, scale=100)} %"
         )
-        lines.append(f"bootdiff closes {_pm(gap, 0, scale=100)} % of the gap between full_only and oracle{also}.")
+        lines.append(f"bootdiff closes {pm(gap, 0, scale=100)} % of the gap between full_only and oracle{also}.")
     lines.append(f"Measured on {measured_on}. 1 = with only mean and variance known; lower is better.")
     lines.append("Sample-weighted: noise levels count as much as samples need them, 0.4 to 3 most.\n")
     return lines
@@ -134,7 +138,7 @@ def quality(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     )  # fmt: skip
     for arm, q in table.items():
         out.add_row(
-            arm, f"{q['fid']:.3g}", _pm(q["kid"], 2, scale=1000), f"{q['precision']:.2f}", f"{q['recall']:.2f}",
+            arm, f"{q['fid']:.3g}", pm(q["kid"], 2, scale=1000), f"{q['precision']:.2f}", f"{q['recall']:.2f}",
             f"{q['coverage']:.2f}", f"{100 * q['memorization']['share']:.1f} %", style=_style(arm),
         )  # fmt: skip
     copies = "Copies: samples much closer to one training image than to any other."
@@ -148,7 +152,7 @@ def quality_over_seeds(table: Mapping[str, Mapping[str, Any]] | None) -> list[An
     out = plain_table("Samples", "arm", "FID ± s.e.", "KID x 1000 ± s.e.", "copies")
     for arm, q in table.items():
         copies = f"{100 * q['copies']['mean']:.1f} %"
-        out.add_row(arm, _pm(q["fid"], 2), _pm(q["kid"], 2, scale=1000), copies, style=_style(arm))
+        out.add_row(arm, pm(q["fid"], 2), pm(q["kid"], 2, scale=1000), copies, style=_style(arm))
     return ["", out]
 
 
@@ -168,10 +172,10 @@ def long_range(table: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     """Correlation along time at the longest lag, of samples and of real ones."""
     first = next(iter(table.values()))
     lag, real = first["lag"], first["real"]
-    title = f"Correlation over {lag} step(s); real: {_pm(real, 3)}"
+    title = f"Correlation over {lag} step(s); real: {pm(real, 3)}"
     out = plain_table(title, "arm", "samples ± s.e.", "minus real ± s.e.", "rms over all lags ± s.e.")
     for arm, q in table.items():
-        out.add_row(arm, _pm(q["samples"], 3), _pm(q["difference"], 3, sign=True), _pm(q["rms"], 3), style=_style(arm))
+        out.add_row(arm, pm(q["samples"], 3), pm(q["difference"], 3, sign=True), pm(q["rms"], 3), style=_style(arm))
     return ["", out, f"{first['count']} samples against {first['reference_count']} real ones.\n"]
 
 
