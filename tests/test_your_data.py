@@ -79,7 +79,11 @@ def follow(name: str, monkeypatch, only: tuple[str, ...] = ()) -> set[str]:
     return set(verbs)
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize(
+    "name",
+    # The film is made, its masks are found and it is read twice: 17 s.
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "film" else []) for name in SITUATIONS],
+)
 def test_check_says_what_the_page_says(name, tmp_path, monkeypatch):
     pytest.importorskip("av")
     monkeypatch.chdir(tmp_path)

@@ -59,7 +59,10 @@ def brightness(folder, label, arm="bootdiff"):
     return x.reshape(len(x), -1).mean(1)
 
 
-@pytest.mark.parametrize("labelled", ["both", "full", "view"])
+@pytest.mark.parametrize(
+    "labelled",
+    ["both", pytest.param("full", marks=pytest.mark.slow), "view"],  # 5 s each, and the middle one is the least odd
+)
 def test_samples_are_of_the_class_that_was_asked_for(tmp_path, labelled):
     data(tmp_path)
     path = recipe(tmp_path, labelled in ("both", "full"), labelled in ("both", "view"))

@@ -13,6 +13,8 @@ from PIL import Image
 from cli_calls import call
 from experiments.scripts import overlay
 
+pytestmark = pytest.mark.slow  # three arms on videos: 14 s
+
 RECIPE = """\
 full: {path: data/full.npz, kind: video, holdout: 4}
 test: {path: data/test.npz, kind: video}

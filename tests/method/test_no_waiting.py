@@ -82,14 +82,13 @@ def test_a_batch_with_noted_levels_never_waits(name, sigma):
         there(x, sigma.to("meta"), known)  # whose levels are not known
 
 
-def test_training_looks_at_the_levels_once():
-    """On a device the levels of a step are fetched once; here, that they were is noted beforehand."""
+def test_a_training_step_never_waits():
+    """Its noise levels are drawn on the CPU."""
     trainee = LossModule(expert(stack().composite, 4)).to("meta")
     composite = trainee.expert.to("meta").composite
     objective = ResidualObjective(composite, LogNormal())
-    sigma = torch.rand(6) + 0.5
     x0 = torch.empty(6, *SHAPE, device="meta")
-    losses = objective.loss(trainee.expert, x0, x0, noted(sigma.to("meta"), sigma))
+    losses = objective(trainee, {"x": x0}, torch.Generator().manual_seed(0))
     losses.mean().backward()
     assert losses.shape == (6,)
 

@@ -39,8 +39,8 @@ from bootdiff.training.optim import Optimizer
 
 __all__ = ["TRIAL", "StepCost", "step_cost"]
 
-TRIAL = 3e10
-"""FLOPs of a trial at most: about a second of one core."""
+TRIAL = 1e10
+"""FLOPs of a trial at most: a fraction of a second of one core."""
 
 _COPIES = 5
 _BETWEEN = 1.2

@@ -19,7 +19,7 @@ from bootdiff.denoise import expand
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.validation import beside
-from bootdiff.noise import LogNormal
+from bootdiff.noise import LogNormal, noted
 from bootdiff.training.loop import global_draw, global_randn
 
 __all__ = ["UNLABELLED", "LossModule", "ResidualObjective"]
@@ -55,10 +55,13 @@ class ResidualObjective:
     def __call__(self, model: torch.nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """Losses (b,) of this process's rows; the noise is drawn for the global batch."""
         x0, label, mask = batch["x"], batch.get("label"), batch.get("mask")
-        added = global_draw(lambda n: self.noise.sample(n, generator), len(x0)).to(x0)
+        # Levels are drawn on the CPU, where it is decided what is evaluated: nothing waits for the device.
+        host = generator if generator.device.type == "cpu" else torch.Generator().manual_seed(generator.initial_seed())
+        added = global_draw(lambda n: self.noise.sample(n, host), len(x0)).to(x0.dtype)
         n = global_randn(x0.shape, generator).to(x0)
-        sigma = (added**2 + self.tau**2).sqrt()
-        x = x0 + expand(added, x0) * (n if mask is None else n * mask)
+        levels = (added**2 + self.tau**2).sqrt()
+        sigma = noted(levels.to(x0), levels)
+        x = x0 + expand(added.to(x0), x0) * (n if mask is None else n * mask)
         if label is not None:
             dropped = global_draw(lambda n: torch.rand(n, generator=generator, device=generator.device), len(x0))
             label = torch.where(dropped.to(x0) < UNLABELLED, -1, label)
