@@ -127,10 +127,10 @@ def gaps_closed(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 _PARTS = {
     "full_only": ("full-",),
-    "views_only": ("view-", "full-"),
-    "unregularized": ("view-", "residual-", "full-"),
-    "bootdiff": ("view-", "residual-", "full-"),
-    "distilled": ("view-", "residual-", "full-", "distilled-"),
+    "views_only": ("view-", "full-", "visible-"),
+    "unregularized": ("view-", "residual-", "full-", "visible-"),
+    "bootdiff": ("view-", "residual-", "full-", "visible-"),
+    "distilled": ("view-", "residual-", "full-", "visible-", "distilled-"),
     "oracle": ("oracle-",),
 }
 """What the names of the stages begin with whose networks an arm needs, in results of whatever age."""
