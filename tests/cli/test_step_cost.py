@@ -87,7 +87,8 @@ def test_flops_and_memory_are_those_of_the_arithmetic(boot):
     assert said.parameters == sum(p.numel() for p in net.parameters())
     # Hidden maps that are kept: the first convolution's, what the block makes of it, its output; float32.
     maps = 4 * rows * pixels * 8
-    assert 3 * maps <= said.memory - 20 * said.parameters <= 8 * maps
+    kept = (said.memory - 20 * said.parameters) / 2
+    assert 3 * maps <= kept <= 6.7 * maps
 
 
 def test_only_so_many_samples_are_tried_as_are_cheap(boot, monkeypatch):
