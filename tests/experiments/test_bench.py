@@ -55,6 +55,7 @@ def test_results_are_not_made_twice_and_the_page_is_written(place, monkeypatch):
     assert (docs / "benchmarks.md").read_text() == page
 
 
+@pytest.mark.slow  # trains and draws: 6 s
 def test_samples_are_measured_when_asked_for(place):
     how = [*options(place), "--arms", "full_only cascade", "--views", "thumbnails2"]
     call("bench", "tiny", *how)
@@ -99,6 +100,7 @@ def test_a_method_without_use_for_the_views_has_no_result(place):
     assert not (place / "results").exists()
 
 
+@pytest.mark.slow  # nine trainings: 4 s
 def test_tuning_tries_every_setting_and_the_choice_is_used_for_such_data(place):
     how = [*options(place), "--arms", "naive_mix", "--views", "noise"]
     call("bench", "tiny", *how, "--seeds", "0")
