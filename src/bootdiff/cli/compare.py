@@ -354,5 +354,5 @@ def open_assessment(
 
 def print_results(folder: Path, screen: Console) -> None:
     """Print where a comparison's images and figures are."""
-    sheets = f"{folder / 'samples.png'} and {folder / 'levels.png'}"
-    screen.print(f"Look at {sheets}; the figures are in {folder / 'metrics.json'}", "bold")
+    pages = f"{folder / 'report.html'} (a page for the browser) and {folder / 'samples.png'}"
+    screen.print(f"Look at {pages}; the figures are in {folder / 'metrics.json'}", "bold")
