@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.cli import costs, steps
-from bootdiff.cli.console import clock
+from bootdiff.cli.console import Console, clock
 from bootdiff.cli.session import accelerate
 from bootdiff.method.plan import plan
 from bootdiff.nets import LocalNet, OwnNetwork
@@ -74,6 +74,27 @@ def test_a_network_that_looks_at_values_is_counted_on_one_sample_and_costs_the_s
     assert blind.parameters == looks.parameters
     # A few numbers per step (the loss's mean, noise levels) are counted for each sample there.
     assert looks.memory == pytest.approx(blind.memory, rel=0.1)
+
+
+def test_only_networks_of_ones_own_are_counted_on_real_samples(boot, monkeypatch):
+    """All of a plan's trainings, the residual on top of views among them, are counted without values."""
+    devices, counted = [], steps._counted
+    monkeypatch.setattr(steps, "_counted", lambda *at: devices.append(at[-1].type) or counted(*at))
+    rows = costs.estimate(boot.settings, boot.problem, boot.accelerator, ["bootdiff"], Console(quiet=True))
+    assert any(row.name.startswith("residual-") for row in rows)
+    assert devices == ["meta"] * len(rows)
+    devices.clear()
+    steps.step_cost(boot, task(boot, own(looks=True)))
+    assert devices == ["meta", "cpu"]
+
+
+def test_other_errors_are_not_taken_for_it(boot, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(steps, "_counted", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        steps.step_cost(boot, task(boot, own()))
 
 
 def test_flops_and_memory_are_those_of_the_arithmetic(boot):
