@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from bootdiff.data import Arrays, load_letters, open_dataset
+from bootdiff.data import Arrays, load_letters, open_dataset, report_notes
 from bootdiff.data.readers import letters
 from bootdiff.errors import BootdiffError
 
@@ -51,8 +51,10 @@ def test_parts_and_classes():
 
 
 def test_pictures_that_were_drawn_otherwise_say_so(monkeypatch):
+    assert not load_letters().notes
     monkeypatch.setattr(letters, "DRAWN", "0" * 64)
-    assert "letters (drawn otherwise than published: 9,604 pictures" in load_letters().where
+    (said,) = report_notes({"full": open_dataset("letters", limit=100)})
+    assert said.startswith("full: drawn otherwise than those of the published figures (9,604 letters)")
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
