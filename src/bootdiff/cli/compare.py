@@ -354,5 +354,6 @@ def open_assessment(
 
 def print_results(folder: Path, screen: Console) -> None:
     """Print where a comparison's images and figures are."""
-    pages = f"{folder / 'report.html'} (a page for the browser) and {folder / 'samples.png'}"
-    screen.print(f"Look at {pages}; the figures are in {folder / 'metrics.json'}", "bold")
+    # Several seeds have a report each; samples are not always drawn.
+    there = [path for name in ("report.html", "samples.png", "levels.png") if (path := folder / name).is_file()]
+    screen.print(f"Look at {', '.join(map(str, there))}; the figures are in {folder / 'metrics.json'}", "bold")
