@@ -127,6 +127,7 @@ def test_only_so_many_samples_are_tried_as_are_cheap(boot, monkeypatch):
 def test_a_sample_too_large_to_try_is_not_computed_at_all(boot, monkeypatch):
     monkeypatch.setattr(steps, "TRIAL", 1.0)
     monkeypatch.setattr(steps, "_small_unet", lambda trainer: (2.0, 1000))
+    monkeypatch.setattr(steps, "_optimizer", lambda *_: 0.5)
     building = []
     monkeypatch.setattr(Seen, "asked", building)
     boot.build(task(boot, own()))
@@ -134,7 +135,29 @@ def test_a_sample_too_large_to_try_is_not_computed_at_all(boot, monkeypatch):
     building.clear()
     said = steps.step_cost(boot, task(boot, own()))
     assert len(building) == at_building
-    assert said.seconds == pytest.approx(said.flops * 2.0 / 1000)
+    assert said.seconds == pytest.approx(said.flops * 2.0 / 1000 + 0.5)
+
+
+def test_the_optimizers_step_counts_once_however_few_samples_are_tried(boot, monkeypatch):
+    """It costs the same for any batch, and is not multiplied with the samples that were not tried."""
+    monkeypatch.setattr(steps, "_gradient", lambda trainer, task, module, rows: 1.0 * rows)
+    monkeypatch.setattr(steps, "_optimizer", lambda *_: 10.0)
+    whole = steps.step_cost(boot, task(boot, own()))
+    assert whole.seconds == pytest.approx(6 + 10)
+    monkeypatch.setattr(steps, "TRIAL", whole.flops / 2.5)
+    assert steps.step_cost(boot, task(boot, own())).seconds == pytest.approx(6 + 10)
+
+
+def test_the_optimizers_step_is_one_that_moves_weights(boot, monkeypatch):
+    moved, inner = [], steps.Optimizer.step
+    monkeypatch.setattr(
+        steps.Optimizer,
+        "step",
+        lambda self, t, start=0: moved.append(any(p.grad is not None for p in self.params)) or inner(self, t, start),
+    )
+    assert steps.step_cost(boot, task(boot, own())).seconds > 0
+    assert len(moved) > 1
+    assert all(moved)
 
 
 def test_the_machine_is_measured_on_a_small_unet(boot):

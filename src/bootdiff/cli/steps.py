@@ -11,10 +11,11 @@ measured at 256 x 256 on a CPU, steps took 1.5 to 3 times the kept tensors.
 A network of one's own may look at values, which "meta" has none of: it is counted on one real sample then. Those that
 come with bootdiff never do, nor do composites and losses.
 
-Seconds come from trials that nobody has to wait for: a whole step where it has fewer than `TRIAL` FLOPs, else a step of
-as many samples as have, and where a single sample has more, a small UNet's step, so that in all cases
+Seconds come from trials that nobody has to wait for: the gradient of a whole batch where it has fewer than `TRIAL`
+FLOPs, else of as many samples as have, and where a single sample has more, a small UNet's; the optimizer's step, which
+does not grow with the batch, is timed apart, so that in all cases
 
-    seconds = (seconds of the trial) * (FLOPs of the step) / (FLOPs of the trial).
+    seconds = (seconds of the trial) * (FLOPs of the gradient) / (FLOPs of the trial) + (seconds of the optimizer).
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from bootdiff.training.optim import Optimizer
 
 __all__ = ["TRIAL", "StepCost", "step_cost"]
 
-TRIAL = 1e10
-"""FLOPs of a trial at most: a fraction of a second of one core."""
+TRIAL = 3e10
+"""FLOPs of a trial at most: a fraction of a second of one core. Of much fewer samples, the time of each is longer."""
 
 _COPIES = 5
 _BETWEEN = 2.0
@@ -75,14 +76,15 @@ def step_cost(trainer: Trainer, task: Task) -> StepCost:
         if "meta" not in str(error):  # as torch says where values are looked at
             raise
         flops, kept = (rows * n for n in _counted(trainer, task, copy.deepcopy(module.expert), 1, trainer.device))
-    if flops <= TRIAL:
-        seconds, tried = _timed(trainer, task, module, rows), flops
-    elif (few := int(rows * TRIAL / flops)) >= 1:
-        seconds, tried = _timed(trainer, task, module, few), flops * few // rows
+    if (few := min(rows, int(rows * TRIAL / max(flops, 1)))) >= 1:
+        seconds, tried = _gradient(trainer, task, module, few), flops * few // rows
     else:
         seconds, tried = _small_unet(trainer)
+        for p in module.parameters():
+            p.grad = torch.zeros_like(p) if p.requires_grad else None
     memory = int(_BETWEEN * kept) // task.training.accumulate + 4 * _COPIES * parameters
-    return StepCost(parameters, flops, memory, seconds * flops / max(tried, 1), tried)
+    optimizer = _optimizer(trainer, task, module)
+    return StepCost(parameters, flops, memory, seconds * flops / max(tried, 1) + optimizer, tried)
 
 
 def _batches(trainer: Trainer, task: Task, rows: int, device: torch.device) -> Batches:
@@ -123,18 +125,29 @@ def _kept_for_the_gradient() -> Iterator[dict[int, int]]:
         yield kept
 
 
-def _timed(trainer: Trainer, task: Task, module: LossModule, rows: int) -> float:
-    """Seconds of a whole training step with so many samples."""
+def _gradient(trainer: Trainer, task: Task, module: LossModule, rows: int) -> float:
+    """Seconds of the loss of so many samples and its gradient, which the parameters hold afterwards."""
     batches, objective = _batches(trainer, task, rows, trainer.device), task.loss()
-    params: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
-    averages = [p.detach().clone() for p in params]
-    optimizer = Optimizer(params, averages, task.training, matrices=hidden_matrices(module))
     rng = torch.Generator(trainer.device).manual_seed(0)
 
     def step(t: int) -> None:
         with trainer.accelerator.autocast():
             loss = objective(module, batches.at(t), rng).mean()
-        optimizer.backward(loss)
+        loss.backward()
+
+    return _median(step, trainer.device)
+
+
+def _optimizer(trainer: Trainer, task: Task, module: LossModule) -> float:
+    """Seconds of what follows the gradient: clipping, the optimizer's step, the running average."""
+    params: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
+    averages = [p.detach().clone() for p in params]
+    optimizer = Optimizer(params, averages, task.training, matrices=hidden_matrices(module))
+    gradients = [None if p.grad is None else p.grad.clone() for p in params]
+
+    def step(t: int) -> None:
+        for p, gradient in zip(params, gradients, strict=True):
+            p.grad = None if gradient is None else gradient.clone()
         optimizer.clip()
         optimizer.step(t)
         optimizer.average(t)
