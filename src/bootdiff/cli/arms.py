@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bootdiff.cli.options import Arms, RecipeFile, Reuse, SampleCount, TensorBoard, run_folder
+from bootdiff.cli.options import Arms, Device, RecipeFile, Reuse, SampleCount, Set, TensorBoard, open_recipe, run_folder
 
 __all__ = ["arms"]
 
@@ -23,6 +23,8 @@ def arms(
     reuse: Reuse = None,
     samples: SampleCount = None,
     tensorboard: TensorBoard = False,
+    changes: Set = None,
+    device: Device = None,
 ) -> None:
     """Train all arms of a recipe and compare them in one table.
 
@@ -36,9 +38,8 @@ def arms(
     from bootdiff.cli.compare import compare, compare_seeds, print_results
     from bootdiff.cli.console import Console
     from bootdiff.cli.session import open_session
-    from bootdiff.recipe.schema import load_recipe
 
-    loaded, folder = load_recipe(recipe), out or run_folder(recipe)
+    loaded, folder = open_recipe(recipe, changes, device), out or run_folder(recipe)
     screen = Console()
     if seed and len(seed) > 1:
         compare_seeds(

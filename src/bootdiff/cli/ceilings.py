@@ -19,7 +19,7 @@ __all__ = ["measure"]
 _SEED = 11  # of the placements, masks and noise that the ceilings are measured with
 
 
-def measure(folder: Path, screen: Console) -> dict[str, Any]:
+def measure(folder: Path, screen: Console, device: str | None = None) -> dict[str, Any]:
     """The ceilings of a run's views; trains what is missing, as stages of the run.
 
     Returns:
@@ -29,7 +29,7 @@ def measure(folder: Path, screen: Console) -> dict[str, Any]:
     Raises:
         BootdiffError: no run, or one whose views are not trained yet.
     """
-    _, recipe = read_run(folder)
+    _, recipe = read_run(folder, device)
     if not {"bootdiff", "views_only", "unregularized"} & set(saved_arms(folder)):
         raise BootdiffError(
             f"{folder}: --ceilings compares with the views' denoisers, and the run has none yet; train it with "

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bootdiff.cli.options import RecipeFile, run_folder
+from bootdiff.cli.options import Device, RecipeFile, Set, open_recipe, run_folder
 
 __all__ = ["check"]
 
@@ -19,6 +19,8 @@ def check(
         str | None,
         typer.Option("--for", help="Also estimate the time on one such GPU: h100, a100, l4, rtx4090, t4, ..."),
     ] = None,
+    changes: Set = None,
+    device: Device = None,
 ) -> None:
     """Validate a recipe and its data, and estimate the training time.
 
@@ -35,12 +37,11 @@ def check(
     from bootdiff.errors import BootdiffError
     from bootdiff.method.plan import plan
     from bootdiff.recipe.build import build_problem, method_settings
-    from bootdiff.recipe.schema import load_recipe
     from bootdiff.training.files import atomic_write_json
 
     if gpu is not None and gpu not in costs.GPUS:
         raise BootdiffError(f"--for {gpu}: no such GPU is known; known: {', '.join(costs.GPUS)}")
-    loaded, folder = load_recipe(recipe), out or run_folder(recipe) / "check"
+    loaded, folder = open_recipe(recipe, changes, device), out or run_folder(recipe) / "check"
     screen = Console()
     accelerator = accelerate(loaded)
     problem = build_problem(loaded)

@@ -317,24 +317,30 @@ def assess_run(
     features: str | None,
     screen: Console,
     ceilings: Mapping[str, Any] | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """`assess` for the trained arms of a run on disk (or only those given); raises as `open_assessment`.
 
     Args:
         ceilings: by `cli.ceilings.measure`, to be written with the rest.
     """
-    return assess(replace(open_assessment(folder, arms, samples, features, screen), ceilings=ceilings))
+    return assess(replace(open_assessment(folder, arms, samples, features, screen, device), ceilings=ceilings))
 
 
 def open_assessment(
-    folder: Path, arms: Sequence[str], samples: int | None, features: str | None, screen: Console
+    folder: Path,
+    arms: Sequence[str],
+    samples: int | None,
+    features: str | None,
+    screen: Console,
+    device: str | None = None,
 ) -> Assessment:
     """The trained arms of a run on disk (or only those given), and what to measure them with.
 
     Raises:
         BootdiffError: no run, no trained arm, data that are no longer what the run was trained on.
     """
-    run, recipe = read_run(folder)
+    run, recipe = read_run(folder, device)
     there = saved_arms(folder)
     names = [arm for arm in there if arm in arms] if arms else there
     missing = [arm for arm in arms if arm not in there]

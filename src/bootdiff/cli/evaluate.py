@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bootdiff.cli.options import Arms, RunFolder, SampleCount
+from bootdiff.cli.options import Arms, Device, RunFolder, SampleCount
 from bootdiff.errors import BootdiffError
 
 __all__ = ["evaluate"]
@@ -40,6 +40,7 @@ def evaluate(
             "show of it, for no more steps than full_only's.",
         ),
     ] = False,
+    device: Device = None,
 ) -> None:
     """Measure a run's models: denoising loss, FID, KID, copies.
 
@@ -61,7 +62,7 @@ def evaluate(
     if swap is not None:
         if ceilings:
             raise BootdiffError("--swap only tells where samples are lost: leave out --ceilings, or call it by itself")
-        swap_run(run, arm or (), swap, boundaries(swap_at), samples, features, screen)
+        swap_run(run, arm or (), swap, boundaries(swap_at), samples, features, screen, device)
         LiveReport(run, screen.print).write()
         return
     if swap_at is not None:
@@ -72,7 +73,7 @@ def evaluate(
     if ceilings:
         from bootdiff.cli.ceilings import measure
 
-        found = measure(run, screen)
-    assess_run(run, arm or (), samples, features, screen, found)
+        found = measure(run, screen, device)
+    assess_run(run, arm or (), samples, features, screen, found, device)
     LiveReport(run, screen.print).write()
     print_results(run, screen)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bootdiff.cli.options import RecipeFile, Reuse, TensorBoard, run_folder
+from bootdiff.cli.options import Device, RecipeFile, Reuse, Set, TensorBoard, arm_name, open_recipe, run_folder
 
 __all__ = ["fit"]
 
@@ -17,10 +17,16 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME of the recipe.")] = None,
     arm: Annotated[
         list[str] | None,
-        typer.Option(help="bootdiff, distilled, full_only, views_only, unregularized or oracle; may be repeated."),
+        typer.Option(
+            parser=arm_name,
+            metavar="ARM",
+            help="bootdiff, distilled, full_only, views_only, unregularized or oracle; may be repeated.",
+        ),
     ] = None,
     reuse: Reuse = None,
     tensorboard: TensorBoard = False,
+    changes: Set = None,
+    device: Device = None,
 ) -> None:
     """Train a model.
 
@@ -31,7 +37,8 @@ def fit(
 
     bootdiff fit mine.yaml
     bootdiff fit mine.yaml --arm distilled
-    bootdiff fit mine.yaml --arm full_only --out runs/mine
+    bootdiff fit mine.yaml --arm full-only --out runs/mine
+    bootdiff fit mine.yaml --set training.steps=200 --set full.holdout=0.3 --out runs/try
 
     torchrun --standalone --nproc_per_node 2 -m bootdiff fit mine.yaml
     accelerate launch -m bootdiff fit mine.yaml
@@ -39,9 +46,8 @@ def fit(
     from bootdiff.cli.console import Console
     from bootdiff.cli.report import curves
     from bootdiff.cli.session import arms_of, open_session
-    from bootdiff.recipe.schema import load_recipe
 
-    loaded, folder = load_recipe(recipe), out or run_folder(recipe)
+    loaded, folder = open_recipe(recipe, changes, device), out or run_folder(recipe)
     screen = Console()
     with open_session(loaded, folder, screen, reuse=reuse or (), tensorboard=tensorboard) as session:
         arms = arms_of(session.problem, arm or ["bootdiff"])

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bootdiff import __version__
 from bootdiff.cli.arms import arms
 from bootdiff.cli.check import check
 from bootdiff.cli.demo import demo
@@ -104,7 +105,6 @@ def _command() -> str:
 
 app = typer.Typer(
     cls=_Verbs,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -137,11 +137,20 @@ _TOP = """
     """
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"bootdiff {__version__}")
+        raise typer.Exit
+
+
 @app.callback(help=_flowing(_TOP))
 def _top(
     ctx: typer.Context,
     trust: Annotated[
         bool, typer.Option(_TRUST, help="Let recipes run code: networks and views of your own by import path.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
     if trust:

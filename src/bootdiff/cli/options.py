@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from bootdiff.recipe.schema import Recipe
+
 __all__ = [
     "Arms",
+    "Device",
     "Guidance",
     "GuidanceInterval",
     "OneArm",
@@ -16,15 +21,39 @@ __all__ = [
     "Reuse",
     "RunFolder",
     "SampleCount",
+    "Set",
     "Steps",
     "TensorBoard",
+    "arm_name",
+    "open_recipe",
     "run_folder",
 ]
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
-OneArm = Annotated[str | None, typer.Option(help="Which arm's model. Default: bootdiff, or the only one.")]
-Arms = Annotated[list[str] | None, typer.Option(help="Only this arm; may be repeated.")]
+
+
+def arm_name(text: str) -> str:
+    """The name of an arm as it was typed: tables print "full only", and options elsewhere are written with dashes."""
+    return text.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+OneArm = Annotated[
+    str | None,
+    typer.Option(parser=arm_name, metavar="ARM", help="Which arm's model. Default: bootdiff, or the only one."),
+]
+Arms = Annotated[list[str] | None, typer.Option(parser=arm_name, metavar="ARM", help="Only this arm; may be repeated.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, as training.steps=100 or full.path=photos; may be repeated.",
+    ),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where to compute. Default: as the recipe says.")
+]
 Reuse = Annotated[
     list[Path] | None,
     typer.Option(help="An earlier run: copy what it trained on the same data with the same settings; may be repeated."),
@@ -45,3 +74,10 @@ Steps = Annotated[int | None, typer.Option(min=2, help="Number of noise levels. 
 def run_folder(recipe: Path) -> Path:
     """runs/NAME of a recipe NAME.yaml."""
     return Path("runs") / recipe.stem
+
+
+def open_recipe(path: Path, changes: Sequence[str] | None = None, device: str | None = None) -> Recipe:
+    """The recipe of a command, with what `--set` and `--device` change."""
+    from bootdiff.recipe.schema import load_recipe
+
+    return load_recipe(path, [*(changes or ()), *([] if device is None else [f"device={device}"])])

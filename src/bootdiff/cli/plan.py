@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bootdiff.cli.options import RecipeFile, run_folder
+from bootdiff.cli.options import Device, RecipeFile, Set, open_recipe, run_folder
 from bootdiff.errors import BootdiffError
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def plan(
     recipe: RecipeFile,
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: runs/NAME/plan.")] = None,
     costs: Annotated[bool, typer.Option(help="Also time a few steps of each network.")] = True,
+    changes: Set = None,
+    device: Device = None,
 ) -> None:
     """Estimate what each view is worth, before training.
 
@@ -51,10 +53,9 @@ def plan(
     from bootdiff.cli.costs import estimate
     from bootdiff.cli.session import accelerate
     from bootdiff.recipe.build import build_problem, method_settings
-    from bootdiff.recipe.schema import load_recipe
     from bootdiff.training.files import atomic_write_json
 
-    loaded, folder = load_recipe(recipe), out or run_folder(recipe) / "plan"
+    loaded, folder = open_recipe(recipe, changes, device), out or run_folder(recipe) / "plan"
     screen = Console()
     accelerator = accelerate(loaded)
     problem = build_problem(loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -13,6 +14,9 @@ __all__ = ["embedded_text", "recipe"]
 
 def recipe(
     example: Annotated[bool, typer.Option("--example", help="Print a recipe to start from instead.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema instead: editors complete keys by it.")
+    ] = False,
     find: Annotated[str, typer.Option(help="Only keys whose name or description contains this.")] = "",
 ) -> None:
     """List every key of a recipe: type, default, meaning.
@@ -20,8 +24,13 @@ def recipe(
     bootdiff recipe
     bootdiff recipe --find noise
     bootdiff recipe --example > mine.yaml
+    bootdiff recipe --schema > recipe.schema.json
     """
-    from bootdiff.recipe.schema import reference
+    from bootdiff.recipe.schema import json_schema, reference
+
+    if schema:
+        typer.echo(json.dumps(json_schema(), indent=1))
+        return
 
     if example:
         typer.echo(embedded_text("example"), nl=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bootdiff.cli.options import OneArm, RunFolder, Steps
+from bootdiff.cli.options import Device, OneArm, RunFolder, Steps
 from bootdiff.errors import BootdiffError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def restore(
     held_out: Annotated[
         int | None, typer.Option(min=1, help="Instead of IN: take the view of this many samples not used in training.")
     ] = None,
+    device: Device = None,
 ) -> None:
     """Complete partial files: enlarge, fill masks and gaps, extend.
 
@@ -92,7 +93,7 @@ def restore(
     from bootdiff.sampling import classes_of as count_classes
 
     screen = Console()
-    _, recipe = read_run(run)
+    _, recipe = read_run(run, device)
     if method not in METHODS:
         raise BootdiffError(f"--method {method}: no such method; known: {', '.join(METHODS)}")
     if min(travel) < 1:

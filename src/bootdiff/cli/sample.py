@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bootdiff.cli.options import Guidance, GuidanceInterval, OneArm, RunFolder, Steps
+from bootdiff.cli.options import Device, Guidance, GuidanceInterval, OneArm, RunFolder, Steps
 from bootdiff.errors import BootdiffError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def sample(
         Path | None,
         typer.Option(help="A .png gets a grid, a .npy the array, a folder one file each. Default: in RUN/samples."),
     ] = None,
+    device: Device = None,
 ) -> None:
     """Draw samples from a trained model.
 
@@ -41,7 +42,9 @@ def sample(
     from bootdiff.cli.console import Console
 
     screen = Console()
-    where = draw_from_run(run, arm, count, seed, steps, scheduler, label, out, screen, guidance, guidance_interval)
+    where = draw_from_run(
+        run, arm, count, seed, steps, scheduler, label, out, screen, guidance, guidance_interval, device
+    )
     screen.print(f"{count} sample(s): {where}", "bold")
 
 
@@ -57,6 +60,7 @@ def draw_from_run(
     screen: Console,
     guidance: float = 1.0,
     guidance_interval: Sequence[float] | None = None,
+    device: str | None = None,
 ) -> Path:
     """Draw `count` samples from a run (or a folder with a model.json) and write them; returns where.
 
@@ -70,15 +74,16 @@ def draw_from_run(
     from bootdiff.sampling import SOLVERS
     from bootdiff.sampling import classes_of as count_classes
     from bootdiff.sampling import sample as draw
+    from bootdiff.training.device import make_accelerator
 
-    sampling, device = Sampling(), None
+    sampling, where = Sampling(), make_accelerator(device or "cpu", "no").device
     if (folder / "recipe.yaml").is_file():
-        _, recipe = read_run(folder)
-        sampling, device = recipe.sampling, accelerate(recipe).device
+        _, recipe = read_run(folder, device)
+        sampling, where = recipe.sampling, accelerate(recipe).device
     scheduler = scheduler or sampling.scheduler
     if scheduler not in SOLVERS:
         raise BootdiffError(f"--scheduler {scheduler}: no such scheduler; known: {', '.join(SOLVERS)}")
-    name, denoiser = load_arm(folder, arm, device or "cpu")
+    name, denoiser = load_arm(folder, arm, where)
     number = None if label is None else class_number(label, classes_of(folder), count_classes(denoiser) or 0)
     check_guidance(guidance, guidance_interval, number)
     out = out or folder / "samples" / f"{name}-seed{seed}{default_suffix(denoiser.shape)}"

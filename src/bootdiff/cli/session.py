@@ -267,14 +267,15 @@ def _describe(run: Run, problem: Problem, screen: Console) -> None:
             screen.print(f"{run.path / VIEWS}: not drawn; the training goes on ({error})", "yellow")
 
 
-def read_run(path: str | Path) -> tuple[Run, Recipe]:
-    """An existing run, to read, and its recipe.
+def read_run(path: str | Path, device: str | None = None) -> tuple[Run, Recipe]:
+    """An existing run, to read, and its recipe, with this device (`--device`) in place of its own.
 
     Raises:
-        BootdiffError: no run there.
+        BootdiffError: no run there, no such device.
     """
     run = Run.read(path)
-    return run, load_recipe_text(run.recipe_text, run.path, source=str(run.path / "recipe.yaml"), name=run.path.name)
+    source, changes = str(run.path / "recipe.yaml"), [] if device is None else [f"device={device}"]
+    return run, load_recipe_text(run.recipe_text, run.path, source=source, name=run.path.name, changes=changes)
 
 
 def saved_arms(path: str | Path) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bootdiff.cli.compare import Assessment, draw, drawn_once, open_assessment, qualities, weights_of
 from bootdiff.cli.console import Console
+from bootdiff.cli.options import arm_name
 from bootdiff.cli.report import tables
 from bootdiff.cli.session import load_arm, read_run, saved_arms
 from bootdiff.data import kind_of
@@ -58,6 +59,7 @@ def swap_run(
     samples: int | None,
     features: str | None,
     screen: Console,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Draw the arms' samples with the other's denoiser at each range of noise levels, and print what it changes.
 
@@ -76,9 +78,9 @@ def swap_run(
     """
     arms = list(arms) or ["bootdiff"]
     name, where = _named(folder, other)
-    if other in arms:
+    if name in arms:
         raise BootdiffError(f"--swap {other}: give a different, better arm than the one that is measured")
-    a = open_assessment(folder, arms, samples, features, screen)
+    a = open_assessment(folder, arms, samples, features, screen, device)
     count = a.recipe.evaluate.count(kind_of(a.problem.shape)) if samples is None else samples
     if a.problem.test is None:
         raise BootdiffError(
@@ -110,8 +112,8 @@ def _named(run: Path, other: str) -> tuple[str, Path]:
         BootdiffError: nowhere.
     """
     read_run(run)  # a folder that is no run is told first
-    if other in saved_arms(run):
-        return other, run / other
+    if (arm := arm_name(other)) in saved_arms(run):
+        return arm, run / arm
     path = Path(other).resolve()
     if not (path / "model.json").is_file() and (there := saved_arms(path)):
         path /= "bootdiff" if "bootdiff" in there else there[0]

@@ -29,7 +29,7 @@ from bootdiff.nets.network import BuiltIn, DiffusersNetwork, Network, OwnNetwork
 from bootdiff.recipe.messages import Block, fail, in_yaml
 from bootdiff.recipe.noise import Noise
 from bootdiff.recipe.trust import imported
-from bootdiff.recipe.views import kind_of, short, whole
+from bootdiff.recipe.views import IMPORT_PATH, kind_of, short, whole
 from bootdiff.settings import doc_of
 
 __all__ = [
@@ -163,7 +163,9 @@ class OwnSpec(NetSpec):
 
     model_config = ConfigDict(extra="allow")
 
-    kind: str = Field(description="module:Class or module:function, called as f(c_in, c_out, ...)")
+    kind: str = Field(
+        description="module:Class or module:function, called as f(c_in, c_out, ...)", json_schema_extra=IMPORT_PATH
+    )
     _factory: Any = PrivateAttr(None)
 
     @model_validator(mode="after")
@@ -190,7 +192,8 @@ else:
     _OWN = "mypackage.module:MyNet"
     _KINDS = {**SPECS, "diffusers": DiffusersSpec, _OWN: OwnSpec}
     _TAGGED = [Annotated[spec, Tag(kind)] for kind, spec in _KINDS.items()]
-    Backbone = Annotated[reduce(or_, _TAGGED), kind_of(_OWN), BeforeValidator(short)]
+    _written = reduce(or_, _TAGGED) | str | None
+    Backbone = Annotated[reduce(or_, _TAGGED), kind_of(_OWN), BeforeValidator(short, json_schema_input_type=_written)]
 
 
 def default_backbones(axes: int = 2) -> dict[str, Any]:

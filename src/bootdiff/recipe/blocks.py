@@ -45,7 +45,7 @@ def _auto_or(least: int) -> PlainValidator:
             return value
         raise ValueError(f"must be auto or a whole number of at least {least}, got {value!r}")
 
-    return PlainValidator(read)
+    return PlainValidator(read, json_schema_input_type=Literal["auto"] | int)
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]

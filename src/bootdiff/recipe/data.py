@@ -37,7 +37,7 @@ def _holdout(value: Any) -> int | float:
     raise ValueError(f"must be a count of at least 1 or a share between 0 and 1 (as 0.2), got {value!r}")
 
 
-Holdout = Annotated[int | float, PlainValidator(_holdout)]
+Holdout = Annotated[int | float, PlainValidator(_holdout, json_schema_input_type=int | float)]
 
 
 class _Path(Block):
@@ -47,7 +47,7 @@ class _Path(Block):
         "or 'digits' (scikit-learn's), 'letters' (of matplotlib's fonts)",
     )
 
-    @field_validator("labels", "masks", mode="plain", check_fields=False)
+    @field_validator("labels", "masks", mode="plain", check_fields=False, json_schema_input_type=bool | str)
     @classmethod
     def _name_or_flag(cls, value: Any) -> bool | str:
         if isinstance(value, bool) or (isinstance(value, str) and value):

@@ -116,8 +116,9 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document) 
     """One line per mistake in `error`, in the order of the text: source, line, key, what is wrong, what to do."""
     lines: list[tuple[int, str]] = []
     for mistake in error.errors(include_url=False):
-        shown, line = document.locate(_follow(model, mistake["loc"])[1])
-        where = f"{document.source}, line {line}" if line else document.source
+        keys = _follow(model, mistake["loc"])[1]
+        shown, line = document.locate(keys)
+        where = document.origin(keys) or (f"{document.source}, line {line}" if line else document.source)
         text = _what(mistake, model)
         entry = f"{where}: {shown}: {text}" if shown else f"{where}: {text}"
         if (line or 0, entry) not in lines:

@@ -43,11 +43,12 @@ from bootdiff.recipe.blocks import (
     TrainingBlock,
     ViewSpec,
 )
+from bootdiff.recipe.changes import change
 from bootdiff.recipe.data import partial_only
 from bootdiff.recipe.messages import Block
 from bootdiff.recipe.yaml import parse_yaml
 
-__all__ = ["Recipe", "load_recipe", "load_recipe_text", "read_mask", "reference"]
+__all__ = ["Recipe", "json_schema", "load_recipe", "load_recipe_text", "read_mask", "reference"]
 
 # what changes the speed or the place of a run, not its result
 _PLACE = {"name", "device", "threads", "workers", "checkpoint_seconds"}
@@ -74,6 +75,9 @@ def _by_name(views: Any, backbones: dict[Any, Any]) -> Any:
     return found
 
 
+_WrittenBackbones = Annotated[dict[Name, Backbone | Literal["auto"] | None], Field(min_length=1)]
+
+
 class Recipe(Block):
     """One run. Build it with `load_recipe` or `load_recipe_text`."""
 
@@ -85,7 +89,11 @@ class Recipe(Block):
     oracle: Data | None = Field(None, description="all of the data in full, for an oracle to compare with")
     simulate: Simulate | None = Field(None, description="research: cut the views out of a pool of full samples")
     flip: Literal["none", "horizontal"] = Field("none", description="mirror samples at random in training")
-    backbones: Annotated[dict[Name, Backbone], Field(min_length=1), BeforeValidator(_auto_backbones)] = Field(
+    backbones: Annotated[
+        dict[Name, Backbone],
+        Field(min_length=1),
+        BeforeValidator(_auto_backbones, json_schema_input_type=_WrittenBackbones),
+    ] = Field(
         default_factory=default_backbones,
         description="networks of the residual and full-only experts, by names you choose, each trained apart; left out "
         "for vectors: mlp, linear",
@@ -416,8 +424,20 @@ def reference() -> list[messages.Entry]:
     return messages.reference(Recipe)
 
 
-def load_recipe(path: str | os.PathLike[str]) -> Recipe:
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a recipe, from which editors complete keys and show what they mean.
+
+    It knows the form. What depends on several keys or on the data is told by `load_recipe`.
+    """
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema(mode="validation")}
+
+
+def load_recipe(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe from a YAML file.
+
+    Args:
+        path: the file.
+        changes: made to it before it is validated, each KEY=VALUE (`changes`).
 
     Raises:
         BootdiffError: no such file, not UTF-8, not YAML, or mistakes in it: one line each.
@@ -431,11 +451,16 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         raise BootdiffError(f"{path}: not UTF-8 text (byte {error.start}); save the recipe as UTF-8") from None
     except OSError as error:
         raise BootdiffError(f"{path}: cannot be read ({error.strerror}); give the path of a recipe file") from None
-    return load_recipe_text(text, path.parent, source=path.name, name=path.stem)
+    return load_recipe_text(text, path.parent, source=path.name, name=path.stem, changes=changes)
 
 
 def load_recipe_text(
-    text: str, folder: str | os.PathLike[str] = ".", *, source: str = "recipe", name: str = "recipe"
+    text: str,
+    folder: str | os.PathLike[str] = ".",
+    *,
+    source: str = "recipe",
+    name: str = "recipe",
+    changes: Sequence[str] = (),
 ) -> Recipe:
     """Read a recipe from YAML text.
 
@@ -444,6 +469,7 @@ def load_recipe_text(
         folder: what relative paths are relative to.
         source: what messages call the text.
         name: the recipe's name if it gives none.
+        changes: made to it before it is validated, each KEY=VALUE (`changes`).
 
     Raises:
         BootdiffError: not YAML, or mistakes in it: one line each.
@@ -454,10 +480,11 @@ def load_recipe_text(
     if not isinstance(document.data, dict):
         kind = "a list" if isinstance(document.data, list) else f"{document.data!r}"
         raise BootdiffError(f"{source}: a recipe is a block of keys (as `full:` and `views:`), got {kind}")
+    document = change(document, changes)
     try:
         recipe = Recipe.model_validate({"name": name, **document.data})
     except ValidationError as error:
         raise BootdiffError("\n".join(messages.explain(error, Recipe, document))) from None
-    recipe._text = text
+    recipe._text = "" if changes else text
     recipe._folder = Path(folder).absolute()
     return recipe

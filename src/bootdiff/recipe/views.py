@@ -30,12 +30,16 @@ from bootdiff.settings import Ge
 from bootdiff.views import VIEWS, View, from_config
 from bootdiff.views.base import ArgumentError
 
-__all__ = ["Corruption", "OwnView", "ViewBlock", "Views", "kind_of", "short", "whole"]
+__all__ = ["IMPORT_PATH", "Corruption", "OwnView", "ViewBlock", "Views", "kind_of", "short", "whole"]
 
 
 def whole(value: Any) -> bool:
     """Whether value is a whole number (true and false are none)."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+IMPORT_PATH: Any = {"pattern": r"^[\w.]+:[\w.]+$"}
+"""How editors know an import path (`recipe --schema`)."""
 
 
 def _pair(value: Any) -> Any:
@@ -102,7 +106,7 @@ class OwnView(Block):
 
     model_config = ConfigDict(extra="allow")
 
-    kind: str = Field(description="module:Class, a bootdiff.views.View")
+    kind: str = Field(description="module:Class, a bootdiff.views.View", json_schema_extra=IMPORT_PATH)
     _class: Any = PrivateAttr(None)
 
     @model_validator(mode="after")
@@ -151,9 +155,9 @@ _READ: dict[str, dict[str, Any]] = {
     "downsample": {"read": {"factor": Ge(2)}, "optional": ["axes"]},
     "crop": {
         "read": {
-            "size": BeforeValidator(_pair),
-            "offset": BeforeValidator(_for_each_axis),
-            "stride": BeforeValidator(_for_each_axis),
+            "size": BeforeValidator(_pair, json_schema_input_type=int | list[int]),
+            "offset": BeforeValidator(_for_each_axis, json_schema_input_type=int | list[int]),
+            "stride": BeforeValidator(_for_each_axis, json_schema_input_type=int | list[int] | None),
         }
     },
     "frame_stride": {"read": {"every": Ge(2)}},
@@ -185,8 +189,12 @@ else:
     # `std` beside a view and lists of views stand for the other two.
     _BLOCKS = [_block(kind, cls) for kind, cls in VIEWS.items() if kind not in ("observed", "compose")]
     _OWN = "mypackage.module:MyView"
+    _Kinds = Literal[("gray", *VIEWS)]
     ViewBlock = Annotated[reduce(or_, [*_BLOCKS, Annotated[OwnView, Tag(_OWN)]]), kind_of(_OWN)]
-    Views = Annotated[list[ViewBlock], Field(min_length=1), BeforeValidator(_view_list)]
+    _written = ViewBlock | _Kinds | list[ViewBlock | _Kinds]
+    Views = Annotated[
+        list[ViewBlock], Field(min_length=1), BeforeValidator(_view_list, json_schema_input_type=_written)
+    ]
 
 
 class Blur(Block):

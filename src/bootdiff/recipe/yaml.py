@@ -9,8 +9,8 @@ Source: YAML 1.2.2, chapter 10.3 (core schema); the stock PyYAML loader follows 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -65,12 +65,28 @@ class Document:
     Attributes:
         data: dictionaries, lists, numbers, text, booleans and None.
         source: the file's name, for messages.
+        changes: what was put into the data afterwards: path of keys -> what messages call it.
     """
 
     data: Any
     source: str
     _children: dict[int, dict[str | int, tuple[int, yaml.Node]]]
     _root: yaml.Node
+    changes: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+
+    def origin(self, loc: Sequence[str | int]) -> str | None:
+        """What messages call the change that `loc`, a path of keys and indices, is part of; None: it is in the text."""
+        path, node, written = tuple(map(str, loc)), self._root, True
+        for part in loc:
+            child = self._children.get(id(node), {}).get(part)
+            written = written and child is not None
+            node = node if child is None else child[1]
+        found = [
+            text
+            for keys, text in self.changes.items()
+            if path[: len(keys)] == keys or (not written and keys[: len(path)] == path)
+        ]
+        return found[-1] if found else None
 
     def locate(self, loc: Sequence[str | int]) -> tuple[str, int | None]:
         """Where `loc`, a path of keys and indices, stands: its dotted name and its line (from 1).
