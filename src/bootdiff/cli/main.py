@@ -27,6 +27,7 @@ from bootdiff.cli.demo import demo
 from bootdiff.cli.evaluate import evaluate
 from bootdiff.cli.fit import fit
 from bootdiff.cli.masks import masks
+from bootdiff.cli.new import new
 from bootdiff.cli.plan import plan
 from bootdiff.cli.recipe import recipe
 from bootdiff.cli.report_command import report
@@ -128,7 +129,7 @@ _TOP = """
     A YAML file, the recipe, names the full samples and each kind of partial ones. To start:
 
     bootdiff demo                           see it work on letters of many fonts
-    bootdiff recipe --example > mine.yaml   a recipe to start from
+    bootdiff new mine.yaml FULL PARTIAL     a recipe for your folders
     bootdiff check mine.yaml                is it right? how long will it take?
     bootdiff fit mine.yaml                  train, into runs/mine
     bootdiff sample runs/mine               draw samples
@@ -163,7 +164,7 @@ def _add(panel: str, *verbs: Callable[..., None]) -> None:
         app.command(help=_flowing(text), short_help=text.split("\n")[0], rich_help_panel=panel)(verb)
 
 
-_add("Start", demo, recipe, masks)
+_add("Start", demo, new, recipe, masks)
 _add("Train", check, plan, fit, arms)
 _add("Use", report, sample, restore, evaluate)
 
