@@ -84,7 +84,10 @@ class Session:
             BootdiffError, ValueError: a network that cannot be built (`Bootstrap.check_networks`).
         """
         self.bootstrap.check_networks(arms)
-        trainings = self.bootstrap.plan(arms).trainings
+        self.expect_stages(self.bootstrap.plan(arms).trainings)
+
+    def expect_stages(self, trainings: Sequence[Stage]) -> None:
+        """Note the networks to be trained, in order."""
         self.screen.expect([stage.name for stage in trainings])
         if not self.main:
             return
@@ -170,8 +173,9 @@ def open_session(
     *,
     reuse: Sequence[str | Path] = (),
     tensorboard: bool = False,
+    only: Sequence[str] | None = None,
 ) -> Iterator[Session]:
-    """Open a run for this recipe, to train in it.
+    """Open a run for this recipe, to train in it; `only`: nothing but the stages of these names.
 
     Raises:
         BootdiffError: data that are missing or do not fit; the run is in use, or of another recipe or other data.
@@ -210,7 +214,8 @@ def open_session(
             screen.print(line)
             report.due()
 
-        bootstrap = Bootstrap(settings, problem, run, accelerator, progress, log, others, watch=watch)
+        allowed = None if only is None else frozenset(only)
+        bootstrap = Bootstrap(settings, problem, run, accelerator, progress, log, others, watch=watch, only=allowed)
         try:
             yield Session(recipe, problem, run, accelerator, screen, bootstrap, report)
         except Interrupted:

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.data import Batches
 from bootdiff.denoise import Denoiser, IsotropicGaussian
+from bootdiff.errors import BootdiffError
 from bootdiff.method import regressions, snapshots
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.gaussian import GaussianDenoiser, gaussian_of
@@ -112,6 +113,7 @@ class Trainer:
         ledger: cost of each stage.
         outer: the stages around these, where these train the denoiser of its view `name`.
         watch: who looks at the networks of the full samples meanwhile.
+        only: names of the stages that may be trained here; None: all. The others must be there (`reuse`).
     """
 
     settings: MethodSettings
@@ -125,6 +127,7 @@ class Trainer:
     outer: Self | None = None
     name: str = ""
     watch: Watch | None = None
+    only: frozenset[str] | None = None
     _keys: dict[str, str] = field(default_factory=dict)
     _made: dict[str, Any] = field(default_factory=dict)
 
@@ -169,12 +172,20 @@ class Trainer:
             depends_on: what the result depends on beside the task: keys of other stages.
             batches: None: those of the task's data.
             start: weights to start at; of several, those that win a race (`warm_start`).
+
+        Raises:
+            BootdiffError: it is none of `only`, and not there.
         """
         name, training, data = task.name, task.training, task.data
         begins = {path.parent.name: self._keys[path.parent.name] for path in start}
         stage = self._stage(
             name, self.description(task), parents=_numbered(depends_on), start=begins, steps=training.steps
         )
+        if self.only is not None and name not in self.only and not stage.done:
+            raise BootdiffError(
+                f"{', '.join(sorted(self.only))}: is made of {name}, which is not there yet; train that first "
+                f"(--stage {name})"
+            )
         validator = self.validator(data, task.composite)
         scale = self._store.get_or_compute(
             stage, "scale.json", lambda: residual_energy(validator, task.anchor).tolist()
