@@ -26,6 +26,7 @@ from bootdiff.cli.check import check
 from bootdiff.cli.demo import demo
 from bootdiff.cli.evaluate import evaluate
 from bootdiff.cli.fit import fit
+from bootdiff.cli.gallery import gallery
 from bootdiff.cli.masks import masks
 from bootdiff.cli.new import new
 from bootdiff.cli.plan import plan
@@ -167,7 +168,7 @@ def _add(panel: str, *verbs: Callable[..., None]) -> None:
 
 _add("Start", demo, new, recipe, masks)
 _add("Train", check, plan, fit, arms, stages)
-_add("Use", report, sample, restore, evaluate)
+_add("Use", report, gallery, sample, restore, evaluate)
 
 
 def _add_experiments() -> None:
