@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bootdiff.cli.options import Arms, Device, RecipeFile, Reuse, SampleCount, Set, TensorBoard, open_recipe, run_folder
+from bootdiff.cli.options import Arms, Device, RecipeFile, Reuse, SampleCount, Set, Track, open_recipe, run_folder
 
 __all__ = ["arms"]
 
@@ -22,7 +22,7 @@ def arms(
     ] = None,
     reuse: Reuse = None,
     samples: SampleCount = None,
-    tensorboard: TensorBoard = False,
+    track: Track = None,
     changes: Set = None,
     device: Device = None,
 ) -> None:
@@ -42,11 +42,9 @@ def arms(
     loaded, folder = open_recipe(recipe, changes, device), out or run_folder(recipe)
     screen = Console()
     if seed and len(seed) > 1:
-        compare_seeds(
-            loaded, folder, sorted(set(seed)), screen, arm or (), reuse or (), samples, tensorboard=tensorboard
-        )
+        compare_seeds(loaded, folder, sorted(set(seed)), screen, arm or (), reuse or (), samples, track=track or ())
     else:
         loaded = loaded.model_copy(update={"seed": seed[0]}) if seed else loaded
-        with open_session(loaded, folder, screen, reuse=reuse or (), tensorboard=tensorboard) as session:
+        with open_session(loaded, folder, screen, reuse=reuse or (), track=track or ()) as session:
             compare(session, arm or (), samples)
     print_results(folder, screen)

@@ -277,7 +277,7 @@ def compare_seeds(
     reuse: Sequence[str | Path] = (),
     samples: int | None = None,
     *,
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`compare` for each seed in folder/seed-S, and one table and one metrics.json of all of them.
 
@@ -288,7 +288,7 @@ def compare_seeds(
         screen.print(f"\nseed {seed}", "bold")
         there = [path for other in reuse for path in (Path(other) / f"seed-{seed}", Path(other)) if path.is_dir()]
         own = recipe.model_copy(update={"seed": seed})
-        with open_session(own, folder / f"seed-{seed}", screen, reuse=there, tensorboard=tensorboard) as session:
+        with open_session(own, folder / f"seed-{seed}", screen, reuse=there, track=track) as session:
             results.append(compare(session, arms, samples))
             main = session.main
     if not main:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bootdiff.cli.options import Device, RecipeFile, Reuse, Set, TensorBoard, arm_name, open_recipe, run_folder
+from bootdiff.cli.options import Device, RecipeFile, Reuse, Set, Track, arm_name, open_recipe, run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def fit(
         typer.Option(help="Only this network, as a job of its own in OUT.jobs (`bootdiff stages`); may be repeated."),
     ] = None,
     reuse: Reuse = None,
-    tensorboard: TensorBoard = False,
+    track: Track = None,
     changes: Set = None,
     device: Device = None,
 ) -> None:
@@ -71,7 +71,7 @@ def fit(
         return
     # What jobs have trained is taken from them.
     others = [*(reuse or ()), *jobs_of(folder)[1]]
-    with open_session(loaded, folder, screen, reuse=others, tensorboard=tensorboard) as session:
+    with open_session(loaded, folder, screen, reuse=others, track=track or ()) as session:
         arms = arms_of(session.problem, arm or ["bootdiff"])
         session.expect(arms)
         for name in arms:

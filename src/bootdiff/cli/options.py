@@ -23,7 +23,7 @@ __all__ = [
     "SampleCount",
     "Set",
     "Steps",
-    "TensorBoard",
+    "Track",
     "arm_name",
     "open_recipe",
     "run_folder",
@@ -58,7 +58,10 @@ Reuse = Annotated[
     list[Path] | None,
     typer.Option(help="An earlier run: copy what it trained on the same data with the same settings; may be repeated."),
 ]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also log to TensorBoard, in the run's folder.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Also log to tensorboard (in the run), wandb, trackio, mlflow, ..."),
+]
 Guidance = Annotated[
     float, typer.Option(min=0, help="Weight of classifier-free guidance toward the class; 1: none, 2: sharper.")
 ]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from bootdiff.cli.console import Console
 from bootdiff.cli.report import images
@@ -42,8 +43,9 @@ from bootdiff.recipe.build import build_problem, method_settings
 from bootdiff.recipe.schema import Recipe, load_recipe_text
 from bootdiff.recipe.trust import imported_classes
 from bootdiff.serialization import load, save
+from bootdiff.training import trackers
 from bootdiff.training.device import make_accelerator
-from bootdiff.training.run import Run, atomic_write_json, read_json
+from bootdiff.training.run import Run, StageDir, atomic_write_json, read_json
 from bootdiff.training.state import Interrupted, Progress
 
 __all__ = [
@@ -144,24 +146,18 @@ def arms_of(problem: Problem, arms: Sequence[str] = ()) -> list[str]:
     return [arm for arm in ARMS if arm in (arms or every)]
 
 
-def accelerate(recipe: Recipe, tensorboard: str | Path | None = None) -> Any:
+def accelerate(recipe: Recipe, track: Sequence[str] = (), folder: Path = Path()) -> Any:
     """accelerate's Accelerator for the recipe's device and precision; sets the number of threads.
 
+    Args:
+        track: names of trackers; those that write files do so in `folder`.
+
     Raises:
-        BootdiffError: a device or TensorBoard that is not there.
+        BootdiffError: a device or tracker that is not there.
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    options: dict[str, Any] = {}
-    if tensorboard is not None:
-        try:
-            import tensorboard as _  # noqa: F401
-        except ImportError:
-            raise BootdiffError(
-                "--tensorboard: the package tensorboard is not installed; run pip install 'bootdiff[track]', or leave "
-                "the option out (metrics.jsonl in the run holds the same numbers)"
-            ) from None
-        options = {"log_with": "tensorboard", "project_dir": str(tensorboard)}
+    options = trackers.tracker_options(track, folder)
     return make_accelerator(recipe.device, recipe.training.precision, **options)
 
 
@@ -172,7 +168,7 @@ def open_session(
     screen: Console,
     *,
     reuse: Sequence[str | Path] = (),
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
     only: Sequence[str] | None = None,
 ) -> Iterator[Session]:
     """Open a run for this recipe, to train in it; `only`: nothing but the stages of these names.
@@ -184,7 +180,7 @@ def open_session(
         if not Path(other).is_dir():
             raise BootdiffError(f"--reuse {other}: no such folder; give the directory of an earlier run")
     out = Path(out)
-    accelerator = accelerate(recipe, out if tensorboard else None)
+    accelerator = accelerate(recipe, track, out)
     screen.quiet = screen.quiet or not accelerator.is_main_process
     problem = build_problem(recipe)
     recipe = recipe.with_defaults_for(problem.shape)
@@ -198,13 +194,21 @@ def open_session(
             for remark in run.remarks:
                 screen.print(remark, "yellow")
         accelerator.wait_for_everyone()  # the others find the run as the first has left it
-        if tensorboard:
-            accelerator.init_trackers("tensorboard")
+        about = {
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "full": len(problem.full),
+            "views": len(problem.views),
+        }
+        trackers.start(accelerator, track, run.path, about)
         others = [Path(other) for other in reuse if Path(other).resolve() != run.path.resolve()]
         report = LiveReport(run.path, screen.print, main=accelerator.is_main_process)
-        watch = Previews(
-            problem.shape, recipe.sampling.settings(), recipe.sampling.preview_every, screen.print, report.due
-        )
+
+        def drawn(stage: StageDir, step: int, picture: Image.Image) -> None:
+            trackers.log_picture(accelerator, stage.name, picture, step)
+            report.due()
+
+        watch = Previews(problem.shape, recipe.sampling.settings(), recipe.sampling.preview_every, screen.print, drawn)
 
         def progress(standing: Progress) -> None:
             screen(standing)
@@ -224,7 +228,7 @@ def open_session(
         finally:
             screen.clear()
             report.write()
-            if tensorboard:
+            if track:
                 accelerator.end_training()
 
 

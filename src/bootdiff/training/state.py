@@ -26,6 +26,7 @@ from bootdiff.training.muon import hidden_matrices
 from bootdiff.training.optim import Optimizer
 from bootdiff.training.run import StageDir
 from bootdiff.training.settings import TrainingSettings
+from bootdiff.training.trackers import log_values
 
 __all__ = [
     "LOG_EVERY",
@@ -289,7 +290,7 @@ class TrainingState:
             flat = {k: v for k, v in row.items() if k != "heldout"} | {
                 f"heldout/{key}": value for key, value in row.get("heldout", {}).items()
             }
-            self.accelerator.log({f"{self.stage.name}/{key}": value for key, value in flat.items()}, step=self.step)
+            log_values(self.accelerator, self.stage.name, flat, self.step)
 
     def report(self, always: bool = False) -> None:
         """Tell how the training stands, a few times per second."""
