@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import MaxLen
 
-from bootdiff.settings import Doc, Ge, Gt, MinLen, annotations_of, check
+from bootdiff.settings import Doc, Ge, Gt, MinLen, annotations_of, check, short_repr
 
 __all__ = [
     "EMBEDDED",
@@ -41,6 +41,9 @@ class ForKinds:
 
 EMBEDDED = ("digits", "letters")
 """Paths that stand for data that need no files: scikit-learn's digits, letters of matplotlib's fonts."""
+
+
+_LONGEST_SIDE = 65_536  # of a picture, that memory is taken for
 
 
 # --- what each option means ---
@@ -291,11 +294,12 @@ def conflicts(options: Any) -> Iterator[tuple[str, str]]:
     given = {name: v for name in defaults if (v := getattr(options, name, None)) not in (None, defaults[name])}
     for name in ("labels", "masks"):
         if not isinstance(given.get(name, False), bool | str):
-            yield name, f"must be true, false or the name of an array, got {given[name]!r}"
+            yield name, f"must be true, false or the name of an array, got {short_repr(given[name])}"
     if given.get("masks") == "alpha" and "alpha" in given:
         yield "alpha", "what is transparent is not observed (masks: alpha), so nothing is put behind it; leave it out"
-    if "size" in given and min(given["size"]) < 1:
-        yield "size", f"must be [height, width], two numbers of at least 1, got {list(given['size'])}"
+    if "size" in given and not 1 <= min(given["size"]) <= max(given["size"]) <= _LONGEST_SIDE:
+        bounds = f"two numbers from 1 to {_LONGEST_SIDE:,}"
+        yield "size", f"must be [height, width], {bounds}, got {short_repr(list(given['size']))}"
     if "range" in given and not given["range"][0] < given["range"][1]:
         yield "range", f"must be [low, high] with low < high, got {list(given['range'])}"
     if "range" in given and "standardize" in given:
@@ -303,7 +307,7 @@ def conflicts(options: Any) -> Iterator[tuple[str, str]]:
     if "range" in given and "units" in given:
         yield "units", "the values have a range already; leave out one of the two"
     if len(given.get("separator", ",")) != 1:
-        yield "separator", f"must be one character (' ' for any white space), got {given['separator']!r}"
+        yield "separator", f"must be one character (' ' for any white space), got {short_repr(given['separator'])}"
     if "frames" in given and "length" in given:
         yield "length", "videos have frames, signals have a length; leave out one of the two"
     if "stride" in given and "frames" not in given and "length" not in given:

@@ -32,6 +32,7 @@ from typing import IO, Any
 import torch
 
 from bootdiff.errors import BootdiffError
+from bootdiff.paths import expanded
 from bootdiff.training.files import (
     atomic_write_bytes,
     atomic_write_json,
@@ -113,7 +114,7 @@ class Run:
         """
         if not str(path).strip():
             raise BootdiffError("the run's directory is an empty name (an empty variable?); give a folder")
-        path = Path(path).expanduser().absolute()
+        path = expanded(path).absolute()
         if not main:
             return cls(path, None)
         try:
@@ -139,7 +140,7 @@ class Run:
     @classmethod
     def read(cls, path: str | Path) -> Run:
         """Open an existing run without the lock, to read it. Raises BootdiffError where there is no run."""
-        path = Path(path).expanduser().absolute()
+        path = expanded(path).absolute()
         if not (path / "run.json").is_file() and not (path / "recipe.yaml").is_file():
             raise BootdiffError(f"{path}: not a run directory (no run.json in it); check the path, or train first")
         return cls(path, None)
