@@ -17,6 +17,10 @@ from bootdiff.settings import Doc, Ge, Gt, MinLen, annotations_of, check, short_
 
 __all__ = [
     "EMBEDDED",
+    "MAX_BYTES",
+    "MAX_COLUMNS",
+    "MAX_FRAMES",
+    "MAX_PIXELS",
     "ArrayOptions",
     "DataOptions",
     "EmbeddedOptions",
@@ -44,6 +48,7 @@ EMBEDDED = ("digits", "letters")
 
 
 _LONGEST_SIDE = 65_536  # of a picture, that memory is taken for
+_LARGEST = 1e30
 
 
 # --- what each option means ---
@@ -143,6 +148,19 @@ Slices = Annotated[
     ForKinds(("image", "video")),
     Doc("which slices of NIfTI volumes are pictures, or the frames of a video"),
 ]
+# Small files may unpack to fill the memory, or keep a decoder busy for days: what is far from usual is asked for.
+MaxPixels = Annotated[
+    int, Ge(1), ForKinds(("image", "video")), Doc("a picture or frame of more pixels is a file that cannot be used")
+]
+MaxFrames = Annotated[
+    int, Ge(1), ForKinds(("video",)), Doc("a video file of more frames is a file that cannot be used")
+]
+MaxColumns = Annotated[
+    int, Ge(1), ForKinds(("vector", "signal")), Doc("a table of more columns is a file that cannot be used")
+]
+MaxBytes = Annotated[
+    int, Ge(1), Doc("a packed file (.npz, .nii.gz, Parquet) that unpacks to more bytes is one that cannot be used")
+]
 # Not in recipes, where one block's classes and units are found for all.
 Classes = Annotated[list[str] | None, Doc("names of the classes, which fix their numbers across several folders")]
 UnitsOfOthers = Annotated[
@@ -151,6 +169,9 @@ UnitsOfOthers = Annotated[
 Std = Annotated[
     float, Ge(0), Doc("deviation of white noise in the values, in [-1, 1]: they may lie that far beyond their range")
 ]
+
+
+MAX_PIXELS, MAX_FRAMES, MAX_COLUMNS, MAX_BYTES = 200_000_000, 200_000, 10_000, 2**31
 
 
 # --- what each reader understands ---
@@ -197,6 +218,7 @@ class ArrayOptions(ReaderOptions):
     frames: Frames = None
     length: Length = None
     stride: Stride = None
+    max_bytes: MaxBytes = MAX_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +235,8 @@ class TableOptions(ReaderOptions):
     missing: Missing = "refuse"
     range: Range = None
     standardize: Standardize = False
+    max_columns: MaxColumns = MAX_COLUMNS
+    max_bytes: MaxBytes = MAX_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +257,8 @@ class PictureOptions(ReaderOptions):
     alpha: Alpha = "refuse"
     masks: Masks = False
     size: Size = None
+    max_pixels: MaxPixels = MAX_PIXELS
+    max_bytes: MaxBytes = MAX_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +279,7 @@ class VideoOptions(PictureOptions):
     stride: Stride = None
     fps: Fps = None
     pixel_aspect: PixelAspect = "refuse"
+    max_frames: MaxFrames = MAX_FRAMES
     range: Range = None
     missing: Missing = "refuse"
     slices: Slices = "axial"
@@ -266,6 +293,7 @@ class HFOptions(ReaderOptions):
     column: Column = None
     channels: Channels = None
     alpha: Alpha = "refuse"
+    max_pixels: MaxPixels = MAX_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +330,9 @@ def conflicts(options: Any) -> Iterator[tuple[str, str]]:
         yield "size", f"must be [height, width], {bounds}, got {short_repr(list(given['size']))}"
     if "range" in given and not given["range"][0] < given["range"][1]:
         yield "range", f"must be [low, high] with low < high, got {list(given['range'])}"
+    if "range" in given and max(map(abs, given["range"])) > _LARGEST:
+        said = f"must lie within +-{_LARGEST:g}, which floats of 32 bits reach, got {list(given['range'])}"
+        yield "range", f"{said}; scale the values"
     if "range" in given and "standardize" in given:
         yield "standardize", "the values have a range already; leave out one of the two"
     if "range" in given and "units" in given:

@@ -29,6 +29,7 @@ __all__ = ["Data", "Full", "Holdout", "partial_only"]
 _OPTIONAL = (
     "kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled",
     "header", "separator", "decimal", "missing_values", "pixel_aspect", "size", "fit", "slices",
+    "max_pixels", "max_frames", "max_columns", "max_bytes",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from bootdiff.data.options import EMBEDDED
+from bootdiff.data.options import EMBEDDED, MAX_PIXELS
 from bootdiff.errors import BootdiffError
 from bootdiff.method.settings import PARTS
 from bootdiff.nets.build import BACKBONES
@@ -403,14 +403,18 @@ def read_mask(path: Path, where: str) -> Any:
     """Nested lists of 0 and 1: (H, W) of a picture, or an array's own axes."""
     import numpy as np
 
-    from bootdiff.data.readers.decode import decode
+    from bootdiff.data.readers.decode import decode, read_file
     from bootdiff.data.readers.mask_files import observed
+    from bootdiff.data.readers.numpy_files import read_npy
 
     try:
         if path.suffix == ".npy":
-            seen = np.load(path, allow_pickle=False) > 0
+            seen = read_npy(path)
+            if seen.size > MAX_PIXELS:
+                raise ValueError(f"holds {seen.size:,} values, more than the {MAX_PIXELS:,} of the largest mask")
+            seen = np.asarray(seen > 0)
         else:
-            seen = observed(decode(path.read_bytes(), "keep")[0])
+            seen = observed(decode(read_file(path), "keep")[0])
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BootdiffError(

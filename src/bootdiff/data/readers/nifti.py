@@ -13,6 +13,7 @@ Nothing is resampled: voxels that are longer along one axis stay so. Values are 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ class Nifti(Stack):
         size = [shape[self._axis[a]] for a in range(3)]
         self._times = shape[3] if len(shape) == 4 else 1
         self._slices, self._shape = size[across], shape
+        if path.name.lower().endswith(".gz"):
+            self.unpacked = math.prod(shape) * dtype.itemsize
         self.shape = (size[down], size[along], 3 if self._colour else 1)
         self.count = self._slices * self._times
         self.labels = [

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bootdiff.data.kinds import layout
-from bootdiff.data.readers.decode import Undecodable
+from bootdiff.data.readers.decode import Undecodable, check_regular
 from bootdiff.errors import BootdiffError
 
 __all__ = ["NpyPicture", "Stack", "library", "quiet", "unsigned_bits"]
@@ -31,9 +31,9 @@ class Stack(ABC):
     Attributes: ``count`` of them; ``shape`` (H, W, C) of each; ``labels``, what tells them apart in the file, "" for
     the only one. ``values``, the type of what `read` gives, as `Units.values`; ``bits``, where values are unsigned
     integers of so many bits, which says their range, else None. ``inverted``: the lowest value is white. ``alpha``: the
-    last channel is opacity. ``lost``: what pixels were converted from where that loses something. Where they are known,
-    ``spacing``: (height, width) of a pixel in mm; ``apart``: from one picture to the next in mm; ``number``: of a file
-    among others of its series.
+    last channel is opacity. ``lost``: what pixels were converted from where that loses something. ``unpacked``: bytes
+    that reading one picture unpacks, of packed files. Where they are known, ``spacing``: (height, width) of a pixel in
+    mm; ``apart``: from one picture to the next in mm; ``number``: of a file among others of its series.
     """
 
     count: int = 1
@@ -47,6 +47,7 @@ class Stack(ABC):
     apart: float | None = None
     number: float | None = None
     lost: str | None = None
+    unpacked: int = 0
     _held: Any = None  # what was read and may be let go of; it is not sent to workers
 
     @abstractmethod
@@ -78,9 +79,10 @@ class NpyPicture(Stack):
         self.bits = 1 if dtype.kind == "b" else unsigned_bits(dtype)
 
     def _array(self) -> np.ndarray:
+        check_regular(self.path)
         try:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, OverflowError, EOFError, OSError) as error:
             raise Undecodable(f"cannot be read ({error})") from None
         if array.ndim not in (2, 3):
             raise Undecodable(f"has the shape {array.shape}; a picture is H x W or H x W x C")
