@@ -57,7 +57,9 @@ def restore(
         typer.Option(metavar="LENGTH REPEATS", help="ddnm: pass each stretch of LENGTH steps REPEATS times."),
     ] = (1, 1),
     steps: Steps = None,
-    seed: Annotated[int, typer.Option(min=0, help="Answer k of file i depends on seed, i and k alone.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Answer k of file i depends on seed, i and k alone, up to rounding.")
+    ] = 0,
     arm: OneArm = None,
     label: Annotated[
         str | None, typer.Option(help="Class of all files, by name or number, if classes were trained.")
