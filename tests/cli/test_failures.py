@@ -44,6 +44,11 @@ def test_an_error_that_nobody_has_heard_of_is_one_of_a_file_too():
     assert explain(OSError(9999, "Unheard of", "x.png")) == "x.png: Unheard of; fix that, or choose a different place"
 
 
+def test_a_path_that_is_too_long_is_cut():
+    said = explain(OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "x" * 5000))
+    assert said == f"{'x' * 200} ... (5000 characters): File name too long; shorten the path"
+
+
 def test_a_current_folder_that_is_gone(tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -252,6 +257,7 @@ def test_the_process_that_is_killed_is_named(long):
     assert gone(ranks)
     assert "rank      : 1 (local_rank: 1)" in said
     assert f"exitcode  : -9 (pid: {second.pid})" in said
+    assert "gloo" not in said or "the connection to another process of this training broke" in said
 
 
 def test_a_lock_that_is_deleted_stops_the_training(tmp_path):

@@ -107,6 +107,8 @@ def _explain_os(error: OSError) -> str:
             place = f"a file (in {os.getcwd()})"
         except OSError:
             place, remedy = "the current folder", "it was deleted: change to another one (cd)"
+    place = str(place)
+    place = place if len(place) <= 300 else f"{place[:200]} ... ({len(place)} characters)"
     return f"{place}: {error.strerror}; {remedy}"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -81,9 +81,7 @@ class Video(ABC):
         used = 0
         for k, (time, frame, loss) in enumerate(self.frames()):
             if k == most:
-                raise Undecodable(
-                    f"has more than max_frames ({most:,}) frames: raise that if it is meant, or cut it into parts"
-                )
+                raise Undecodable(_too_many(most))
             if size is None or frame.shape[-1] > size[-1]:
                 size = frame.shape if size is None else (*size[:2], frame.shape[-1])
             if frame.shape[:2] != size[:2]:
@@ -203,6 +201,15 @@ class PillowVideo(Video):
         except Exception as error:
             raise Undecodable(f"its stream is damaged at frame {count} ({error})") from None
         self._whole(count)
+
+    def scan(self, budget: int, most: int = MAX_FRAMES) -> VideoInfo:
+        # Counting goes from block to block and decodes nothing; what is damaged is said when it is decoded.
+        many = False
+        with suppress(Exception), self._opened() as picture:
+            many = getattr(picture, "n_frames", 1) > most
+        if many:
+            raise Undecodable(_too_many(most))
+        return super().scan(budget, most)
 
     def _frame(self, picture: Image.Image, k: int) -> tuple[np.ndarray, str | None]:
         try:
@@ -338,6 +345,10 @@ class PyAVVideo(Video):
 def open_video(path: Path, alpha: str, most: int = MAX_PIXELS) -> Video:
     """The reader of a video file, whose frames have at most `most` pixels."""
     return PillowVideo(path, alpha, most) if path.suffix.lower() in _PILLOW else PyAVVideo(path, most)
+
+
+def _too_many(most: int) -> str:
+    return f"has more than max_frames ({most:,}) frames: raise that if it is meant, or cut it into parts"
 
 
 def nearest_frames(info: VideoInfo, fps: float) -> list[int]:
