@@ -160,6 +160,18 @@ def test_a_signal_outside_training_leaves_a_word(tmp_path, monkeypatch, name):
     assert signal.getsignal(getattr(signal, name)) == before
 
 
+def test_a_signal_does_not_cut_a_message_short(tmp_path, monkeypatch):
+    """A launcher sends one to all processes as soon as the first has failed."""
+    echo = failures.typer.echo
+
+    def late(text, **options):
+        signal.raise_signal(signal.SIGTERM)
+        echo(text, **options)
+
+    monkeypatch.setattr(failures.typer, "echo", late)
+    assert "none.yaml: no such file" in refused("check", tmp_path / "none.yaml")
+
+
 def test_what_nohup_ignores_stays_ignored(tmp_path, monkeypatch):
     from bootdiff.recipe import schema
 

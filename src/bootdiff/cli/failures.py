@@ -31,6 +31,10 @@ class Stopped(KeyboardInterrupt):
     """SIGTERM or SIGHUP arrived; Ctrl-C is KeyboardInterrupt itself."""
 
 
+# While a message is printed: a launcher ends a process as soon as another one has failed.
+_saying = threading.Event()
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
     """SIGTERM, and SIGHUP where nobody ignores it (nohup does), end a command as Ctrl-C does, with a word."""
@@ -39,7 +43,8 @@ def stop_on_signals() -> Iterator[None]:
         return
 
     def stop(number: int, frame: Any) -> None:
-        raise Stopped(signal.Signals(number).name)
+        if not _saying.is_set():
+            raise Stopped(signal.Signals(number).name)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -195,6 +200,8 @@ _WAIT = 3.0
 
 def _write(text: str) -> None:
     # After a hang-up there is no terminal any more.
+    _saying.set()
     with suppress(OSError):
         typer.secho("bootdiff: ", fg="red", bold=True, err=True, nl=False)
         typer.echo(text, err=True)
+    _saying.clear()

@@ -50,9 +50,12 @@ class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         # Read by OpenMP when torch is imported: busy-waiting threads slow a step tenfold beside another busy process.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        with stop_on_signals():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
-            with stop_on_signals():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except KeyboardInterrupt as error:
             by = f" ({error})" if isinstance(error, Stopped) else ""
             complain(f"interrupted{by}. Run the same command again to continue:\n{_command()}", everywhere=False)
