@@ -148,6 +148,14 @@ def test_a_terminal_that_is_gone_does_not_end_the_work():
 # --- signals ---
 
 
+@pytest.fixture(autouse=True)
+def _hears_hang_ups():
+    """Under nohup, tests and what they start would not."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_outside_training_leaves_a_word(tmp_path, monkeypatch, name):
     from bootdiff.recipe import schema

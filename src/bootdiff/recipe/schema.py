@@ -403,18 +403,19 @@ def read_mask(path: Path, where: str) -> Any:
     """Nested lists of 0 and 1: (H, W) of a picture, or an array's own axes."""
     import numpy as np
 
-    from bootdiff.data.readers.decode import decode, read_file
+    from bootdiff.data.readers.decode import check_regular, decode
     from bootdiff.data.readers.mask_files import observed
     from bootdiff.data.readers.numpy_files import read_npy
 
     try:
+        check_regular(path)
         if path.suffix == ".npy":
             seen = read_npy(path)
             if seen.size > MAX_PIXELS:
                 raise ValueError(f"holds {seen.size:,} values, more than the {MAX_PIXELS:,} of the largest mask")
             seen = np.asarray(seen > 0)
         else:
-            seen = observed(decode(read_file(path), "keep")[0])
+            seen = observed(decode(path.read_bytes(), "keep")[0])
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BootdiffError(
