@@ -2,7 +2,7 @@
 
 Nothing hangs, no device is read, no memory is taken for what a header claims, no other program or file is opened.
 
-`outcome` is how each is told: "read", or what is said. What it says names the file, whatever lies in it.
+Recordings and data sets: `test_hostile_recordings`.
 """
 
 from __future__ import annotations
@@ -14,59 +14,26 @@ import resource
 import struct
 import subprocess
 import sys
-import types
 import zipfile
 import zlib
-from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from bootdiff.data import open_dataset
 from bootdiff.data.readers.offsets import read_offsets
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe.schema import read_mask
-
-RNG = np.random.default_rng(0)
-MOST = 256 << 20  # bytes that one of these files may cost
+from hostile_files import EPS, MOST, PLAIN, RED, RNG, bounded, outcome, png, wav
 
 
 @pytest.fixture(autouse=True)
 def _bounded():
-    """No file here takes much memory: an allocation beyond raises MemoryError, which is no clean message."""
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + MOST, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def outcome(path, **options):
-    """ "read", every sample of it; or what is said, of which the first line and the reason matter."""
-    try:
-        source = open_dataset(path, **options)
-        for i in range(len(source)):
-            assert np.isfinite(source[i].x).all()
-    except BootdiffError as error:
-        said = str(error)
-        assert str(path) in said
-        assert len(said) < 4000
-        return " ".join(said.split())
-    return "read"
+    with bounded():
+        yield
 
 
 # --- pictures ---
-
-
-def png(w, h, depth=8, color=2, raw=b"", idat=None, extra=b""):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, depth, color, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(raw) if idat is None else idat)
-    return b"\x89PNG\r\n\x1a\n" + head + extra + body + chunk(b"IEND", b"")
 
 
 def saved(image, form, **options):
@@ -81,9 +48,6 @@ def ztxt(size):
     return struct.pack(">I", len(packed)) + kind + packed + struct.pack(">I", zlib.crc32(kind + packed))
 
 
-RED = [Image.new("RGB", (4, 4), (i, 0, 0)) for i in range(3)]
-PLAIN = (b"\0" + b"\x07" * 12) * 4
-EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n(x) print\n%%EOF\n"
 PICTURES = {
     "plain": (png(4, 4, raw=PLAIN), "read"),
     "empty": (b"", "cannot be decoded"),
@@ -143,12 +107,6 @@ SPECIAL = {
     "circle": (lambda path: path.symlink_to(path.name), "cannot be read (Too many levels of symbolic links)"),
     "link": (lambda path: path.symlink_to(path.with_name("good" + path.suffix)), "read"),
 }
-
-
-def wav(path):
-    from scipy.io import wavfile
-
-    wavfile.write(path, 8000, RNG.integers(-99, 99, 64, dtype=np.int16))
 
 
 def film(path):
@@ -371,142 +329,6 @@ def test_a_table_packed_into_nothing(tmp_path):
     assert "unpacks to 48,000,000 bytes, more than max_bytes (1,000,000)" in outcome(path, max_bytes=10**6)
     (tmp_path / "x.parquet").write_bytes(b"PAR1junkPAR1")
     assert "x.parquet: cannot be read as a table" in outcome(path)
-
-
-# --- sounds and films ---
-
-
-def sound(size, riff=None, form=(1, 1, 8000, 16000, 2, 16), payload=b"\0\1" * 64, chunk=16):
-    head = b"WAVEfmt " + struct.pack("<I", chunk) + struct.pack("<HHIIHH", *form)
-    whole = 36 + len(payload) if riff is None else riff
-    return b"RIFF" + struct.pack("<I", whole) + head + b"data" + struct.pack("<I", size) + payload
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        sound(2**30), sound(0), sound(128, 0xFFFFFFFF), sound(0xFFFFFFFF), sound(128, form=(1, 0, 8000, 16000, 2, 16)),
-        sound(128, form=(1, 65535, 8000, 16000, 2, 16)), sound(128, form=(1, 1, 8000, 16000, 2, 0)),
-        sound(128, form=(1, 1, 8000, 16000, 0, 16)), sound(128, form=(1, 1, 0, 0, 2, 16)),
-        sound(128, form=(85, 1, 8000, 16000, 2, 16)), sound(128, chunk=0xFFFFFFFF), sound(128)[:36], sound(128)[:100],
-        sound(128, form=(3, 1, 8000, 16000, 2, 16)), b"junk", b"",
-    ],
-    ids=range(16),
-)  # fmt: skip
-def test_sounds(tmp_path, data):
-    (tmp_path / "x.wav").write_bytes(data)
-    said = outcome(tmp_path, range=[-9, 9])
-    assert said == "read" or "x.wav: " in said
-    wav(tmp_path / "good.wav")
-    (tmp_path / "x.wav").write_bytes(b"junk")
-    assert outcome(tmp_path, on_error="skip") == "read"
-
-
-def frames_of_one_pixel(count):
-    one = b"\x2c" + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0" + b"\x02\x02\x44\x01\x00"
-    return b"GIF89a" + struct.pack("<HH", 1, 1) + b"\x80\0\0" + b"\0\0\0\xff\xff\xff" + one * count + b";"
-
-
-def test_films_of_too_many_or_too_large_frames(tmp_path):
-    path = tmp_path / "x.gif"
-    path.write_bytes(frames_of_one_pixel(1_000_000))
-    assert "x.gif: has more than max_frames (300) frames: raise that" in outcome(tmp_path, kind="video", max_frames=300)
-    path.write_bytes(frames_of_one_pixel(300))
-    assert outcome(tmp_path, kind="video", max_frames=300) == "read"
-    path.write_bytes(frames_of_one_pixel(1).replace(struct.pack("<HH", 1, 1), struct.pack("<HH", 65535, 65535)))
-    assert "65535 x 65535 = 4,294,836,225 pixels, more than max_pixels" in outcome(tmp_path, kind="video")
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    av = pytest.importorskip("av")
-    folder = tmp_path_factory.mktemp("films")
-    with av.open(str(folder / "0.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(12))
-        stream.width = stream.height = 16
-        stream.pix_fmt = "yuv420p"
-        for _ in range(8):
-            pixels = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return folder
-
-
-HLS = b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"ffconcat version 1.0\nfile 0.mp4\n", b"ffconcat version 1.0\nfile /etc/passwd\n", HLS,
-     b"v=0\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n", frames_of_one_pixel(9)],
-    ids=["empty", "list", "list elsewhere", "playlist", "stream", "gif"],
-)  # fmt: skip
-def test_films_that_name_other_files(films, data):
-    (films / "x.mp4").write_bytes(data)
-    assert "x.mp4: cannot be decoded" in outcome(films)
-    (films / "x.mp4").unlink()
-    assert outcome(films) == "read"
-    assert "16 x 16 = 256 pixels, more than max_pixels (100)" in outcome(films, max_pixels=100)
-    assert "0.mp4: has more than max_frames (7) frames" in outcome(films, max_frames=7)
-
-
-def test_films_that_are_cut(films):
-    data = (films / "0.mp4").read_bytes()
-    for part in (data[: len(data) // 2], data[:8], data.replace(b"stsz", b"stsz\xff\xff\xff\xff", 1)):
-        (films / "x.mp4").write_bytes(part)
-        assert "x.mp4: " in outcome(films)
-    (films / "x.mp4").unlink()
-
-
-# --- Hugging Face ---
-
-
-def test_a_saved_data_set_is_asked_for_bytes_and_never_opens_an_address(tmp_path, monkeypatch):
-    """`datasets` is stood in for: what counts is what it is asked, and what is done with the answer."""
-
-    class Feature:
-        def __init__(self, decode=True):
-            self.decode = decode
-
-    Feature.__name__ = "Image"
-
-    class Saved:
-        column_names = ("image",)
-        features = {"image": Feature()}  # noqa: RUF012
-
-        def with_format(self, kind):
-            assert kind is None
-            return self
-
-        def cast_column(self, column, feature):
-            assert (column, feature.decode) == ("image", False)
-            return Rows()
-
-    class Rows:
-        def __len__(self):
-            return len(values)
-
-        def __getitem__(self, row):
-            return {"image": values[row]}
-
-    Saved.__len__ = Rows.__len__  # type: ignore[attr-defined]
-    module = types.ModuleType("datasets")
-    module.load_from_disk, module.Image = lambda folder: Saved(), Feature  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", module)
-    monkeypatch.setattr("subprocess.Popen", None)
-    (tmp_path / "state.json").write_text("{}")
-    good = {"bytes": png(4, 4, raw=PLAIN), "path": None}
-    os.mkfifo(tmp_path / "pipe.png")
-    for bad, said in (
-        ({"bytes": EPS, "path": None}, "row 1 cannot be decoded (no known format)"),
-        ({"bytes": None, "path": "http://127.0.0.1:9/x.png"}, "row 1 lies elsewhere (http://127.0.0.1:9/x.png)"),
-        ({"bytes": None, "path": str(tmp_path / "pipe.png")}, "row 1 is no regular file"),
-        ({"bytes": None, "path": None}, "row 1 is neither a picture nor"),
-        ({"bytes": png(60_000, 60_000, raw=b"\0"), "path": None}, "more than max_pixels"),
-    ):
-        values = [good, bad, good]
-        assert said in outcome(tmp_path)
-        assert len(open_dataset(tmp_path, on_error="skip")) == 2
 
 
 # --- in earnest ---
