@@ -7,6 +7,7 @@ Recordings and data sets: `test_hostile_recordings`.
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -198,6 +199,63 @@ def test_names_that_a_terminal_would_obey_are_not_printed_raw(tmp_path):
     with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb") as file:
         file.write(png(4, 4, raw=PLAIN))
     assert outcome(tmp_path) == "read"
+
+
+# --- files of several pictures ---
+
+
+def test_more_pictures_than_a_file_can_hold(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = "1.2", "1.2.3"
+    data.Rows = data.Columns = 4
+    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.PixelRepresentation = 1, 8, 8, 0
+    data.PhotometricInterpretation, data.NumberOfFrames, data.PixelData = "MONOCHROME2", "999999999", bytes(16)
+    data.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    assert "x.dcm: says that it holds 999,999,999 pictures; 1 to 200,000 are read of one file" in outcome(tmp_path)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_volumes_that_are_not_there(tmp_path, packed):
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4))
+    nibabel.save(image, tmp_path / "a.nii")
+    for shape, said in (
+        ((1, 1, 32767, 32767), "pictures; 1 to 200,000 are read"),
+        ((32767, 32767, 4, 1), "max_pixels"),
+    ):
+        data = bytearray((tmp_path / "a.nii").read_bytes())
+        data[40:56] = struct.pack("<8h", 4, *shape, 1, 1, 1)
+        path = tmp_path / f"x.nii{packed}"
+        path.write_bytes(gzip.compress(bytes(data)) if packed else bytes(data))
+        assert (said if packed else "x.nii: is cut short: its header says") in outcome(tmp_path)
+    data[40:56] = struct.pack("<8h", 4, 1000, 1000, 1000, 100, 1, 1, 1)
+    path.write_bytes(gzip.compress(bytes(data)) if packed else bytes(data))
+    said = outcome(tmp_path)
+    assert f"x.nii{packed}: " in said
+    assert not packed or "unpacks to 100,000,000,000 bytes, more than max_bytes" in said
+
+
+def test_a_tiff_that_names_another_file(tmp_path):
+    """The metadata of OME-TIFF may: it would be opened, and here waited for."""
+    tifffile = pytest.importorskip("tifffile")
+    os.mkfifo(tmp_path / "other.ome.tif")
+    planes = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="{name}.ome.tif">urn:uuid:{z}</UUID></TiffData>'
+        for z, name in enumerate(("x", "other"))
+    )
+    xml = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:0">'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="4" SizeY="4" '
+        f'SizeZ="2" SizeC="1" SizeT="1"><Channel ID="Channel:0:0"/>{planes}</Pixels></Image></OME>'
+    )
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "other.ome.tif").symlink_to(tmp_path / "other.ome.tif")
+    tifffile.imwrite(folder / "x.ome.tif", np.zeros((4, 4), np.uint8), description=xml, metadata=None)
+    assert outcome(folder / "x.ome.tif") == "read"
 
 
 # --- arrays ---

@@ -61,6 +61,8 @@ class Dicom(Stack):
             self.apart = None if apart is None else float(apart)
             spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
             self.spacing = None if not spacing else (float(spacing[0]), float(spacing[1]))
+        except Undecodable:
+            raise
         except (AttributeError, ValueError, TypeError) as error:
             raise Undecodable(f"its header is not whole ({error})") from None
         if photometric not in ("MONOCHROME1", "MONOCHROME2", *_COLOUR):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bootdiff.data.readers.decode import Undecodable
-from bootdiff.data.readers.stacks import Stack, library, quiet, unsigned_bits
+from bootdiff.data.readers.stacks import Stack, check_count, library, quiet, unsigned_bits
 
 __all__ = ["NIFTI_SUFFIXES", "Nifti"]
 
@@ -61,8 +61,11 @@ class Nifti(Stack):
         self._slices, self._shape = size[across], shape
         if path.name.lower().endswith(".gz"):
             self.unpacked = math.prod(shape) * dtype.itemsize
+        elif (needed := math.prod(shape) * dtype.itemsize) > (there := path.stat().st_size):
+            raise Undecodable(f"is cut short: its header says {needed:,} bytes of values, the file has {there:,}")
         self.shape = (size[down], size[along], 3 if self._colour else 1)
         self.count = self._slices * self._times
+        check_count(self.count)
         self.labels = [
             f"{t},{k}" if self._times > 1 else str(k) for t in range(self._times) for k in range(size[across])
         ]

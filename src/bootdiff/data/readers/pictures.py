@@ -111,7 +111,7 @@ class SciencePictures(Images):
         for name in files:
             try:
                 stack = self._stacks[name] = self._opened(self.folder / name)
-                check_pixels(stack.shape[1], stack.shape[0], self._most)
+                check_pixels(stack.shape[1], stack.shape[0] * max(1, stack.shape[2] // 4), self._most)
                 if stack.unpacked > self._options.max_bytes:
                     raise Undecodable(too_large(stack.unpacked, self._options.max_bytes))
             except (Undecodable, OSError) as error:

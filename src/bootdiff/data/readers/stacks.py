@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from bootdiff.data.kinds import layout
+from bootdiff.data.options import MAX_FRAMES
 from bootdiff.data.readers.decode import Undecodable, check_regular
 from bootdiff.errors import BootdiffError
 
-__all__ = ["NpyPicture", "Stack", "library", "quiet", "unsigned_bits"]
+__all__ = ["NpyPicture", "Stack", "check_count", "library", "quiet", "unsigned_bits"]
 
 
 class Stack(ABC):
@@ -63,7 +64,8 @@ class Stack(ABC):
         return self.__dict__ | {"_held": None}
 
     def numbered(self) -> list[str]:
-        """The usual labels."""
+        """The usual labels. Raises Undecodable for more than are read of one file: a header may claim any number."""
+        check_count(self.count)
         return [""] if self.count == 1 else [str(k) for k in range(self.count)]
 
 
@@ -96,6 +98,12 @@ class NpyPicture(Stack):
         if array.shape != self.shape:
             raise Undecodable("has changed since the folder was opened")
         return array, None
+
+
+def check_count(count: int) -> None:
+    """Raises Undecodable for a file that says to hold no pictures, or more than are read of one."""
+    if not 0 < count <= MAX_FRAMES:
+        raise Undecodable(f"says that it holds {count:,} pictures; 1 to {MAX_FRAMES:,} are read of one file")
 
 
 def unsigned_bits(dtype: np.dtype) -> int | None:
