@@ -162,8 +162,8 @@ _TO_LOWER = {
 
 def _out_of_memory(error: BaseException, verb: str | None) -> str:
     training = (
-        "raise training.accumulate (4, say: the same result in parts), lower training.batch, `patch` the networks or make "
-        "them narrower; of data that do not fit, use fewer (limit)"
+        "raise training.accumulate (4, say: the same result in parts), lower training.batch, `patch` the networks or "
+        "make them narrower; of data that do not fit, use fewer (limit)"
     )
     said = _first(str(error)) or "the operating system gives none"
     return f"out of memory ({said}); {_TO_LOWER.get(verb or '', training)}"
