@@ -45,7 +45,7 @@ def _watch(parent: int, signals: tuple[signal.Signals, ...]) -> None:
 def dead_worker(error: BaseException) -> str | None:
     """What torch says where a data worker has died; None of other errors."""
     text = str(error)
-    return text.splitlines()[0] if isinstance(error, RuntimeError) and _WORKER.match(text) else None
+    return text.splitlines()[0].rstrip(". ") if isinstance(error, RuntimeError) and _WORKER.match(text) else None
 
 
 _WORKER = re.compile(r"DataLoader worker \(pid")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -192,13 +193,21 @@ def test_what_nohup_ignores_stays_ignored(tmp_path, monkeypatch):
         signal.signal(signal.SIGHUP, before)
 
 
+@contextmanager
 def begun(command, run, rows=1):
-    """A process of `command` that has written so many rows; to be ended by whoever asked."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while len(read_metrics(run / "metrics.jsonl")) < rows:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    return process
+    """A process of `command` that has written so many rows; it and its children are gone afterwards."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        children = []
+        try:
+            while len(read_metrics(run / "metrics.jsonl")) < rows:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.05)
+            children = psutil.Process(process.pid).children(recursive=True)
+            yield process
+        finally:
+            for left in (process, *children):
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
 
 
 def gone(processes, seconds=20.0):
@@ -217,12 +226,12 @@ def long(tmp_path):
 @pytest.mark.timeout(300)
 def test_a_hang_up_leaves_a_checkpoint_and_a_word(long):
     run, command, _ = long
-    process = begun(command, run)
-    process.send_signal(signal.SIGHUP)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "stopped as asked, checkpoint written. Run the same command again" in said
-    assert load_tensors(run / "stages" / "full-local" / "checkpoint.safetensors")[1]["counts"]["step"] > 0
+    with begun(command, run) as process:
+        process.send_signal(signal.SIGHUP)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "stopped as asked, checkpoint written. Run the same command again" in said
+        assert load_tensors(run / "stages" / "full-local" / "checkpoint.safetensors")[1]["counts"]["step"] > 0
 
 
 @pytest.mark.timeout(300)
@@ -230,19 +239,21 @@ def test_data_workers_end_with_the_training_and_it_names_them(long):
     run, command, _ = long
     recipe = Path(command[4])
     recipe.write_text(recipe.read_text().replace("batch: 16", "batch: 16, workers: 2"))
-    process = begun(command, run)
-    workers = psutil.Process(process.pid).children()
-    assert len(workers) == 2
-    process.kill()
-    process.communicate()
-    assert gone(workers, 4)  # torch looks every five seconds only
+    with begun(command, run) as process:
+        workers = psutil.Process(process.pid).children()
+        assert len(workers) == 2
+        process.kill()
+        process.communicate()
+        assert gone(workers, 4)  # torch looks every five seconds only
 
-    process = begun(command, run, len(read_metrics(run / "metrics.jsonl")) + 1)
-    psutil.Process(process.pid).children()[0].kill()
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 2, said
-    assert "a process that prepares batches (training.workers, now 2) has died" in " ".join(said.split())
-    assert "Traceback" not in said
+    with begun(command, run, len(read_metrics(run / "metrics.jsonl")) + 1) as process:
+        psutil.Process(process.pid).children()[0].kill()
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 2, said
+        # torch raises it wherever the training is just then, in a step or beside it.
+        said = " ".join(said.split()).replace(", now 2)", ")")
+        assert "a process that prepares batches (training.workers) has died: DataLoader worker (pid" in said
+        assert "Traceback" not in said
 
 
 def torchrun(arguments):
@@ -255,29 +266,29 @@ def torchrun(arguments):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_all_processes_end_with_their_launcher(long, number):
     run, _, arguments = long
-    process = begun(torchrun(arguments), run)
-    ranks = [p for p in psutil.Process(process.pid).children() if "bootdiff" in " ".join(p.cmdline())]
-    assert len(ranks) == 2
-    process.send_signal(number)
-    assert gone([psutil.Process(process.pid), *ranks], 60)
-    process.communicate()
-    assert load_tensors(run / "stages" / "full-local" / "checkpoint.safetensors")[1]["counts"]["step"] > 0
+    with begun(torchrun(arguments), run) as process:
+        ranks = [p for p in psutil.Process(process.pid).children() if "bootdiff" in " ".join(p.cmdline())]
+        assert len(ranks) == 2
+        process.send_signal(number)
+        assert gone([psutil.Process(process.pid), *ranks], 60)
+        process.communicate()
+        assert load_tensors(run / "stages" / "full-local" / "checkpoint.safetensors")[1]["counts"]["step"] > 0
 
 
 @pytest.mark.slow  # two processes start
 @pytest.mark.timeout(600)
 def test_the_process_that_is_killed_is_named(long):
     run, _, arguments = long
-    process = begun(torchrun(arguments), run)
-    ranks = [p for p in psutil.Process(process.pid).children() if "bootdiff" in " ".join(p.cmdline())]
-    second = next(p for p in ranks if p.environ()["RANK"] == "1")
-    second.kill()
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert gone(ranks)
-    assert "rank      : 1 (local_rank: 1)" in said
-    assert f"exitcode  : -9 (pid: {second.pid})" in said
-    assert "gloo" not in said or "the connection to another process of this training broke" in said
+    with begun(torchrun(arguments), run) as process:
+        ranks = [p for p in psutil.Process(process.pid).children() if "bootdiff" in " ".join(p.cmdline())]
+        second = next(p for p in ranks if p.environ()["RANK"] == "1")
+        second.kill()
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert gone(ranks)
+        assert "rank      : 1 (local_rank: 1)" in said
+        assert f"exitcode  : -9 (pid: {second.pid})" in said
+        assert "gloo" not in said or "the connection to another process of this training broke" in said
 
 
 def test_a_lock_that_is_deleted_stops_the_training(tmp_path):
