@@ -282,7 +282,8 @@ class BootdiffPipeline(DiffusionPipeline):
             guidance: the same.
             guidance_interval: [lowest, highest] noise level with guidance; None: all.
             generator: random numbers, advanced: one for each sample, which then depends on it alone; or one for all.
-            seed: in place of a generator; sample i is the same for every batch_size and max_batch_size. Default: 0.
+            seed: in place of a generator; sample i is the same, up to rounding, for every batch_size and
+                max_batch_size. Default: 0.
             num_inference_steps: noise levels, at least 2; schedulers of two evaluations a step take twice as many.
             sigmas: the noise levels above 0 themselves, descending (as in `sample`).
             churn: fresh noise in the steps of scheduler "heun" (as in `sample`).

@@ -1,13 +1,12 @@
 """The command `bootdiff`: its verbs, one module each, and what becomes of their errors.
 
 torch is imported inside the verbs, so that `bootdiff --help` answers at once. Exit codes: 0 done, 1 a claim of
-`theory` fails, 2 a problem that the user can fix (its message is printed, without a traceback), 130 interrupted by
-Ctrl-C.
+`theory` fails, 2 a problem that the user can fix (its message is printed, without a traceback: `failures`), 130
+interrupted by Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
 
-import errno
 import inspect
 import os
 import shlex
@@ -25,6 +24,7 @@ from bootdiff.cli.arms import arms
 from bootdiff.cli.check import check
 from bootdiff.cli.demo import demo
 from bootdiff.cli.evaluate import evaluate
+from bootdiff.cli.failures import INTERRUPTED, REFUSED, Stopped, complain, explain, stop_on_signals
 from bootdiff.cli.fit import fit
 from bootdiff.cli.gallery import gallery
 from bootdiff.cli.masks import masks
@@ -54,50 +54,24 @@ class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         # Read by OpenMP when torch is imported: busy-waiting threads slow a step tenfold beside another busy process.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        with stop_on_signals():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except BootdiffError as error:
+        except KeyboardInterrupt as error:
+            by = f" ({error})" if isinstance(error, Stopped) else ""
+            complain(f"interrupted{by}. Run the same command again to continue:\n{_command()}", everywhere=False)
+            raise typer.Exit(INTERRUPTED) from None
+        except (BootdiffError, OSError, MemoryError, RuntimeError) as error:
+            text = explain(error, ctx.invoked_subcommand)
+            if text is None:
+                raise
             state = sys.modules.get("bootdiff.training.state")  # not imported: nothing was trained or interrupted
             interrupted = state is not None and isinstance(error, state.Interrupted)
-            _complain(f"{error}\n{_command()}" if interrupted else str(error))
-            raise typer.Exit(130 if interrupted else 2) from None
-        except KeyboardInterrupt:
-            _complain(f"interrupted. Run the same command again to continue:\n{_command()}")
-            raise typer.Exit(130) from None
-        except OSError as error:
-            if error.errno not in _USER_ERRNOS or error.filename is None:
-                raise
-            _complain(f"{error.filename}: {error.strerror}; fix that, or choose a different place")
-            raise typer.Exit(2) from None
-        except RuntimeError as error:
-            torch = sys.modules.get("torch")
-            if torch is None or not isinstance(error, torch.OutOfMemoryError):
-                raise
-            _complain(
-                f"out of memory ({str(error).splitlines()[0]}); raise "
-                "training.accumulate (4, say: the same result in parts), lower training.batch, or `patch` the networks"
-            )
-            raise typer.Exit(2) from None
-
-
-# A wrong path, or a full or read-only disk.
-_USER_ERRNOS = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENOSPC,
-    errno.EROFS,
-    errno.EDQUOT,
-}
-
-
-def _complain(text: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return  # the first process prints it
-    typer.secho("bootdiff: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(text, err=True)
+            complain(f"{text}\n{_command()}" if interrupted else text, everywhere=not interrupted)
+            raise typer.Exit(INTERRUPTED if interrupted else REFUSED) from None
 
 
 def _command() -> str:

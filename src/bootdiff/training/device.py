@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bootdiff.errors import BootdiffError
+from bootdiff.processes import end_with_launcher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,5 +40,6 @@ def make_accelerator(device: str, precision: str, **options: Any) -> Accelerator
         raise BootdiffError(f"device: {device}: torch finds none here; write `device: auto` (or cpu)")
     from accelerate import Accelerator
 
+    end_with_launcher()
     alone = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
     return Accelerator(cpu=alone, mixed_precision=precision, **options)

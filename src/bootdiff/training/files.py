@@ -38,6 +38,7 @@ __all__ = [
     "link_file",
     "load_tensors",
     "no_room",
+    "placed",
     "read_json",
     "read_metrics",
     "read_record",
@@ -77,10 +78,11 @@ def is_full(error: BaseException) -> bool:
 
 def no_room(path: Path, needed: int) -> BootdiffError:
     free = shutil.disk_usage(path.parent).free
+    need = f"{needed / 2**20:.1f} MiB needed, " if needed else ""
     return BootdiffError(
-        f"{path}: no room to write it: {needed / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free there "
-        f"(or a quota or file-size limit is reached). The previous version is intact. Free some space and run the same "
-        f"command again, or choose another directory."
+        f"{path}: no room to write it: {need}{free / 2**20:.1f} MiB free there (or a quota or file-size "
+        f"limit is reached). The previous version is intact. Free some space and run the same command again, or choose "
+        f"another directory."
     )
 
 
@@ -97,7 +99,17 @@ def _atomic(path: Path, write: Callable[[Path], Any], needed: int) -> None:
         tmp.unlink(missing_ok=True)
         if is_full(error):
             raise no_room(path, needed) from error
+        if isinstance(error, OSError):
+            raise placed(error, path) from None
         raise
+
+
+def placed(error: OSError, path: Path) -> OSError:
+    """The same error of the operating system, about `path`: not about a temporary file, nor about no file at all."""
+    about = error.filename
+    if error.errno is None or (about is not None and not is_temporary(Path(os.fsdecode(about)).name)):
+        return error
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:

@@ -15,7 +15,7 @@ from typing import IO
 
 from bootdiff.errors import BootdiffError
 
-__all__ = ["command_line", "lock", "now"]
+__all__ = ["check_held", "command_line", "lock", "now"]
 
 _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
@@ -57,6 +57,22 @@ def lock(directory: Path) -> IO[str]:
     file.flush()
     _HELD.add(file)
     return file
+
+
+def check_held(directory: Path, file: IO[str]) -> None:
+    """BootdiffError where a directory's lock file is no longer the one that is held: deleted, replaced, moved away."""
+    path = directory / "lock"
+    try:
+        there, ours = path.stat(), os.fstat(file.fileno())
+        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
+            return
+        what = "replaced"
+    except FileNotFoundError:
+        what = "deleted" if directory.is_dir() else "moved or deleted with its folder"
+    raise BootdiffError(
+        f"{path}: was {what} while this command ran, so that another process may write here, too: this one stops. "
+        "Its last checkpoint is intact; run the same command again, where the run's folder is now"
+    )
 
 
 def now() -> str:

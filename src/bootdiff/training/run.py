@@ -32,6 +32,7 @@ from typing import IO, Any
 import torch
 
 from bootdiff.errors import BootdiffError
+from bootdiff.paths import expanded
 from bootdiff.training.files import (
     atomic_write_bytes,
     atomic_write_json,
@@ -42,6 +43,7 @@ from bootdiff.training.files import (
     is_temporary,
     load_tensors,
     no_room,
+    placed,
     read_json,
     read_metrics,
     read_record,
@@ -50,7 +52,7 @@ from bootdiff.training.files import (
     strict_json,
     write_record,
 )
-from bootdiff.training.lock import command_line, lock, now
+from bootdiff.training.lock import check_held, command_line, lock, now
 from bootdiff.training.pool import WeightPool, network_bytes
 
 __all__ = [
@@ -113,7 +115,7 @@ class Run:
         """
         if not str(path).strip():
             raise BootdiffError("the run's directory is an empty name (an empty variable?); give a folder")
-        path = Path(path).expanduser().absolute()
+        path = expanded(path).absolute()
         if not main:
             return cls(path, None)
         try:
@@ -139,7 +141,7 @@ class Run:
     @classmethod
     def read(cls, path: str | Path) -> Run:
         """Open an existing run without the lock, to read it. Raises BootdiffError where there is no run."""
-        path = Path(path).expanduser().absolute()
+        path = expanded(path).absolute()
         if not (path / "run.json").is_file() and not (path / "recipe.yaml").is_file():
             raise BootdiffError(f"{path}: not a run directory (no run.json in it); check the path, or train first")
         return cls(path, None)
@@ -215,7 +217,12 @@ class Run:
             self._metrics.truncate(size)  # no half row
             if is_full(error):
                 raise no_room(path, len(line)) from error
-            raise
+            raise placed(error, path) from None
+
+    def check_lock(self) -> None:
+        """BootdiffError where the lock is no longer the file that is held: another process may write here."""
+        if self._lock is not None:
+            check_held(self.path, self._lock)
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """All rows so far (of one stage), in order."""
@@ -223,8 +230,15 @@ class Run:
 
     def sync_metrics(self) -> None:
         """Flush the rows to the disk, so that no checkpoint outlives the rows before it (power cut)."""
+        self.check_lock()
         if self._metrics is not None:
-            os.fsync(self._metrics.fileno())
+            path = self.path / "metrics.jsonl"
+            try:
+                os.fsync(self._metrics.fileno())
+            except OSError as error:
+                if is_full(error):
+                    raise no_room(path, 0) from error
+                raise placed(error, path) from None
 
     def truncate_metrics(self, stage: str, step: int) -> None:
         """Drop the rows of ``stage`` after ``step``: they will be written again by the resumed training."""
@@ -243,6 +257,7 @@ class Run:
     def _must_write(self) -> None:
         if self._lock is None:
             raise RuntimeError(f"{self.path}: opened for reading; open it with Run.open to write")
+        self.check_lock()
 
     def _about(self) -> dict[str, Any]:
         """What run.json says."""
@@ -387,10 +402,12 @@ class StageDir:
 
     def finish(self, info: dict[str, Any]) -> None:
         """Mark the stage complete, with JSON-able ``info`` about it."""
+        self.run.check_lock()
         write_record(self.path / "done.json", info)
 
     def save_weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
         """Write a state dict to the file ``name``, shared with all that are the same. Raises as `WeightPool.store`."""
+        self.run.check_lock()
         self.run.pool.store(network_bytes(state), self.path / name)
 
     def clear(self) -> None:
