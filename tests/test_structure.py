@@ -27,7 +27,7 @@ FLOORS = [
     ["method"],
     ["serialization"],
     ["api"],
-    ["card"],
+    ["card", "saved_scheduler", "verification"],
     ["pipeline", "recipe"],
     ["evaluation", "forecast", "tools"],
     ["cli"],

@@ -16,14 +16,14 @@ from PIL import Image
 from bootdiff.data import load_letters
 from bootdiff.method.stages import ARMS as ALL
 from bootdiff.recipe.schema import load_recipe_text, reference
-from bootdiff.training.files import load_tensors
+from bootdiff.training.files import load_tensors, read_json, write_stamped
 from cli_calls import TINY, call, refused
 
 ARMS = [arm for arm in ALL if arm != "distilled"]  # which is trained where it is asked for alone
 
 
 def read(path):
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def size(path):
@@ -264,7 +264,7 @@ def test_evaluate_measures_what_arms_measured(tmp_path, trained):
         assert after["samples"][arm]["count"] == 16
         assert after["samples"][arm]["features"].startswith("classifier")
     assert after["samples"]["bootdiff"]["features"] in result.stdout.replace("\n", " ")
-    (trained.run / "metrics.json").write_text(json.dumps(before))
+    write_stamped(trained.run / "metrics.json", before)
     assert "no trained arm" in refused("evaluate", trained.run, "--arm", "best")
 
 

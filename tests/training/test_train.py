@@ -336,7 +336,7 @@ def test_another_network_does_not_go_on(run):
 def test_a_checkpoint_that_is_not_ours_is_refused(run):
     save_file({"x": torch.ones(1)}, run.stage("toy") / "checkpoint.safetensors")
     with pytest.raises(
-        BootdiffError, match=r"checkpoint\.safetensors: no checkpoint of bootdiff's; .*delete the folder"
+        BootdiffError, match=r"checkpoint\.safetensors: .* not written by bootdiff; .*delete the folder"
     ):
         train(run.stage("toy"))
 

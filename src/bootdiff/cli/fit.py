@@ -42,8 +42,9 @@ def fit(
 
     The run's folder gets the weights, metrics.jsonl, ledger.json (what it cost), losses.png and report.html, a page
     that tells meanwhile how it stands, with samples. After an interruption
-    the same command continues, to the same weights. With several GPUs, or several processes on the CPU, start it
-    through torchrun or accelerate.
+    the same command continues, to the same weights where machine, versions, threads and processes are the same; it
+    says where they are not. With several GPUs, or several processes on the CPU, start it through torchrun or
+    accelerate.
 
     bootdiff fit mine.yaml
     bootdiff fit mine.yaml --arm distilled

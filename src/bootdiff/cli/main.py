@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from bootdiff import __version__
 from bootdiff.cli.arms import arms
@@ -35,12 +35,24 @@ from bootdiff.cli.report_command import report
 from bootdiff.cli.restore import restore
 from bootdiff.cli.sample import sample
 from bootdiff.cli.stages import stages
+from bootdiff.cli.verify import verify
 from bootdiff.errors import BootdiffError
 
 __all__ = ["app", "main"]
 
 
 _TRUST = "--trust-imports"
+
+
+class _Verb(TyperCommand):
+    """Refuses empty arguments: an empty shell variable must not stand for the current folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, arg in zip(["", *args], args, strict=False):
+            if not arg.strip() or (arg.startswith("--") and arg.endswith("=")):
+                name = before if before.startswith("-") else arg.rstrip("=").strip() or "an argument"
+                raise BootdiffError(f"{name}: empty (an unset variable?); give a value, '.' for the current folder")
+        return super().parse_args(ctx, args)
 
 
 class _Verbs(TyperGroup):
@@ -137,12 +149,12 @@ def _top(
 def _add(panel: str, *verbs: Callable[..., None]) -> None:
     for verb in verbs:
         text = inspect.cleandoc(verb.__doc__ or "")
-        app.command(help=_flowing(text), short_help=text.split("\n")[0], rich_help_panel=panel)(verb)
+        app.command(cls=_Verb, help=_flowing(text), short_help=text.split("\n")[0], rich_help_panel=panel)(verb)
 
 
 _add("Start", demo, new, recipe, masks)
 _add("Train", check, plan, fit, arms, stages)
-_add("Use", report, gallery, sample, restore, evaluate)
+_add("Use", report, gallery, sample, restore, evaluate, verify)
 
 
 def _add_experiments() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Arms",
     "Device",
+    "FeatureNetwork",
     "Guidance",
     "GuidanceInterval",
     "OneArm",
@@ -70,6 +71,13 @@ GuidanceInterval = Annotated[
 ]
 SampleCount = Annotated[
     int | None, typer.Option(min=0, help="Samples to draw for FID and KID; 0: none. Default: the recipe's.")
+]
+FeatureNetwork = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, classifier, autoencoder, or the path of a network. TorchScript (.ts, .pt) is a program: it runs "
+        "only where it is named here. Default: the recipe's."
+    ),
 ]
 Steps = Annotated[int | None, typer.Option(min=2, help="Number of noise levels. Default: the recipe's.")]
 

@@ -47,6 +47,7 @@ from bootdiff.method.warm_start import alike, weights_like
 from bootdiff.method.weights import Weights
 from bootdiff.nets.network import BuiltIn, Network
 from bootdiff.sampling import classes_of
+from bootdiff.views import to_config
 
 __all__ = ["Bootstrap"]
 
@@ -75,13 +76,16 @@ class Bootstrap(Trainer):
         if self.settings.gains.mode == "unit":
             return composite
         self.denoiser("full_only")
-        keys = [*self._view_keys(), self._keys[f"{self.prefix}full-stack"]]
+        # Of pretrained views the keys say nothing of the view; of none of them, on which samples it is weighed.
+        made_of = {"views": {n: to_config(v.view) for n, v in self.problem.views.items()}}
+        made_of["samples"] = self.full_training_set().describe()
+        keys = [*self._view_keys(), made_of, self._keys[f"{self.prefix}full-stack"]]
         found = self.weights(f"{self.prefix}screening", list(views), lambda: self._screening(composite), keys)
         composite = composite.with_gains(found).to(self.device)
         screened = set(composite.views)
         if composite.views:
             solve = partial(self._gains, composite)
-            gains = self.weights(f"{self.prefix}gains", list(composite.views), solve, self._view_keys())
+            gains = self.weights(f"{self.prefix}gains", list(composite.views), solve, [*self._view_keys(), made_of])
             composite = composite.with_gains(gains).to(self.device)
         self._say_left_out(screened, set(composite.views))
         return composite

@@ -16,9 +16,14 @@ from bootdiff.processes import end_with_launcher
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["DEVICES", "make_accelerator"]
+__all__ = ["DEVICES", "device_name", "make_accelerator"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is, for provenance."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def make_accelerator(device: str, precision: str, **options: Any) -> Accelerator:

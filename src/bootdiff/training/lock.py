@@ -15,7 +15,7 @@ from typing import IO
 
 from bootdiff.errors import BootdiffError
 
-__all__ = ["check_held", "command_line", "lock", "now"]
+__all__ = ["check_held", "command_line", "is_lock", "lock", "now"]
 
 _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
@@ -73,6 +73,16 @@ def check_held(directory: Path, file: IO[str]) -> None:
         f"{path}: was {what} while this command ran, so that another process may write here, too: this one stops. "
         "Its last checkpoint is intact; run the same command again, where the run's folder is now"
     )
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is a lock of ours, perhaps not written to the end, and not one that something else keeps."""
+    try:
+        found = path.read_bytes()
+    except OSError:
+        return False
+    start = b'{"pid": '
+    return start.startswith(found[: len(start)])
 
 
 def now() -> str:
