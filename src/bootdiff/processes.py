@@ -12,6 +12,7 @@ import re
 import signal
 import threading
 import time
+import traceback
 
 __all__ = ["dead_worker", "end_with_launcher", "end_with_parent", "lost_process"]
 
@@ -45,7 +46,18 @@ def _watch(parent: int, signals: tuple[signal.Signals, ...]) -> None:
 def dead_worker(error: BaseException) -> str | None:
     """What torch says where a data worker has died; None of other errors."""
     text = str(error)
-    return text.splitlines()[0].rstrip(". ") if isinstance(error, RuntimeError) and _WORKER.match(text) else None
+    if isinstance(error, RuntimeError) and _WORKER.match(text):
+        return text.splitlines()[0].rstrip(". ")
+    # It died while its batch was handed over, before torch looked at it.
+    if isinstance(error, ConnectionError) and error.filename is None and _passes(error, "multiprocessing"):
+        return f"DataLoader worker: {error.strerror or type(error).__name__}"
+    return None
+
+
+def _passes(error: BaseException, package: str) -> bool:
+    """Whether an error was raised in the files of a package, or came through them."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(f"{os.sep}{package}{os.sep}" in frame.filename for frame in frames)
 
 
 _WORKER = re.compile(r"DataLoader worker \(pid")

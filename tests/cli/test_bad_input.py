@@ -212,7 +212,7 @@ def test_a_tracker_that_is_not_installed(tmp_path, trained, monkeypatch):
 def test_ctrl_c_outside_training(monkeypatch, photos):
     from bootdiff.recipe import schema
 
-    def stop(path):
+    def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(schema, "load_recipe", stop)

@@ -162,7 +162,7 @@ def test_a_signal_outside_training_leaves_a_word(tmp_path, monkeypatch, name):
     from bootdiff.recipe import schema
 
     before = signal.getsignal(getattr(signal, name))
-    monkeypatch.setattr(schema, "load_recipe", lambda path: signal.raise_signal(getattr(signal, name)))
+    monkeypatch.setattr(schema, "load_recipe", lambda *_: signal.raise_signal(getattr(signal, name)))
     result = call("check", tmp_path / "r.yaml")
     assert result.exit_code == 130
     assert f"interrupted ({name}). Run the same command again" in result.stderr
@@ -186,7 +186,7 @@ def test_what_nohup_ignores_stays_ignored(tmp_path, monkeypatch):
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        monkeypatch.setattr(schema, "load_recipe", lambda path: signal.raise_signal(signal.SIGHUP) or 1 / 0)
+        monkeypatch.setattr(schema, "load_recipe", lambda *_: signal.raise_signal(signal.SIGHUP) or 1 / 0)
         result = CliRunner().invoke(app, ["check", str(tmp_path / "r.yaml")])
         assert isinstance(result.exception, ZeroDivisionError)
     finally:
@@ -252,7 +252,7 @@ def test_data_workers_end_with_the_training_and_it_names_them(long):
         assert process.returncode == 2, said
         # torch raises it wherever the training is just then, in a step or beside it.
         said = " ".join(said.split()).replace(", now 2)", ")")
-        assert "a process that prepares batches (training.workers) has died: DataLoader worker (pid" in said
+        assert "a process that prepares batches (training.workers) has died: DataLoader worker" in said
         assert "Traceback" not in said
 
 

@@ -38,16 +38,24 @@ def expert(kind, shape, more, options, seed, anchor="prior"):
     return expert
 
 
+@pytest.fixture
+def kept(tmp_path):
+    """Where a stage of a run keeps its last weights."""
+    path = tmp_path / "stages" / "one" / "final.safetensors"
+    path.parent.mkdir(parents=True)
+    return path
+
+
 def estimates(expert, x, sigma, views=None):
     """What the composite says of x, were its views' estimates these."""
     return expert.composite.estimate(x, sigma)._replace(views=views)
 
 
 @pytest.mark.parametrize(("kind", "shape", "options"), NETS)
-def test_an_expert_starts_with_the_answers_of_one_that_saw_less(tmp_path, kind, shape, options):
+def test_an_expert_starts_with_the_answers_of_one_that_saw_less(kept, kind, shape, options):
     plain, wide = expert(kind, shape, 0, options, 0), expert(kind, shape, shape[0], options, 1)
-    save_tensors(tmp_path / "final.safetensors", LossModule(plain).state_dict(), {})
-    start_at(wide, tmp_path / "final.safetensors")
+    save_tensors(kept, LossModule(plain).state_dict(), {})
+    start_at(wide, kept)
     x, sigma, seen = torch.randn(3, *shape), torch.tensor([0.1, 0.5, 2.0]), torch.randn(3, *shape)
     got = wide(x, sigma, at=estimates(wide, x, sigma, seen))
     torch.testing.assert_close(got, plain(x, sigma), atol=1e-5, rtol=1e-5)
@@ -56,13 +64,13 @@ def test_an_expert_starts_with_the_answers_of_one_that_saw_less(tmp_path, kind, 
 
 
 @pytest.mark.parametrize(("kind", "shape", "options"), [net for net in NETS if net[0] in ("unet", "local")])
-def test_a_masked_views_network_answers_as_if_it_were_told_that_nothing_is_hidden(tmp_path, kind, shape, options):
+def test_a_masked_views_network_answers_as_if_it_were_told_that_nothing_is_hidden(kept, kind, shape, options):
     view = expert(kind, shape, 1, options, 0)
     view.uses_views = False  # it sees a mask, not views
     residual = expert(kind, shape, 1 + shape[0], options, 1)
     residual.mask_channels = 1
-    save_tensors(tmp_path / "final.safetensors", LossModule(view).state_dict(), {})
-    start_at(residual, tmp_path / "final.safetensors")
+    save_tensors(kept, LossModule(view).state_dict(), {})
+    start_at(residual, kept)
     x, sigma, seen = torch.randn(3, *shape), torch.tensor([0.1, 0.5, 2.0]), torch.randn(3, *shape)
     mask_channels, hidden = torch.ones(3, 1, *shape[1:]), torch.zeros(3, 1, *shape[1:])
     got = residual(x, sigma, at=estimates(residual, x, sigma, seen))
@@ -70,11 +78,11 @@ def test_a_masked_views_network_answers_as_if_it_were_told_that_nothing_is_hidde
     assert (got - view(x, sigma, context=hidden)).abs().max() > 1e-2
 
 
-def test_the_same_width_is_copied_and_another_network_is_refused(tmp_path):
+def test_the_same_width_is_copied_and_another_network_is_refused(kept):
     kind, shape, options = NETS[3]
     plain, twin = expert(kind, shape, 0, options, 0), expert(kind, shape, 0, options, 1)
-    save_tensors(tmp_path / "final.safetensors", LossModule(plain).state_dict(), {})
-    start_at(twin, tmp_path / "final.safetensors")
+    save_tensors(kept, LossModule(plain).state_dict(), {})
+    start_at(twin, kept)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), twin.parameters(), strict=True))
     with pytest.raises(BootdiffError, match="start: views"):
-        start_at(expert(kind, shape, 2, {**options, "width": 16}, 1), tmp_path / "final.safetensors")
+        start_at(expert(kind, shape, 2, {**options, "width": 16}, 1), kept)

@@ -64,7 +64,7 @@ def explain(error: BaseException, verb: str | None = None) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         # The reader of our output is gone: no message would arrive.
-        return None if error.errno in (None, errno.EPIPE) else _explain_os(error)
+        return _explain_worker(error) or (None if error.errno in (None, errno.EPIPE) else _explain_os(error))
     if isinstance(error, MemoryError):
         return _out_of_memory(error, verb)
     if isinstance(error, RuntimeError):
@@ -126,18 +126,27 @@ _MEMORY = re.compile(
 _SHARED = re.compile(r"unable to (write to|mmap|open shared memory)|/torch_\w+|bus error", re.IGNORECASE)
 
 
+def _explain_worker(error: BaseException) -> str | None:
+    from bootdiff.processes import dead_worker
+
+    said = dead_worker(error)
+    if said is None:
+        return None
+    return (
+        f"a process that prepares batches (training.workers) has died: {said}. If memory ran out, lower "
+        "training.workers or training.batch; then run the same command again"
+    )
+
+
 def _explain_runtime(error: RuntimeError, verb: str | None) -> str | None:
     torch = sys.modules.get("torch")
     text = str(error)
     if torch is None:
         return None
-    from bootdiff.processes import dead_worker, lost_process
+    from bootdiff.processes import lost_process
 
-    if (said := dead_worker(error)) is not None:
-        return (
-            f"a process that prepares batches (training.workers) has died: {said}. If memory ran out, lower "
-            "training.workers or training.batch; then run the same command again"
-        )
+    if (said := _explain_worker(error)) is not None:
+        return said
     if isinstance(error, torch.OutOfMemoryError) or _MEMORY.search(text):
         return _out_of_memory(error, verb)
     if _SHARED.search(text):
