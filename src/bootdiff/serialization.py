@@ -33,7 +33,7 @@ from bootdiff.spec import decode, encode
 from bootdiff.training.files import atomic_write_bytes, atomic_write_json
 from bootdiff.training.pool import FILE, WeightPool, common_prefix, file_name, network_bytes
 
-__all__ = ["CLASSES", "arm_folder", "load", "save"]
+__all__ = ["CLASSES", "arm_folder", "load", "read_spec", "save"]
 
 _PARTS = (
     IsotropicGaussian,
@@ -95,7 +95,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", classes: Iterab
     folder = Path(folder)
     if not (folder / "model.json").is_file() and (folder / "run.json").is_file():
         folder = arm_folder(folder)
-    said = _read(folder)
+    said = read_spec(folder)
     known = CLASSES | {c.__name__: c for c in classes}
     parts: dict[str, Any] = {}
     try:
@@ -261,8 +261,8 @@ def _copy(there: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path
             tensor.copy_(there[name])
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """What model.json says, of this format."""
+def read_spec(folder: Path) -> dict[str, Any]:
+    """What model.json says, of this format. Raises BootdiffError where it is missing, damaged or of another format."""
     path = folder / "model.json"
     try:
         said = json.loads(path.read_text(encoding="utf-8"))

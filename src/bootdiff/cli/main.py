@@ -33,6 +33,7 @@ from bootdiff.cli.recipe import recipe
 from bootdiff.cli.report_command import report
 from bootdiff.cli.restore import restore
 from bootdiff.cli.sample import sample
+from bootdiff.cli.ui import ui
 from bootdiff.errors import BootdiffError
 
 __all__ = ["app", "main"]
@@ -166,7 +167,7 @@ def _add(panel: str, *verbs: Callable[..., None]) -> None:
 
 _add("Start", demo, new, recipe, masks)
 _add("Train", check, plan, fit, arms)
-_add("Use", report, sample, restore, evaluate)
+_add("Use", report, sample, restore, evaluate, ui)
 
 
 def _add_experiments() -> None:

@@ -15,7 +15,7 @@ from typing import IO
 
 from bootdiff.errors import BootdiffError
 
-__all__ = ["command_line", "lock", "now"]
+__all__ = ["command_line", "in_use", "lock", "now"]
 
 _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
@@ -57,6 +57,23 @@ def lock(directory: Path) -> IO[str]:
     file.flush()
     _HELD.add(file)
     return file
+
+
+def in_use(directory: Path) -> bool:
+    """Whether a process of this machine has the lock, as its file tells: without trying it, which would disturb one
+    that begins just then.
+    """
+    import psutil
+
+    try:
+        about = json.loads((directory / "lock").read_text(encoding="utf-8"))
+        began = time.mktime(time.strptime(str(about["started"])[:19], "%Y-%m-%dT%H:%M:%S"))
+        if about["host"] != socket.gethostname():
+            return False
+        # A number is used again after its process has ended.
+        return bool(psutil.Process(int(about["pid"])).create_time() <= began + 1)
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return False
 
 
 def now() -> str:
