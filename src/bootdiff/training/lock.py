@@ -60,18 +60,23 @@ def lock(directory: Path) -> IO[str]:
 
 
 def in_use(directory: Path) -> bool:
-    """Whether a process of this machine has the lock, as its file tells: without trying it, which would disturb one
-    that begins just then.
+    """Whether a process of this machine has the lock: without trying it, which would disturb one that begins just then.
+
+    Linux lists the locks that are held. Elsewhere the process that had it last is looked for, by its number and start.
     """
     import psutil
 
+    path = directory / "lock"
     try:
-        about = json.loads((directory / "lock").read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8"))
         began = time.mktime(time.strptime(str(about["started"])[:19], "%Y-%m-%dT%H:%M:%S"))
         if about["host"] != socket.gethostname():
             return False
         # A number is used again after its process has ended.
-        return bool(psutil.Process(int(about["pid"])).create_time() <= began + 1)
+        if psutil.Process(int(about["pid"])).create_time() > began + 1:
+            return False
+        held = Path("/proc/locks")
+        return not held.is_file() or f":{path.stat().st_ino} " in held.read_text()
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return False
 

@@ -98,9 +98,10 @@ class Models:
         """
         info = self.info(name)
         chosen = arm or ("bootdiff" if "bootdiff" in info.arms else next(iter(info.arms), ""))
+        if not info.arms:
+            raise BootdiffError(f"{name}: nothing is trained yet; finish its training first")
         if chosen not in info.arms:
-            known = ", ".join(info.arms) or "none yet; finish its training first"
-            raise BootdiffError(f"{name}: has no trained arm {chosen!r}; it has {known}")
+            raise BootdiffError(f"{name}: has no trained arm {chosen!r}; it has {', '.join(info.arms)}")
         key = (info.path, chosen, (info.path / chosen / "model.json").stat().st_mtime)
         if key not in self._kept:
             with trust_imports(self.site.trusted):

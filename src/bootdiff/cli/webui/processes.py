@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,11 @@ class Command:
         self.shown = shlex.join(["bootdiff", *trust, verb, *arguments])
         # Unbuffered: what it prints is followed.
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "110", "NO_COLOR": "1"}
+        # This very source, from whatever folder.
+        source = str(Path(__file__).resolve().parents[3])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (held as long as the command is known)
+        weakref.finalize(self, self._file.close)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bootdiff", *trust, verb, *arguments], cwd=folder, env=environment,
             stdin=subprocess.DEVNULL, stdout=self._file, stderr=subprocess.STDOUT, start_new_session=True,

@@ -129,7 +129,7 @@ def check_upload(path: Path) -> None:
     try:
         with Image.open(path) as picture:  # its head alone
             width, height = picture.size
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         width = height = LARGEST
     except Exception as error:  # whatever Pillow raises for what is no picture
         raise BootdiffError(f"{path.name}: is no picture that can be read; give a PNG, JPEG or WebP") from error
@@ -164,7 +164,7 @@ def of_file(model: Model, choice: str, path: Path, fit: bool, placement: int = 0
     except (ValueError, TypeError) as error:
         raise BootdiffError(f"{path.name}: {error}") from None
     except BootdiffError as error:
-        raise BootdiffError(str(error).replace(f"{path.parent}/", "")) from None
+        raise BootdiffError(str(error).replace(f"{path.parent}/", "").replace(str(path.parent), path.name)) from None
     return Given(run.name, name, view, partial, path.name)
 
 
@@ -306,6 +306,7 @@ def answer(
 
 # --- what is seen -----------------------------------------------------------------------------------------------------
 
+_COLUMNS = 60
 _WIDE = 144  # pixels that pictures are wide on the page, at least
 
 
@@ -334,9 +335,30 @@ def show_given(given: Given, model: Model, mask: Tensor | None = None) -> Markup
     return markup.figure(_sheet(given.partial.stored[0], model, hidden), f"Given: {what}{said}", f"given{said}", _WIDE)
 
 
+def _numbers(found: Answers) -> Markup:
+    """Vectors as a table: the columns, and what is given, the mean, the spread, the truth and the answers of each."""
+    model, given, x = found.model, found.given, found.x
+    info, truth = model.run.meaning, given.partial.truth
+    zero = info.restore(torch.zeros_like(x[:1]))[0]
+    columns = {"mean": info.restore(x.mean(0)[None])[0]}
+    columns["spread"] = info.restore(x.std(0, correction=1 if len(x) > 1 else 0)[None])[0] - zero
+    columns |= {"truth": info.restore(truth)[0]} if truth is not None else {}
+    columns |= {f"answer {k + 1}": values for k, values in enumerate(info.restore(x))}
+    hidden = found.mask is not None and (found.mask < 1).tolist()
+    head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in ("", *columns))
+    rows = []
+    for c in range(min(x.shape[1], _COLUMNS)):
+        name = info.name(c) + (" (hidden)" if hidden and hidden[c] else "")
+        cells = Markup("").join(Markup("<td>{}</td>").format(f"{float(v[c]):.4g}") for v in columns.values())
+        rows.append(Markup('<tr><th scope="row">{}</th>{}</tr>').format(name, cells))
+    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, Markup("").join(rows))
+
+
 def show(found: Answers) -> str:
     """Given, answers, mean, spread and, where it is known, the truth; and how well the answers agree."""
     model, given, x = found.model, found.given, found.x
+    if kind_of(model.shape) == "vector":
+        return markup.block(_numbers(found), markup.text(_agreement(found)))
     visual = kind_of(model.shape) in ("image", "video")
     mean, spread = x.mean(0), x.std(0, correction=1 if len(x) > 1 else 0)
     top = max(float(spread.max()), 1e-12)
@@ -351,14 +373,19 @@ def show(found: Answers) -> str:
             markup.figure(_sheet(truth[0], model), "The truth, which the model was not shown", "the truth", _WIDE)
         )
     answers = [markup.figure(_sheet(a, model), f"Answer {k + 1}", f"answer {k + 1}", _WIDE) for k, a in enumerate(x)]
+    text = _agreement(found)
+    if truth is not None and len(x) > 1 and visual:
+        error = [10 * math.log10(4 / max(float((y - truth[0]).square().mean()), 1e-12)) for y in (mean, x[0])]
+        text += f" PSNR against the truth: mean of the answers {error[0]:.1f} dB, one answer {error[1]:.1f} dB."
+    return markup.block(
+        markup.figures(first), Markup("<h3>Several answers</h3>"), markup.figures(answers), markup.text(text)
+    )
+
+
+def _agreement(found: Answers) -> str:
+    """Who answered, and how well the answers agree with what is given."""
     held = found.agreement
     text = f"The answers agree with what is given to within {held['max']:.2g} of [-1, 1]."
     if held["noise"] is not None:
         text = f"The answers differ from what is given by {held['noise']:.2f} of its own noise, root mean square."
-    if truth is not None and len(x) > 1 and visual:
-        error = [10 * math.log10(4 / max(float((y - truth[0]).square().mean()), 1e-12)) for y in (mean, x[0])]
-        text += f" PSNR against the truth: mean of the answers {error[0]:.1f} dB, one answer {error[1]:.1f} dB."
-    who = f"Restored by {words.arm(model.arm)} of {model.run.name}."
-    return markup.block(
-        markup.figures(first), Markup("<h3>Several answers</h3>"), markup.figures(answers), markup.text(f"{who} {text}")
-    )
+    return f"Restored by {words.arm(found.model.arm)} of {found.model.run.name}. {text}"

@@ -83,11 +83,13 @@ class Desk:
         thread = threading.Thread(target=self._run, args=(job, compute), name="bootdiff-ui", daemon=True)
         thread.start()
         try:
+            yield job.told
             while thread.is_alive():
                 job.asked = time.monotonic()
                 if job.changed.wait(_POLL) or job.told.waiting:
                     job.changed.clear()
-                    yield job.told
+                    if not job.told.done:
+                        yield job.told
                 thread.join(0 if job.told.waiting else 0.05)
         finally:
             job.stop.set()  # also where the one who asks is gone
