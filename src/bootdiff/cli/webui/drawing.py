@@ -258,11 +258,11 @@ def frame_picture(frame: Frame) -> Image.Image:
 
 
 def chosen(frames: Sequence[Frame], count: int = _FILM) -> list[int]:
-    """Which frames a film shows: evenly among those that differ, from sigma 10 down."""
-    first = next((i for i, frame in enumerate(frames) if frame.sigma <= 10), 0)
-    n = len(frames) - first
-    at = [first + round(k * (n - 1) / max(count - 1, 1)) for k in range(count)]
-    return sorted(set(at))
+    """Which frames a film shows: the last, and others where something becomes of the noise, evenly in ln sigma."""
+    top, low = 12.0, 0.2
+    wanted = [top * (low / top) ** (k / (count - 2)) for k in range(count - 1)]
+    levels = [frame.sigma for frame in frames]
+    return sorted({*(_nearest(levels, sigma) for sigma in wanted), len(frames) - 1}) if frames else []
 
 
 def middle(frames: Sequence[Frame]) -> int:

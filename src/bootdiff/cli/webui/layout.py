@@ -29,6 +29,10 @@ def _theme() -> Any:
         button_primary_background_fill="#1f5fa8", button_primary_background_fill_hover="#174a84",
         button_primary_background_fill_dark="#1f5fa8", button_primary_background_fill_hover_dark="#2a73c4",
         button_primary_text_color="white", button_primary_text_color_dark="white",
+        body_text_color_subdued="#57606a", body_text_color_subdued_dark="#a5afba",
+        input_placeholder_color="#57606a", input_placeholder_color_dark="#a5afba",
+        color_accent="#1f5fa8", slider_color="#1f5fa8", slider_color_dark="#7db7f5",
+        block_title_text_color="#1f2328", block_title_text_color_dark="#e3e7ec",
         block_label_text_color="#1f2328", block_label_text_color_dark="#e3e7ec",
         block_info_text_color="#57606a", block_info_text_color_dark="#a5afba",
     )  # fmt: skip

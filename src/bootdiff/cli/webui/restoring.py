@@ -385,7 +385,8 @@ def show(found: Answers) -> str:
 def _agreement(found: Answers) -> str:
     """Who answered, and how well the answers agree with what is given."""
     held = found.agreement
-    text = f"The answers agree with what is given to within {held['max']:.2g} of [-1, 1]."
+    within = "" if held["max"] < 1e-5 else f" to within {held['max']:.2g} of [-1, 1]"
+    text = f"The answers agree with what is given{within}."
     if held["noise"] is not None:
         text = f"The answers differ from what is given by {held['noise']:.2f} of its own noise, root mean square."
     return f"Restored by {words.arm(found.model.arm)} of {found.model.run.name}. {text}"

@@ -27,7 +27,7 @@ def build(shared: Shared, run: gr.Dropdown) -> None:
     """The part."""
     given_state = gr.State(None, time_to_live=3600)
     with gr.Row():
-        with gr.Column(scale=1, min_width=280):
+        with gr.Column(scale=1, min_width=240):
             arm = gr.Dropdown(label="Model", choices=[])
             choice = gr.Dropdown(label="What is missing", choices=[PAINTED], value=PAINTED, info="or the view it shows")
             source = gr.Radio([_EXAMPLE, _FILE], value=_EXAMPLE, label="Of")
@@ -37,7 +37,6 @@ def build(shared: Shared, run: gr.Dropdown) -> None:
             placement = gr.Number(0, label="Placement of the view", precision=0, minimum=0, visible=False)
             load = gr.Button("Load", min_width=110)
         with gr.Column(scale=2, min_width=320):
-            status = gr.HTML(markup.note("Load a sample, hide a part of it, and restore it.", bad=False))
             hide = gr.Radio(list(HIDE), value=HIDE[0], label="Hide", visible=False)
             between = gr.Textbox(label="Hide these numbers", placeholder="20-40, or 1, 3", visible=False, max_lines=1)
             editor = gr.ImageEditor(
@@ -56,7 +55,9 @@ def build(shared: Shared, run: gr.Dropdown) -> None:
             with gr.Row():
                 go = gr.Button("Restore", variant="primary", min_width=110)
                 stop = gr.Button("Stop", min_width=80)
-    answers = gr.HTML()
+        with gr.Column(scale=2, min_width=320):
+            status = gr.HTML(markup.note("Load a sample, hide a part of it, and restore it.", bad=False))
+            answers = gr.HTML()
     loaded = [status, hide, between, editor, seen, given_state]
 
     def chosen(name: str | None) -> list[Any]:
