@@ -502,7 +502,7 @@ def gradio():
 @pytest.fixture
 def page(gradio, site, tmp_path, monkeypatch):
     """The page of the site, served."""
-    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "GRADIO_SHARE", "GRADIO_RUN_HISTORY", "HF_HUB_OFFLINE"):
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "GRADIO_SHARE", "GRADIO_RUN_HISTORY"):
         monkeypatch.setenv(name, "")  # is put back afterwards
     serve.prepare(tmp_path)
     from bootdiff.cli.webui.layout import Page

@@ -28,6 +28,8 @@ __all__ = [
     "text",
 ]
 
+_NARROW = 96  # pixels
+
 CSS = files("bootdiff.cli.webui").joinpath("page.css").read_text(encoding="utf-8")
 
 
@@ -76,7 +78,14 @@ def figure(image: Image.Image, alt: str, caption: str = "", least: int = 0, belo
     factor = max(1, -(-least // image.width))
     caption_ = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
     shown = Markup('<img src="{}" alt="{}" width="{}">').format(Markup(png(image)), alt, image.width * factor)
-    return Markup("<figure>") + shown + (below or Markup("")) + caption_ + Markup("</figure>")
+    # The words below stand in the width of the picture.
+    return (
+        Markup('<figure style="max-width:{}px">').format(max(_NARROW, image.width * factor))
+        + shown
+        + (below or Markup(""))
+        + caption_
+        + Markup("</figure>")
+    )
 
 
 def figures(found: Iterable[Markup], look: str = "beside", label: str = "") -> Markup:

@@ -33,7 +33,7 @@ __all__ = [
     "hidden_in", "of_file", "painted_mask", "placements", "show", "show_given", "view_choices",
 ]  # fmt: skip
 
-PAINTED = "a part that I hide myself"
+PAINTED = "a part that I hide"
 """The choice beside the views of the recipe."""
 
 HIDE = ("what I paint", "left half", "right half", "upper half", "lower half", "a box in the middle")
@@ -307,7 +307,7 @@ def answer(
 # --- what is seen -----------------------------------------------------------------------------------------------------
 
 _COLUMNS = 60
-_WIDE = 144  # pixels that pictures are wide on the page, at least
+_WIDE = 128  # pixels of small pictures on the page
 
 
 def _sheet(x: Tensor, model_or_run: Model | RunInfo, mask: Tensor | None = None) -> Image.Image:
@@ -332,7 +332,7 @@ def show_given(given: Given, model: Model, mask: Tensor | None = None) -> Markup
     hidden = _mask_of(given, model.shape, mask)
     said = " (pink is hidden)" if hidden is not None and kind_of(model.shape) == "image" else ""
     what = given.what if given.name is None else f"{given.name} of {given.what}"
-    return markup.figure(_sheet(given.partial.stored[0], model, hidden), f"Given: {what}{said}", f"given{said}", _WIDE)
+    return markup.figure(_sheet(given.partial.stored[0], model, hidden), f"Given: {what}{said}", f"given{said}")
 
 
 def _numbers(found: Answers) -> Markup:
@@ -364,15 +364,13 @@ def show(found: Answers) -> str:
     top = max(float(spread.max()), 1e-12)
     truth = given.partial.truth
     first = [show_given(given, model, found.mask)]
-    first.append(markup.figure(_sheet(mean, model), f"Mean of {len(x)} answers", "mean of the answers", _WIDE))
+    first.append(markup.figure(_sheet(mean, model), f"Mean of {len(x)} answers", "mean of the answers"))
     shown = 2 * spread / top - 1 if visual else spread
     said = f"spread; white: a deviation of {top:.2g} in [-1, 1]" if visual else "spread"
-    first.append(markup.figure(_sheet(shown, model), f"Spread of the answers: where they differ. {said}", said, _WIDE))
+    first.append(markup.figure(_sheet(shown, model), f"Spread of the answers: where they differ. {said}", said))
     if truth is not None:
-        first.append(
-            markup.figure(_sheet(truth[0], model), "The truth, which the model was not shown", "the truth", _WIDE)
-        )
-    answers = [markup.figure(_sheet(a, model), f"Answer {k + 1}", f"answer {k + 1}", _WIDE) for k, a in enumerate(x)]
+        first.append(markup.figure(_sheet(truth[0], model), "The truth, which the model was not shown", "the truth"))
+    answers = [markup.figure(_sheet(a, model), f"Answer {k + 1}", f"answer {k + 1}") for k, a in enumerate(x)]
     text = _agreement(found)
     if truth is not None and len(x) > 1 and visual:
         error = [10 * math.log10(4 / max(float((y - truth[0]).square().mean()), 1e-12)) for y in (mean, x[0])]

@@ -74,7 +74,6 @@ def prepare(folder: Path) -> None:
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_SHARE"] = "False"
     os.environ["GRADIO_RUN_HISTORY"] = "False"
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def serve(runs: Path, data: Path, host: str, port: int | None, device: str | None, screen: Console) -> None:

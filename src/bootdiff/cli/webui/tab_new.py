@@ -161,7 +161,7 @@ def pictures(shared: Shared, name: str) -> str:
         if path is not None:
             try:
                 with Image.open(path, formats=["PNG"]) as image:
-                    found.append(markup.figure(image.convert("RGB"), alt, alt))
+                    found.append(markup.figure(image.convert("RGB"), alt))
             except (OSError, ValueError):  # being written
                 continue
     return markup.block(*found) if found else ""
