@@ -180,6 +180,8 @@ def test_a_run_itself_may_be_given(site, tmp_path):
     alone = Site(site.runs / "tiny", tmp_path)
     assert [run.name for run in alone.listing().runs] == ["."]
     assert "<html" in alone.report(".")
+    with pytest.raises(BootdiffError, match="folder of the runs"):
+        alone.new_run("mine")
 
 
 def test_a_report_is_shown_in_a_frame_that_can_do_nothing(site):
@@ -550,6 +552,11 @@ def test_the_page_draws_restores_and_lets_go(browser, page, tmp_path):
     slider.focus()
     slider.press("Home")
     tab.wait_for_selector("text=step 1 of 6")
+
+    tab.get_by_label("Class", exact=True).first.click()
+    tab.get_by_role("option", name="3", exact=True).click()
+    tab.get_by_role("button", name="Draw", exact=True).click()
+    tab.wait_for_selector("img[alt='16 samples of bootdiff of tiny, seed 0, 3']")
 
     tab.get_by_role("tab", name="Restore").click()
     tab.get_by_text("a file of mine").click()

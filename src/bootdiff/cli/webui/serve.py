@@ -90,16 +90,20 @@ def serve(runs: Path, data: Path, host: str, port: int | None, device: str | Non
 
     page = Page(site, folder)
     try:
-        page.launch(host, chosen)
+        try:
+            page.launch(host, chosen)
+        except OSError as error:  # taken in the meantime
+            raise BootdiffError(f"--port {chosen}: cannot be served at ({error}); give a different one") from None
         if port is None and chosen != PORT:
-            screen.print(f"port {PORT} is in use; taken: {chosen}")
+            screen.print(f"port {PORT} is in use; this page has {chosen}")
         if not is_this_machine(host):
             screen.print(
                 f"Anyone who reaches {host}, port {chosen}, can use this page without a password: look at the runs in "
                 f"{runs}, draw, read what lies in {data.resolve()}, and start trainings. Leave out --host to keep it "
                 "to this machine.", "yellow",
             )  # fmt: skip
-        shown = f"[{host}]" if ":" in host else host
+        here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # every address of this machine
+        shown = here.get(host, f"[{host}]" if ":" in host else host)
         screen.print(f"Open http://{shown}:{chosen} in a browser. Ctrl-C ends the page.", "bold")
         threading.Event().wait()
     except KeyboardInterrupt:

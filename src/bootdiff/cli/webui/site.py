@@ -187,7 +187,9 @@ class Site:
         return inside(self.data, f"{text}.yaml", "recipe")
 
     def new_run(self, name: str) -> Path:
-        """The folder that the run of a recipe goes to."""
+        """The folder that the run of a recipe goes to. Raises BootdiffError: a name that is none, no room for a run."""
+        if _is_run(self.runs):
+            raise BootdiffError("this page was given one run; start it with the folder of the runs to train others")
         return inside(self.runs, self.recipe(name).stem, "run")
 
 

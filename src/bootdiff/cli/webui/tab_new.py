@@ -18,6 +18,8 @@ from bootdiff.errors import BootdiffError
 
 __all__ = ["build", "command_html", "pictures"]
 
+_SELDOM = 20.0  # seconds between reports: who reads one is put back to its top
+
 _ARMS = [("bootdiff", "bootdiff"), ("full only, to compare", "full_only"), ("views only", "views_only")]
 
 
@@ -79,7 +81,7 @@ def build(shared: Shared) -> tuple[Any, list[Any], list[Any]]:
         shared.commands.settle(chosen)
         command = shared.commands.of(chosen)
         going = command is not None and command.running
-        report, changed = _report(shared, chosen, last)
+        report, changed = _report(shared, chosen, last, _SELDOM if going else 0.0)
         return [
             "" if command is None else command_html(command), pictures(shared, chosen), _text(shared, chosen), report,
             changed, gr.Timer(active=going),
@@ -174,12 +176,12 @@ def _text(shared: Shared, name: str) -> str:
         return ""
 
 
-def _report(shared: Shared, name: str, last: float) -> tuple[Any, float]:
-    """The run's own report, where it was written since."""
+def _report(shared: Shared, name: str, last: float, seldom: float) -> tuple[Any, float]:
+    """The run's own report, where it was written since, by so many seconds."""
     try:
         path: Path = shared.site.new_run(name) / page.FILE
         changed = path.stat().st_mtime
-        if changed == last:
+        if changed == last or 0 < changed - last < seldom:
             return gr.skip(), last
         return markup.frame(path.read_text(encoding="utf-8"), f"Report of {name}"), changed
     except (BootdiffError, OSError, ValueError):
