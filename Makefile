@@ -1,6 +1,7 @@
 # make demo    a whole run on letters of many fonts, with its pictures, in runs/demo
 # make test    lint, types and the quick tests        make test-all   every test
 # make lint    lint and types only                    make clean      remove what make and the tests made
+# make docs    the documentation as a site, in build/site; nothing in it is loaded from elsewhere
 # The first call makes .venv; later calls use it again until pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ WORKERS ?= 2
 # Busy-waiting OpenMP threads slow a step tenfold beside any other busy process.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help install demo test test-all lint clean
+.PHONY: help install demo test test-all lint docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +46,11 @@ test: lint
 
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m ""
+
+docs: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "build/site/index.html"
 
 clean:
 	rm -rf $(VENV) runs/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -205,7 +205,7 @@ def test_errors_of_pushing(monkeypatch, kind, says):
 def run_of(folder):
     """The folder of a run with a finished arm, and the records that a command line's run has."""
     save(two_views(), folder / "bootdiff")
-    (folder / "run.json").write_text("{}")
+    write_record(folder / "run.json", {"fingerprint": "", "recipe": None})
     (folder / "data.json").write_text(json.dumps({"counts": {"full": 90, "view small": 5424}}))
     entry = {"parameters": 1046883, "steps": 1124, "images": 17984, "flops": 6.5e12, "seconds": 86.0, "device": "cpu"}
     stage = folder / "stages" / "view-small-unet"

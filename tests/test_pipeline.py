@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -21,8 +23,10 @@ from bootdiff.denoise import IsotropicGaussian
 from bootdiff.errors import BootdiffError
 from bootdiff.pipeline import BootdiffPipeline
 from bootdiff.sampling import sample
+from bootdiff.saved_scheduler import BESIDE
 from bootdiff.schedulers import diffusers_scheduler
-from bootdiff.serialization import save
+from bootdiff.serialization import note_beside, save
+from bootdiff.training.files import sha256_of
 from small_denoisers import ByClass, denoiser, two_views
 
 
@@ -269,22 +273,97 @@ def test_progress_bar_counts_steps(capsys):
     assert "8/8" in capsys.readouterr().err
 
 
+def vouch(folder):
+    """The SHA-256 of the files around the model as they are now."""
+    note_beside(folder / "denoiser", {name: sha256_of(folder / name) for name in BESIDE})
+
+
 def test_wrong_folders_are_refused(tmp_path):
     with pytest.raises(BootdiffError, match=r"no model\.json in it"):
         BootdiffPipeline.from_pretrained(tmp_path / "none")
-    BootdiffPipeline(denoiser((1, 4, 4))).save_pretrained(tmp_path / "a")
-    index = tmp_path / "a" / "model_index.json"
+    folder = tmp_path / "a"
+    BootdiffPipeline(denoiser((1, 4, 4))).save_pretrained(folder)
+    index = folder / "model_index.json"
     saved = index.read_text()
-    index.write_text(saved.replace("BootdiffPipeline", "DDPMPipeline"))
-    with pytest.raises(BootdiffError, match="DDPMPipeline"):
-        BootdiffPipeline.from_pretrained(tmp_path / "a")
-    index.write_text(saved.replace("EDMDPMSolverMultistepScheduler", "EDMNone"))
-    with pytest.raises(BootdiffError, match="EDMNone"):
-        BootdiffPipeline.from_pretrained(tmp_path / "a")
+    for old, new, said in (
+        ("BootdiffPipeline", "DDPMPipeline", "DDPMPipeline"),
+        ("EDMDPMSolverMultistepScheduler", "EDMNone", "EDMNone"),
+        ('"EDMDPMSolverMultistepScheduler"', '["os", "system"]', "its scheduler"),
+    ):
+        index.write_text(saved.replace(old, new))
+        vouch(folder)
+        with pytest.raises(BootdiffError, match=said):
+            BootdiffPipeline.from_pretrained(folder)
     index.write_text(saved)
-    (tmp_path / "a" / "scheduler" / "scheduler_config.json").unlink()
+    vouch(folder)
+    (folder / "scheduler" / "scheduler_config.json").unlink()
     with pytest.raises(BootdiffError, match="copy the folder again"):
-        BootdiffPipeline.from_pretrained(tmp_path / "a")
+        BootdiffPipeline.from_pretrained(folder)
+
+
+DAMAGES = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "bit": lambda data: data[:-30] + bytes([data[-30] ^ 2]) + data[-29:],
+    "utf-8": lambda data: data[:-30] + b"\xff" + data[-30:],
+    "object": lambda data: b"{}",
+    "null": lambda data: b"null",
+    "list": lambda data: b"[]",
+    "number": lambda data: b"5",
+    "deep": lambda data: b"[" * 200_000 + b"]" * 200_000,
+    "lost": None,
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "pipe"
+    BootdiffPipeline(two_views()).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name", ["model_index.json", "scheduler/scheduler_config.json", "denoiser/model.json", "denoiser/weights/*"]
+)
+def test_a_damaged_file_is_named(saved, tmp_path, name, damage):
+    """FAULTS M: a damaged key of the scheduler's config drew other samples, as diffusers takes its defaults."""
+    shutil.copytree(saved, tmp_path / "pipe")
+    paths = sorted((tmp_path / "pipe").glob(name))
+    data = paths[0].read_bytes()
+    if DAMAGES[damage] is None:
+        paths[0].unlink()
+    else:
+        paths[0].write_bytes(DAMAGES[damage](data))
+    if damage == "lost" and name == "model_index.json":
+        with pytest.raises(BootdiffError, match=r"model\.json"):
+            BootdiffPipeline.from_pretrained(tmp_path / "pipe")
+        return
+    with pytest.raises(BootdiffError, match=paths[0].name if damage != "lost" else "model|scheduler_config"):
+        BootdiffPipeline.from_pretrained(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sigma_min": "x"}, {"sigma_min": -1.0}, {"sigma_min": 1e5}, {"sigma_max": 1e400}, {"sigma_data": 0},
+        {"rho": 0}, {"num_train_timesteps": 10**12}, {"num_train_timesteps": "x"}, {"solver_order": 10**9},
+        {"algorithm_type": "x"}, {"prediction_type": "x"}, {"final_sigmas_type": "x"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_schedulers_config_that_cannot_be_is_refused(saved, tmp_path, change):
+    """Also of a pipeline that vouches for it, and of one of the format before, which cannot."""
+    folder = tmp_path / "pipe"
+    shutil.copytree(saved, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    vouch(folder)
+    with pytest.raises(BootdiffError, match=r"scheduler_config\.json"):
+        BootdiffPipeline.from_pretrained(folder)
+    note_beside(folder / "denoiser", {})
+    with pytest.raises(BootdiffError, match=r"scheduler_config\.json"):
+        BootdiffPipeline.from_pretrained(folder)
 
 
 def test_the_pipelines_model_is_valid_where_its_own_is():

@@ -24,6 +24,7 @@ from bootdiff.nets import MLP, AdaptedInput, DiffusersNet, Linear, LocalNet, Sig
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.serialization import CLASSES, load, save
 from bootdiff.spec import decode, encode
+from bootdiff.training.files import stamped
 from bootdiff.training.run import Run
 from bootdiff.views import ChannelMix, Crop, Downsample, Identity, Mask, Observed, View, compose
 
@@ -208,10 +209,11 @@ def test_what_has_no_config_cannot_be_saved(tmp_path):
 
 
 def edit(folder, change):
+    """Another model.json, with the checksum that goes with it: what is refused is refused for what it says."""
     path = folder / "model.json"
     said = json.loads(path.read_text())
     change(said)
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(stamped(said)))
 
 
 def refused(folder, match):
@@ -262,15 +264,15 @@ def test_a_class_within_is_checked_too(folder):
 )
 def test_a_model_json_that_cannot_be_built(folder, change):
     edit(folder, change)
-    refused(folder, "cannot be built")
+    refused(folder, "cannot be built|not what bootdiff wrote")
 
 
 @pytest.mark.parametrize("text", ["", "{", "\x00\x01"])
 def test_a_model_json_that_is_no_json(folder, text):
     (folder / "model.json").write_text(text)
-    refused(folder, "not valid JSON")
+    refused(folder, "not JSON")
     (folder / "model.json").write_bytes(b"\xff\xfe")
-    refused(folder, "not valid JSON")
+    refused(folder, "not JSON")
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "null", "{}", '{"format": 99}', '{"format": true}', '{"format": "2"}'])
@@ -284,11 +286,31 @@ def test_the_format_of_the_first_version_is_named_with_what_opens_it(folder):
     refused(folder, r"written by bootdiff 0\.1 .*that version, or train again")
 
 
+def test_a_model_json_that_was_changed_is_refused(folder):
+    """Also in what only changes the samples: a weight of the stack, a noise level."""
+    path = folder / "model.json"
+    said = path.read_text()
+    for old, new in (
+        ('"sigma_data": ', '"sigma_data": 1'),
+        ('"format": 3', '"format": 2'),
+        ('"checksum"', '"checksun"'),
+    ):
+        assert old in said
+        path.write_text(said.replace(old, new))
+        refused(folder, "checksum|not what bootdiff wrote")
+    stripped = {key: value for key, value in json.loads(said).items() if key != "checksum"}
+    path.write_text(json.dumps(stripped))
+    refused(folder, "its checksum is lost")
+    # The format before had none.
+    path.write_text(json.dumps(stripped | {"format": 2}))
+    load(folder)
+
+
 def test_a_model_json_of_endless_depth(folder):
     deep = '{"a": ' * 100_000
     (folder / "model.json").write_text(deep)
-    refused(folder, "not valid JSON")
-    edit_text = '{"format": 2, "weights": {}, "denoiser": ' + "[" * 900 + "]" * 900 + "}"
+    refused(folder, "not JSON")
+    edit_text = '{"format": 2, "weights": {}, "denoiser": {"a": ' + "[" * 900 + "]" * 900 + "}}"
     (folder / "model.json").write_text(edit_text)
     refused(folder, "cannot be built")
 
@@ -314,18 +336,24 @@ def test_files_of_different_models(tmp_path, folder):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda said: said.pop("weights"), "names no weights for some of its parts"),
-        (lambda said: said.update(weights=3), "names no weights for some of its parts"),
+        (lambda said: said.pop("weights"), r"not what bootdiff wrote \(weights: Field required\)"),
+        (lambda said: said.update(weights=3), r"not what bootdiff wrote \(weights: "),
+        (lambda said: said.update(weights={}), "names no weights for some of its parts"),
         (
-            lambda said: said["weights"].update(more={"file": "weights/a", "sha256": ""}),
+            lambda said: said["weights"].update(more={"file": f"weights/{'0' * 24}.safetensors", "sha256": ""}),
             "weights for parts that it has",
         ),
-        (lambda said: said["weights"].update(dict.fromkeys(said["weights"], 3)), "'None' is no file of weights"),
+        (
+            lambda said: said["weights"].update(dict.fromkeys(said["weights"], 3)),
+            r"not what .* wrote \(weights\.",
+        ),
         (
             lambda said: next(iter(said["weights"].values())).update(file=f"weights/../../{'0' * 24}.safetensors"),
-            "is no file of weights",
+            r"weights\..*file: String should match pattern",
         ),
-        (lambda said: next(iter(said["weights"].values())).update(sha256=None), "damaged or another file"),
+        (lambda said: next(iter(said["weights"].values())).update(sha256=None), r"weights\..*sha256: Input should be"),
+        (lambda said: next(iter(said["weights"].values())).update(sha256="0" * 64), "damaged or another file"),
+        (lambda said: said.update(more=1), r"not what bootdiff wrote \(more: "),
     ],
 )
 def test_a_model_json_whose_weights_are_not_its_own(folder, change, text):
@@ -498,7 +526,7 @@ def test_a_run_is_its_arm_bootdiff_or_the_only_one(tmp_path):
         assert load(run.path).shape == (1, 8, 4)
         save(arms["distilled"], run.path / "distilled")
         with pytest.raises(
-            BootdiffError, match=r"has the arms distilled, oracle; give one of them, .*run/distilled say"
+            BootdiffError, match=r"no arm bootdiff, but distilled, oracle; name one of them: --arm distilled"
         ):
             load(run.path)
         save(arms["bootdiff"], run.path / "bootdiff")

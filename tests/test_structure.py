@@ -15,7 +15,7 @@ MOST_LINES = 500
 
 FLOORS = [
     ["errors"],
-    ["hub"],
+    ["hub", "paths", "processes"],
     ["noise", "settings", "spec"],
     ["views", "nets", "denoise"],
     ["distributions", "guidance", "moments", "pretrained"],
@@ -27,7 +27,7 @@ FLOORS = [
     ["method"],
     ["serialization"],
     ["api"],
-    ["card"],
+    ["card", "saved_scheduler", "verification"],
     ["pipeline", "recipe"],
     ["evaluation", "forecast", "tools"],
     ["cli"],

@@ -11,6 +11,7 @@ radar32.npz      12 frames of 32 x 32 x 1: `train` (1800) and `test` (250)
 traffic32.npz    16 frames of 32 x 32 x 3: `train` (640) and `test` (88)
 ecg.npz          512 values: `train` (5760) and `test` (792)
 medical64.npz    64 x 64 x 1: `train` (8645) and `test` (1500)
+moving32.npz     16 frames of 32 x 32 x 1: two digits of mnist28, halved, that bounce; `train` (4000) and `test` (400)
 mnist-tiny.npz   mnist16 on three channels: `train`, useless thumbnails
 """
 
@@ -26,9 +27,13 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
+from experiments.benchmark.moving_digits import simulate
 from experiments.scripts.results import DATA
 
 __all__ = ["halve", "load", "main"]
+
+MOVING = (4000, 400)
+"""Videos of moving32.npz, to train and to test with."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -95,6 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "traffic32": lambda: both("traffic_video32"),
         "ecg": lambda: both("ecg"),
         "medical64": lambda: both("medical64"),
+        "moving32": lambda: {
+            key: simulate(halve(both("mnist28")[key])[..., 0], count, frames=16, size=32, seed=seed)
+            for key, count, seed in (("train", MOVING[0], 0), ("test", MOVING[1], 1))
+        },
     }
     wanted = made if args.only is None else args.only
     unknown = [name for name in wanted if name not in made]

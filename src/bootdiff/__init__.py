@@ -21,7 +21,7 @@ _HOME: dict[str, str] = {
     "load": "bootdiff.serialization",
     # data and settings
     "open": "bootdiff.data.open:open_dataset",
-    "as_dataset": "bootdiff.data.dataset",
+    "as_dataset": "bootdiff.data.open",
     "TrainingSettings": "bootdiff.training.settings",
     # denoisers
     "Denoiser": "bootdiff.denoise",

@@ -44,7 +44,7 @@ from bootdiff.method.stages import Bootstrap
 from bootdiff.nets.network import Network, as_network, default_networks, divided
 from bootdiff.noise import LEVELS
 from bootdiff.serialization import save
-from bootdiff.training.device import make_accelerator
+from bootdiff.training.device import device_name, make_accelerator
 from bootdiff.training.run import Run
 from bootdiff.training.settings import TrainingSettings
 from bootdiff.views import VIEWS, View
@@ -134,7 +134,10 @@ def fit(
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bootdiff-")) if run is None else run
         main = accelerator.is_main_process
-        opened = stack.enter_context(Run.open(folder, None, problem.fingerprint(), seed=seed, main=main))
+        how = {"processes": accelerator.num_processes, "device": device_name(accelerator.device)}
+        opened = stack.enter_context(Run.open(folder, None, problem.fingerprint(), seed=seed, main=main, **how))
+        for remark in opened.remarks if main else ():
+            say(remark)
         accelerator.wait_for_everyone()
         stages = Bootstrap(settings, problem, opened, accelerator, progress, say, reuse)
         stages.check_networks([arm])

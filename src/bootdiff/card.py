@@ -17,7 +17,8 @@ from bootdiff.denoise import Denoiser
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.sampling import classes_of
 from bootdiff.serialization import CLASSES
-from bootdiff.training.files import read_json, read_record
+from bootdiff.training.files import read_record
+from bootdiff.training.run import Run
 
 __all__ = ["model_card"]
 
@@ -106,7 +107,7 @@ def _own_classes(spec: Any) -> Iterator[str]:
 def _data(run: Path) -> str:
     if not (run / "data.json").is_file():
         return ""
-    counts = read_json(run / "data.json").get("counts", {})
+    counts = _read(run, "data.json").get("counts", {})
     if not counts:
         return ""
     return "\n".join(
@@ -133,15 +134,21 @@ def _training(run: Path) -> str:
 
 def _ledger(run: Path) -> dict[str, Any]:
     if (run / "ledger.json").is_file():
-        return dict(read_json(run / "ledger.json"))
+        return _read(run, "ledger.json")
     records = {path.parent.name: read_record(path) for path in sorted((run / "stages").glob("*/done.json"))}
     return {name: said.get("ledger", {}) for name, said in records.items() if isinstance(said, dict)}
+
+
+def _read(run: Path, name: str) -> dict[str, Any]:
+    remedy = "restore it from a copy, or delete it: the card does without"
+    found: dict[str, Any] = Run.read(run).read_json(name, dict[str, Any], remedy)
+    return found
 
 
 def _losses(run: Path, arm: str) -> str:
     if not (run / "metrics.json").is_file():
         return ""
-    said = read_json(run / "metrics.json")
+    said = _read(run, "metrics.json")
     losses = said.get("holdout_loss") or {}
     if arm not in losses:
         return ""

@@ -24,7 +24,7 @@ from typing import Annotated, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from bootdiff.settings import Doc, Ge, check
+from bootdiff.settings import Doc, Ge, Le, check
 
 __all__ = [
     "LEVELS",
@@ -71,8 +71,8 @@ class LogNormal:
     sigma = sqrt(tau^2 + s^2) > tau is the denoiser's noise level.
     """
 
-    mean: Annotated[float, Doc("mean of ln sigma")] = -0.6
-    std: Annotated[float, Ge(0), Doc("standard deviation of ln sigma")] = 1.4
+    mean: Annotated[float, Ge(-20), Le(20), Doc("mean of ln sigma")] = -0.6
+    std: Annotated[float, Ge(0), Le(20), Doc("standard deviation of ln sigma")] = 1.4
 
     def __post_init__(self) -> None:
         check(self)

@@ -12,7 +12,8 @@ A folder that it reads is either what `save_pretrained` wrote,
     scheduler/scheduler_config.json     solver and noise levels
     README.md                           the model card (`card`)
 
-or what `save` wrote, as for every arm of a run: model.json and weights/ alone.  JSON and safetensors, no pickle.  The
+or what `save` wrote, as for every arm of a run: model.json and weights/ alone.  JSON and safetensors, no pickle; the
+model.json of a pipeline has the SHA-256 of the JSON files around it.  The
 former can be pushed to the Hugging Face Hub, and is then read by its name there (`hub`).
 
 Images and videos are x in [-1, 1] mapped to [0, 1] and clamped; signals and vectors are unchanged, in the stored
@@ -26,7 +27,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -38,9 +38,10 @@ from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.hub import is_hub_id, pull, push
 from bootdiff.sampling import Churn, sample
-from bootdiff.schedulers import FAMILIES, After, check_scheduler, diffusers_scheduler, range_of
-from bootdiff.serialization import arm_folder, load, save
-from bootdiff.training.files import atomic_write_text, read_json
+from bootdiff.saved_scheduler import BESIDE, scheduler_of
+from bootdiff.schedulers import After, check_scheduler, diffusers_scheduler, range_of
+from bootdiff.serialization import arm_folder, load, note_beside, read_note, save
+from bootdiff.training.files import atomic_write_text, sha256_of
 
 __all__ = ["BootdiffPipeline", "DenoiserModel"]
 
@@ -165,7 +166,7 @@ class BootdiffPipeline(DiffusionPipeline):
             # Without a model.json, the message of `load` is the right one.
             made = cls(load(folder, classes=classes), scheduler)
         else:
-            scheduler = _scheduler_of(index, cls.__name__) if scheduler is None else scheduler
+            scheduler = scheduler_of(folder, cls.__name__) if scheduler is None else scheduler
             made = cls(load(folder / "denoiser", classes=classes), scheduler)
         made._source = folder
         return made
@@ -200,7 +201,7 @@ class BootdiffPipeline(DiffusionPipeline):
             raise TypeError(f"save_pretrained takes no {', '.join(unknown or sorted(hub))} here")
         folder = Path(save_directory)
         kept = self._kept_card(folder, license)
-        super().save_pretrained(folder)
+        self._write(folder)
         name = repo_id or folder.absolute().name
         self._write_card(folder, kept, license, name if push_to_hub else ".")
         if push_to_hub:
@@ -223,11 +224,15 @@ class BootdiffPipeline(DiffusionPipeline):
         """
         with tempfile.TemporaryDirectory(prefix="bootdiff-") as folder:
             kept = self._kept_card(Path(folder), license)
-            super().save_pretrained(folder)
+            self._write(Path(folder))
             self._write_card(Path(folder), kept, license, repo_id)
             return push(
                 folder, repo_id, private=private, token=token, commit_message=commit_message, create_pr=create_pr
             )
+
+    def _write(self, folder: Path) -> None:
+        super().save_pretrained(folder)
+        note_beside(folder / "denoiser", {name: sha256_of(folder / name) for name in BESIDE})
 
     def _kept_card(self, folder: Path, license: str | None) -> Path | None:
         """A README.md that is there already. Raises ValueError for a licence that would not get into it."""
@@ -245,7 +250,7 @@ class BootdiffPipeline(DiffusionPipeline):
         if source is not None and (source / "run.json").is_file():
             source = arm_folder(source)
         run = source.parent if source is not None and (source.parent / "run.json").is_file() else None
-        spec = read_json(folder / "denoiser" / "model.json")["denoiser"]
+        spec = read_note(folder / "denoiser")["denoiser"]
         arm = source.name if source is not None else None
         text = model_card(self.denoiser.wrapped, spec, run=run, arm=arm, license=license, place=place)
         atomic_write_text(folder / "README.md", text)
@@ -282,7 +287,8 @@ class BootdiffPipeline(DiffusionPipeline):
             guidance: the same.
             guidance_interval: [lowest, highest] noise level with guidance; None: all.
             generator: random numbers, advanced: one for each sample, which then depends on it alone; or one for all.
-            seed: in place of a generator; sample i is the same for every batch_size and max_batch_size. Default: 0.
+            seed: in place of a generator; sample i is the same, up to rounding, for every batch_size and
+                max_batch_size. Default: 0.
             num_inference_steps: noise levels, at least 2; schedulers of two evaluations a step take twice as many.
             sigmas: the noise levels above 0 themselves, descending (as in `sample`).
             churn: fresh noise in the steps of scheduler "heun" (as in `sample`).
@@ -367,24 +373,6 @@ class BootdiffPipeline(DiffusionPipeline):
             return changed
 
         return after
-
-
-def _scheduler_of(index: Path, name: str) -> Any:
-    """The scheduler that a saved pipeline of this name was saved with."""
-    parts = read_json(index)
-    found = parts.get("_class_name") if isinstance(parts, dict) else None
-    if found != name:
-        raise BootdiffError(f"{index}: the pipeline in it is a {found}, not a {name}; give a different folder")
-    kind = (parts.get("scheduler") or [None, None])[1]
-    if kind not in FAMILIES or not hasattr(diffusers, kind):
-        raise BootdiffError(
-            f"{index}: its scheduler {kind!r} is none of diffusers {diffusers.__version__} that can be used; install "
-            f"the version that wrote it, or pass scheduler=EDMDPMSolverMultistepScheduler(...)"
-        )
-    try:
-        return getattr(diffusers, kind).from_pretrained(index.parent / "scheduler", local_files_only=True)
-    except OSError as error:
-        raise BootdiffError(f"{index.parent}/scheduler: cannot be read ({error}); copy the folder again") from None
 
 
 def _count(

@@ -262,7 +262,7 @@ def _read(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BootdiffError(f"{path}: no such file; give a folder that diffusers' save_pretrained wrote") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BootdiffError(f"{path}: not valid JSON ({error}); copy the folder again") from None
     if not isinstance(config, dict):
         raise BootdiffError(f"{path}: not a config; give a folder that diffusers' save_pretrained wrote")

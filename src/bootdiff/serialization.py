@@ -11,13 +11,14 @@ the weights are hard links to the run's own (`training.pool`), so that a finishe
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import ConfigDict, Field, with_config
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from bootdiff import __version__
 from bootdiff.denoise import Denoiser, IsotropicGaussian, ScaledDenoiser
@@ -25,15 +26,17 @@ from bootdiff.errors import BootdiffError
 from bootdiff.guidance import GuidedDenoiser
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.gaussian import GaussianDenoiser
+from bootdiff.method.plan import ARMS
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.nets import NETS
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.spec import decode, encode
-from bootdiff.training.files import atomic_write_bytes, atomic_write_json
+from bootdiff.training.files import atomic_write_bytes, read_json, write_stamped
+from bootdiff.training.forms import FileHashes, checked
 from bootdiff.training.pool import FILE, WeightPool, common_prefix, file_name, network_bytes
 
-__all__ = ["CLASSES", "arm_folder", "load", "read_spec", "save"]
+__all__ = ["CLASSES", "ModelNote", "arm_folder", "load", "note_beside", "read_note", "save"]
 
 _PARTS = (
     IsotropicGaussian,
@@ -50,7 +53,8 @@ _PARTS = (
 CLASSES: dict[str, Any] = {c.__name__: c for c in (*_PARTS, *NETS.values())}  # type: ignore[attr-defined]
 """What a `model.json` may ask for, beside the classes that `load` is given."""
 
-_FORMAT = 2
+_FORMAT = 3
+"""3 is 2 with a checksum of model.json itself."""
 
 
 def save(denoiser: Denoiser, folder: str | Path) -> None:
@@ -74,7 +78,7 @@ def save(denoiser: Denoiser, folder: str | Path) -> None:
         _write(data, file, pool)
         weights[path] = {"file": f"weights/{file.name}", "sha256": hashlib.sha256(data).hexdigest()}
     said = {"format": _FORMAT, "bootdiff": __version__, "denoiser": spec, "weights": weights}
-    atomic_write_json(folder / "model.json", said)
+    write_stamped(folder / "model.json", said)
     used = {Path(entry["file"]).name for entry in weights.values()}
     for file in (folder / "weights").iterdir():
         if FILE.fullmatch(file.name) and file.name not in used:
@@ -95,7 +99,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", classes: Iterab
     folder = Path(folder)
     if not (folder / "model.json").is_file() and (folder / "run.json").is_file():
         folder = arm_folder(folder)
-    said = read_spec(folder)
+    said = read_note(folder)
     known = CLASSES | {c.__name__: c for c in classes}
     parts: dict[str, Any] = {}
     try:
@@ -108,7 +112,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", classes: Iterab
         ) from None
     except BootdiffError as error:
         raise BootdiffError(f"{folder}/model.json: {error}") from None
-    _fill(_own_weights(parts), said.get("weights"), folder)
+    _fill(_own_weights(parts), said["weights"], folder)
     return denoiser.to(device).eval()
 
 
@@ -120,10 +124,19 @@ def arm_folder(run: str | Path) -> Path:
     """
     run = Path(run)
     arms = sorted(path.parent.name for path in run.glob("*/model.json"))
+    lost = [arm for arm in ARMS if arm not in arms and (run / arm / "weights").is_dir()]
+    if lost and "bootdiff" not in arms:
+        raise BootdiffError(
+            f"{run / lost[0]}: its model.json is lost, or not written yet; run the command that trained it again, or "
+            f"name another arm (there: {', '.join(arms) or 'none'})"
+        )
     if not arms:
         raise BootdiffError(f"{run}: this run has no arm yet; finish its training first")
     if "bootdiff" not in arms and len(arms) > 1:
-        raise BootdiffError(f"{run}: this run has the arms {', '.join(arms)}; give one of them, {run / arms[0]} say")
+        raise BootdiffError(
+            f"{run}: this run has no arm bootdiff, but {', '.join(arms)}; name one of them: --arm {arms[0]} say, or "
+            f"its folder {run / arms[0]}"
+        )
     return run / ("bootdiff" if "bootdiff" in arms else arms[0])
 
 
@@ -206,12 +219,11 @@ def _write(data: bytes, file: Path, pool: WeightPool | None) -> None:
         atomic_write_bytes(file, data)
 
 
-def _fill(own: Mapping[str, Mapping[str, Tensor]], entries: Any, folder: Path) -> None:
+def _fill(own: Mapping[str, Mapping[str, Tensor]], entries: Mapping[str, WeightFile], folder: Path) -> None:
     """Load the files that model.json names into the parts' weights."""
     from safetensors import SafetensorError
     from safetensors.torch import load as parse
 
-    entries = entries if isinstance(entries, dict) else {}
     strange = sorted(own.keys() ^ entries.keys())
     if strange:
         raise BootdiffError(
@@ -220,10 +232,7 @@ def _fill(own: Mapping[str, Mapping[str, Tensor]], entries: Any, folder: Path) -
         )
     files: dict[str, dict[str, Tensor]] = {}
     for path, tensors in own.items():
-        entry = entries[path] if isinstance(entries[path], dict) else {}
-        name, wanted = str(entry.get("file")), entry.get("sha256")
-        if not FILE.fullmatch(name.removeprefix("weights/")):
-            raise BootdiffError(f"{folder}/model.json: {name!r} is no file of weights; copy the folder again")
+        name, wanted = entries[path]["file"], entries[path]["sha256"]
         file = folder / name
         if name not in files:
             try:
@@ -261,26 +270,52 @@ def _copy(there: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path
             tensor.copy_(there[name])
 
 
-def read_spec(folder: Path) -> dict[str, Any]:
-    """What model.json says, of this format. Raises BootdiffError where it is missing, damaged or of another format."""
-    path = folder / "model.json"
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class WeightFile(TypedDict):
+    """A file of weights, below the model's folder."""
+
+    file: Annotated[str, Field(pattern=rf"^weights/{FILE.pattern}$")]
+    sha256: str
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class ModelNote(TypedDict):
+    """model.json. beside: SHA-256 of the files of a pipeline around it, by their paths from the pipeline's folder."""
+
+    format: int
+    bootdiff: NotRequired[str]
+    denoiser: dict[str, Any]
+    weights: dict[str, WeightFile]
+    beside: NotRequired[FileHashes]
+
+
+def read_note(folder: Path) -> ModelNote:
+    """What model.json says, of this format or the one before.
+
+    Raises:
+        BootdiffError: missing, damaged, or of another format.
+    """
+    path, remedy = folder / "model.json", "copy the folder again (an arm of a run: train it again, by the same command)"
+    if not path.is_file():
         raise BootdiffError(
             f"{folder}: no model.json in it; give a folder that a finished run or save_pretrained wrote"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise BootdiffError(f"{path}: not valid JSON ({error}); copy the folder again") from None
+        )
+    said = read_json(path, remedy)
     form = said.get("format") if isinstance(said, dict) else None
     if type(form) is int and form == 1:
         raise BootdiffError(
             f"{path}: written by bootdiff 0.1 (format 1), which this version does not read. Open it with "
             "that version, or train again"
         )
-    if form != _FORMAT:
+    if type(form) is not int or form not in (2, _FORMAT):
         raise BootdiffError(
             f"{path}: its format {form!r} is not known to bootdiff {__version__}; use the version that wrote it, or "
-            f"copy the folder again"
+            f"{remedy}"
         )
-    return said
+    note: ModelNote = checked(ModelNote, read_json(path, remedy, stamp=form >= 3), path, remedy)
+    return note
+
+
+def note_beside(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the SHA-256 of files around a model (`ModelNote.beside`) into its model.json."""
+    write_stamped(folder / "model.json", {**read_note(folder), "beside": dict(files)})

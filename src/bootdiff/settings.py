@@ -14,6 +14,8 @@ annotations (`recipe.messages.block_of`).
 from __future__ import annotations
 
 import math
+import reprlib
+import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -23,7 +25,10 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from typing_extensions import Doc
 
-__all__ = ["Doc", "Ge", "Gt", "Le", "Lt", "MinLen", "annotations_of", "check", "check_value", "doc_of"]
+__all__ = [
+    "Doc", "Ge", "Gt", "Le", "Lt", "MinLen", "annotations_of", "bound_text", "check", "check_value", "doc_of",
+    "short_repr",
+]  # fmt: skip
 
 _BOUNDS: tuple[tuple[type, str, Any], ...] = (
     (Ge, "at least", lambda v, b: v >= b.ge),
@@ -102,35 +107,65 @@ def _check_value(where: str, rule: _Rule, value: Any) -> None:
     kinds = {k for k in rule.kinds if k is not type(None) and get_origin(k) is not typing.Literal}
     said = [str(c) for c in rule.choices]
     if rule.choices and not kinds:
-        raise ValueError(f"{where} must be one of {', '.join(said)}; got {value!r}")
+        raise ValueError(f"{where} must be one of {', '.join(said)}; got {short_repr(value)}")
     if kinds and kinds <= {int, float}:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or (float not in kinds and int(value) != value):
+        if not number or not _is_finite(value) or (float not in kinds and int(value) != value):
             said.append(f"a {'finite' if float in kinds else 'whole'} number")
-            raise ValueError(f"{where} must be {' or '.join(said)}, got {value!r}")
+            raise ValueError(f"{where} must be {' or '.join(said)}, got {short_repr(value)}")
     if (
         bool in kinds
         and str not in kinds
         and not isinstance(value, bool)
         and not (rule.item and isinstance(value, list | tuple))
     ):
-        raise ValueError(f"{where} must be True or False{' or a list' if rule.item else ''}, got {value!r}")
+        raise ValueError(f"{where} must be True or False{' or a list' if rule.item else ''}, got {short_repr(value)}")
     if (
         rule.item
         and bool not in kinds
         and kinds == set(filter(_is_list, kinds))
         and not isinstance(value, list | tuple)
     ):
-        raise ValueError(f"{where} must be {' or '.join([*said, 'a list'])}, got {value!r}")
+        raise ValueError(f"{where} must be {' or '.join([*said, 'a list'])}, got {short_repr(value)}")
     if isinstance(value, int | float):
         for words, bound, holds in rule.bounds:
             if not holds(value):
-                raise ValueError(f"{where} must be {words} {_limit(bound)}, got {value!r}")
+                raise ValueError(f"{where} must be {words} {bound_text(_limit(bound))}, got {short_repr(value)}")
     elif isinstance(value, list | tuple):
         if len(value) < rule.at_least:
             raise ValueError(f"{where} must have at least {rule.at_least} item(s), got {len(value)}")
         for i, part in enumerate(value if rule.item else ()):
             _check_value(f"{where}[{i}]", rule.item, part)  # type: ignore[arg-type]
+
+
+def _is_finite(value: float) -> bool:
+    """Of whole numbers those of 64 bits: what computes with them has no more."""
+    return abs(value) <= sys.maxsize if isinstance(value, int) else math.isfinite(value)
+
+
+def short_repr(value: Any) -> str:
+    """A value as Python writes it, in at most 60 characters, and in bounded time however large it is.
+
+    >>> short_repr("a" * 100)
+    "'aaaaaaaaaaaaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaaaaaaaaaaaa'"
+    """
+    # Python itself refuses to write integers of thousands of digits.
+    text = "a huge number" if isinstance(value, int) and abs(value) > 10**400 else _SHORT.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 3, 58, 40, 60
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 20
+
+
+def bound_text(bound: Any) -> str:
+    """A bound as people read it.
+
+    >>> bound_text(1_000_000), bound_text(0.0001)
+    ('1,000,000', '0.0001')
+    """
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def _limit(bound: Any) -> Any:

@@ -203,10 +203,10 @@ def test_training_that_diverges(tmp_path):
     says(message, "stage full-local, step", "NaN or infinite", "Try a lower learning rate (now 1e+06)")
 
 
-def test_tensorboard_that_is_not_installed(tmp_path, trained, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    message = refused("fit", trained.recipe, "--out", tmp_path / "run", "--tensorboard")
-    says(message, "the package tensorboard is not installed", "pip install 'bootdiff[track]'")
+def test_a_tracker_that_is_not_installed(tmp_path, trained, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking.filter_trackers", lambda *_: [])
+    message = refused("fit", trained.recipe, "--out", tmp_path / "run", "--track", "wandb")
+    says(message, "--track wandb: the package wandb is not installed", "pip install wandb")
 
 
 def test_ctrl_c_outside_training(monkeypatch, photos):

@@ -16,14 +16,14 @@ from PIL import Image
 from bootdiff.data import load_letters
 from bootdiff.method.stages import ARMS as ALL
 from bootdiff.recipe.schema import load_recipe_text, reference
-from bootdiff.training.files import load_tensors
+from bootdiff.training.files import load_tensors, read_json, write_stamped
 from cli_calls import TINY, call, refused
 
 ARMS = [arm for arm in ALL if arm != "distilled"]  # which is trained where it is asked for alone
 
 
 def read(path):
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def size(path):
@@ -118,12 +118,14 @@ def test_fit_reuses_another_run(tmp_path, trained):
     size(tmp_path / "b" / "losses.png")
 
 
-def test_fit_writes_for_tensorboard_what_it_writes_as_rows(tmp_path, trained):
+def test_fit_writes_for_tensorboard_what_it_writes_as_rows(tmp_path):
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    out = tmp_path / "run"
-    result = call("fit", trained.recipe, "--out", out, "--arm", "full_only", "--arm", "views_only", "--tensorboard")
+    out, recipe = tmp_path / "run", tmp_path / "watched.yaml"
+    recipe.write_text(TINY.replace("steps: 4}", "steps: 4, preview_every: 10}"))
+    arms = ["--arm", "full_only", "--arm", "views_only"]
+    result = call("fit", recipe, "--out", out, *arms, "--track", "tensorboard")
     assert result.exit_code == 0, result.output
-    events = accumulators.EventAccumulator(str(out / "tensorboard")).Reload()
+    events = accumulators.EventAccumulator(str(out / "tensorboard" / "bootdiff")).Reload()
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     trained_at = {row["stage"].partition(".")[0] for row in rows}  # races are rows of their own
     assert trained_at == {"full-local", "visible-local", "view-thumbnails-local", "view-halves-local"}
@@ -137,6 +139,7 @@ def test_fit_writes_for_tensorboard_what_it_writes_as_rows(tmp_path, trained):
             assert [event.step for event in got] == [step for step, _ in expected]
             assert [event.value for event in got] == pytest.approx([value for _, value in expected])
     assert len(said["heldout/0.2"]) == 2
+    assert [image.step for image in events.Images("full-local/samples")] == [10, 20]
 
 
 @pytest.mark.slow
@@ -261,7 +264,7 @@ def test_evaluate_measures_what_arms_measured(tmp_path, trained):
         assert after["samples"][arm]["count"] == 16
         assert after["samples"][arm]["features"].startswith("classifier")
     assert after["samples"]["bootdiff"]["features"] in result.stdout.replace("\n", " ")
-    (trained.run / "metrics.json").write_text(json.dumps(before))
+    write_stamped(trained.run / "metrics.json", before)
     assert "no trained arm" in refused("evaluate", trained.run, "--arm", "best")
 
 

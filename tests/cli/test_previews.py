@@ -102,7 +102,7 @@ def test_who_draws_when(every, changes, found):
 
 def test_a_failure_is_said_once_and_stops_nothing(tmp_path):
     said, drawn = [], []
-    watch = Previews((1, 8, 8), SamplingSettings(), "auto", said.append, lambda: drawn.append(1))
+    watch = Previews((1, 8, 8), SamplingSettings(), "auto", said.append, lambda *_: drawn.append(1))
 
     class Broken(torch.nn.Module):
         shape = (1, 8, 8)

@@ -18,6 +18,7 @@ from PIL import Image
 from bootdiff.cli.report import comparison, live, page, svg, words
 from bootdiff.cli.report.live import LiveReport
 from bootdiff.cli.report.run_facts import RunFacts
+from bootdiff.training.files import read_json, read_metrics, row_line, stamped, write_stamped
 from bootdiff.training.run import Run
 from cli_calls import TINY, call, refused
 
@@ -107,7 +108,7 @@ def written(folder):
 def test_training_leaves_a_report_with_the_figures_of_metrics_json(trained, run):
     assert read(trained.run / "report.html").titles()[:2] == ["The data", "The result"]
     found = written(run)  # other tests measure this run, too
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = read_json(run / "metrics.json")
     for arm in ("full_only", "bootdiff", "oracle"):
         assert f"{metrics['holdout_loss'][arm]['mean']:.4f}" in found.text
     assert found.titles()[:2] == ["The data", "The result"]
@@ -128,7 +129,7 @@ def test_nothing_of_this_machine_is_in_it(trained):
 
 
 def test_the_folder_lists_what_is_to_be_trained(trained):
-    expected = json.loads((trained.run / "trainings.json").read_text())
+    expected = read_json(trained.run / "trainings.json")
     assert expected["full-local"] == {"network": "local", "steps": 20}
     assert next(iter(expected)) == "full-local"
     facts = RunFacts.read(trained.run)
@@ -163,13 +164,15 @@ def test_a_run_under_way_tells_what_is_left(run):
     for stage in ("residual-local", "residual-stack", "oracle-local", "oracle-stack"):
         shutil.rmtree(run / "stages" / stage, ignore_errors=True)
     (run / "stages" / "visible-local" / "done.json").unlink()
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(run / "metrics.jsonl")
     kept = [
         row for row in rows
         if row["stage"] not in ("residual-local", "oracle-local")
         and (row["stage"], row["step"]) != ("visible-local", 20)
     ]  # fmt: skip
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    (run / "metrics.jsonl").write_text(
+        "".join(row_line({k: v for k, v in row.items() if k != "crc"}).decode() for row in kept)
+    )
     found = written(run)
     assert "in training, or interrupted" in found.text
     assert found.titles()[0] == "Where it stands"
@@ -183,12 +186,12 @@ def test_a_run_under_way_tells_what_is_left(run):
 def test_a_run_of_one_arm_without_a_test_set(run):
     for arm in ("views_only", "unregularized", "bootdiff", "oracle"):
         shutil.rmtree(run / arm)
-    metrics, data = (json.loads((run / name).read_text()) for name in ("metrics.json", "data.json"))
+    metrics, data = (read_json(run / name) for name in ("metrics.json", "data.json"))
     metrics["holdout_loss"] = {"full_only": metrics["holdout_loss"]["full_only"]}
     metrics["evaluated_on"] = "held-out (also used for selection: optimistic)"
     del data["counts"]["test"]
-    (run / "metrics.json").write_text(json.dumps(metrics))
-    (run / "data.json").write_text(json.dumps(data))
+    write_stamped(run / "metrics.json", metrics)
+    write_stamped(run / "data.json", data)
     found = written(run)
     assert "There is no test set" in found.text
     assert "held-out (also used for selection: optimistic)" in found.text
@@ -228,10 +231,12 @@ def test_no_value_in_a_file_stops_the_page(run):
         file = run / draw.choice(["data.json", "metrics.json", "ledger.json", "provenance.json", "trainings.json"])
         before = file.read_text()
         damaged = json.loads(before)
+        entries = damaged if isinstance(damaged, list) else [damaged]
         *path, last = draw.choice(list(places(damaged))[1:])
         inside = reduce(lambda value, key: value[key], path, damaged)
         inside[last] = draw.choice([None, [], {}, "x", -1, 10**400, float("nan"), float("inf"), {"a": {"b": None}}])
-        file.write_text(json.dumps(damaged))
+        again = [stamped(one) if isinstance(one, dict) else one for one in entries]  # what it says is to be met
+        file.write_text(json.dumps(again if isinstance(damaged, list) else again[0]))
         facts = RunFacts.read(run)
         for text in (page.build(facts), comparison.build([facts, facts])):
             Page(text)
@@ -240,9 +245,7 @@ def test_no_value_in_a_file_stops_the_page(run):
 
 def test_what_comes_from_files_is_escaped(run):
     evil = "<script>alert(1)</script>"
-    data, metrics, expected = (
-        json.loads((run / name).read_text()) for name in ("data.json", "metrics.json", "trainings.json")
-    )
+    data, metrics, expected = (read_json(run / name) for name in ("data.json", "metrics.json", "trainings.json"))
     data["classes"] = [evil]
     data["counts"][f"view {evil}"] = 3
     metrics["recipe"]["name"] = evil
@@ -250,14 +253,15 @@ def test_what_comes_from_files_is_escaped(run):
     ledger = metrics["ledger"]["arms"]
     ledger[evil] = ledger["oracle"]
     for name, content in (("data.json", data), ("metrics.json", metrics)):
-        (run / name).write_text(json.dumps(content))
-    (run / "trainings.json").write_text(json.dumps(expected | {evil: {"steps": 3, "network": evil}}))
-    (run / "ledger.json").write_text(json.dumps({evil: {"device": evil, "steps": 1}}))
+        write_stamped(run / name, content)
+    write_stamped(run / "trainings.json", expected | {evil: {"steps": 3, "network": evil}})
+    write_stamped(run / "ledger.json", {evil: {"device": evil, "steps": 1}})
     (run / "plan").mkdir()
-    (run / "plan" / "plan.json").write_text(json.dumps({"words": {"x": evil}}))
+    write_stamped(run / "plan" / "plan.json", {"words": {"x": evil}})
     with (run / "metrics.jsonl").open("a") as file:
         for step in (1, 2):
-            file.write(json.dumps({"stage": "full-<b>", "step": step, "heldout": {"0.2": 0.5, "0.8": 0.4}}) + "\n")
+            row = {"stage": "full-<b>", "step": step, "heldout": {"0.2": 0.5, "0.8": 0.4}}
+            file.write(row_line(row).decode())
     text = page.write(run).read_text()
     found = read(run / "report.html")
     assert "<script" not in text
@@ -298,9 +302,9 @@ def test_report_refreshes_one_run_and_says_where(run):
 
 
 def test_report_compares_several_runs(run, trained, tmp_path):
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = read_json(run / "metrics.json")
     metrics["count"] = 5
-    (run / "metrics.json").write_text(json.dumps(metrics))
+    write_stamped(run / "metrics.json", metrics)
     (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("steps: 20", "steps: 21", 1))
     result = call("report", run, trained.run, "--out", tmp_path / "both.html")
     assert result.exit_code == 0, result.output
@@ -382,7 +386,7 @@ def test_a_forecast_that_lies_in_the_run_is_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(TINY)
     assert call("plan", "mine.yaml", "--no-costs").exit_code == 0
-    words = json.loads((tmp_path / "runs" / "mine" / "plan" / "plan.json").read_text())["words"]
+    words = read_json(tmp_path / "runs" / "mine" / "plan" / "plan.json")["words"]
     result = call("fit", "mine.yaml", "--arm", "full_only")  # into the folder that `plan` began
     assert result.exit_code == 0, result.output
     found = read(tmp_path / "runs" / "mine" / "report.html")

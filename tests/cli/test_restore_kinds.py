@@ -13,7 +13,7 @@ from bootdiff.data.units import Units
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.recipe.schema import load_recipe_text
 from bootdiff.serialization import save
-from bootdiff.training.files import atomic_write_json
+from bootdiff.training.files import write_stamped
 from bootdiff.training.run import Run
 from cli_calls import call, refused
 
@@ -29,7 +29,7 @@ def run_of(folder, recipe, shape, meaning):
         pass
     save(IsotropicGaussian(shape, [0.0] * shape[0], 0.5), folder / "run" / "bootdiff")
     said = {"shape": list(shape), "classes": None, "counts": {}, "meaning": meaning.record()}
-    atomic_write_json(folder / "run" / "data.json", said)
+    write_stamped(folder / "run" / "data.json", said)
     return folder / "run"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -10,11 +9,12 @@ import pytest
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.evaluation.swap import sentence
 from bootdiff.serialization import save
+from bootdiff.training.files import read_json
 from cli_calls import TINY, call, refused
 
 
 def read(path):
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_swap_that_cannot_be_made_says_why(tmp_path, trained):
     assert "nor the folder of a saved model" in refused("evaluate", run, "--swap", tmp_path, "--samples", 12)
     assert "a different, better arm" in refused("evaluate", run, "--swap", "bootdiff")
     assert "give --samples" in refused("evaluate", run, "--swap", "oracle")  # the recipe draws none
-    for levels in ("1,0.4", "0,1", "a,b", ""):
+    for levels in ("1,0.4", "0,1", "a,b", ","):
         assert "ascending noise levels separated by commas" in refused(
             "evaluate", run, "--swap", "oracle", "--swap-at", levels
         )

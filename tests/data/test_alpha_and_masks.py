@@ -10,7 +10,7 @@ from PIL import Image
 from bootdiff.data import Images, open_dataset
 from bootdiff.data.options import ImageOptions
 from bootdiff.errors import BootdiffError
-from bootdiff.recipe.schema import read_mask
+from bootdiff.recipe.mask_pictures import read_mask
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 8, 10, 3), dtype=np.uint8)

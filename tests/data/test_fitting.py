@@ -109,7 +109,7 @@ def test_refused_by_default_with_the_sizes_and_the_key(mixed):
     assert "size: [height, width] with fit: resize, crop or pad" in said
     with pytest.raises(BootdiffError, match=r"fit: crop does not say to which size; add size: \[height, width\]"):
         open_dataset(mixed, fit="crop")
-    with pytest.raises(ValueError, match=r"size: must be .* two numbers of at least 1"):
+    with pytest.raises(ValueError, match=r"size: must be .* two numbers from 1 to 65,536"):
         open_dataset(mixed, fit="crop", size=[0, 4])
 
 

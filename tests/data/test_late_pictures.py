@@ -145,13 +145,20 @@ def test_frames_in_folders_alike(tmp_path):
 
 
 def test_too_many_pixels_are_said_as_such(tmp_path, monkeypatch):
+    """And Pillow's own limit, which only its globals could raise, does not count."""
     for i in range(2):
         Image.fromarray(SMOOTH).save(tmp_path / f"{i}.png")
     Image.fromarray(np.zeros((30, 40), np.uint8)).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     for memory in (512 << 20, 0):
-        with pytest.raises(BootdiffError, match=r"huge\.png: has more than the 1,000 pixels that are opened at most"):
-            Images(tmp_path, memory=memory)
+        said = r"huge\.png: has 40 x 30 = 1,200 pixels, more than max_pixels \(1,000\): raise that"
+        with pytest.raises(BootdiffError, match=said):
+            Images(tmp_path, ImageOptions(max_pixels=1000), memory=memory)
+    assert len(Images(tmp_path, ImageOptions(max_pixels=1000, on_error="skip"))) == 2
+    (tmp_path / "huge.png").rename(tmp_path / "0.png")
+    (tmp_path / "1.png").unlink()
+    assert Images(tmp_path, ImageOptions(max_pixels=1200)).shape == (1, 30, 40)
+    assert Image.MAX_IMAGE_PIXELS == 500
 
 
 def test_advice_names_keys_that_recipes_have(tmp_path):

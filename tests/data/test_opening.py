@@ -130,6 +130,9 @@ def test_options_mean_the_same_for_all_readers():
     assert set(everything) == {name for options in readers for name in defaults_of(options)}
     assert all(doc_of(annotation) for annotation in annotations_of(DataOptions).values())
     assert {name: kinds for name in everything if (kinds := kinds_of(name)) is not None} == {
+        "max_pixels": ("image", "video"),
+        "max_frames": ("video",),
+        "max_columns": ("vector", "signal"),
         "channels": ("image", "video"),
         "alpha": ("image", "video"),
         "frames": ("video",),

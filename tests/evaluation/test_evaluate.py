@@ -23,6 +23,7 @@ from bootdiff.evaluation.evaluate import (
 )
 from bootdiff.method.stages import ARMS
 from bootdiff.method.validation import SampleSet
+from bootdiff.training.files import read_json
 
 LEVELS = (0.1, 0.4, 1.6)
 SHAPE = (1, 2, 3)
@@ -339,7 +340,7 @@ def write(path, losses, **more):
 def test_metrics_json_has_the_arms_with_mean_and_error(tmp_path):
     losses = made_up()
     said = write(tmp_path / "metrics.json", losses, recipe="full: {path: digits}\n", samples={"oracle": {"fid": 1.0}})
-    read = json.loads((tmp_path / "metrics.json").read_text())
+    read = read_json(tmp_path / "metrics.json")
     assert list(read["holdout_loss"]) == list(ARMS)
     for arm, loss in losses.items():
         assert read["holdout_loss"][arm]["mean"] == pytest.approx(float(loss.mean()))
@@ -379,7 +380,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_without_an_oracle_there_is_no_gap(tmp_path):
     losses = {arm: loss[:, :1] for arm, loss in made_up().items() if arm != "oracle"}
     write(tmp_path / "metrics.json", losses)
-    read = json.loads((tmp_path / "metrics.json").read_text())
+    read = read_json(tmp_path / "metrics.json")
     assert read["gap_closed"] is None
     assert read["holdout_loss"]["full_only"]["stderr"] is None  # one sample: NaN is null in JSON
 

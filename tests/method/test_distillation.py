@@ -254,7 +254,9 @@ def test_without_a_view_that_knows_something_it_is_full_only_training(tmp_path, 
 
 
 def _nothing(levels, names):
-    return {"levels": list(levels), "names": list(names), "values": [[0.0] * len(names) for _ in levels]}
+    none = [[0.0] * len(names) for _ in levels]
+    table = {"levels": list(levels), "names": list(names), "values": none, "significance": none}
+    return table | {"explained": [0.0] * len(levels), "ridge": 0.0, "smooth": 0.0}
 
 
 # --- recipe and arms

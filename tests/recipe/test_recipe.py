@@ -69,7 +69,7 @@ def test_a_minimal_recipe_gets_the_defaults():
         ("device: cude", ["(did you mean 'cuda'?)"]),
         ("levels: [0.1, 0.1]", ["line 6: levels[1]: must be sorted and different: 0.1 follows 0.1"]),
         ("levels:\n  - 0.1\n  - 0.4\n  - 0.2", ["line 9: levels[2]: must be sorted"]),
-        ("levels: [0, 1]", ["line 6: levels[0]: must be greater than 0, got 0"]),
+        ("levels: [0, 1]", ["line 6: levels[0]: must be at least 0.0001, got 0"]),
         ("levels: []", ["line 6: levels: must have at least 1 item(s), got 0"]),
         ("backbones: {}", ["line 6: backbones: must have at least 1 item(s), got 0"]),
         ("backbones: {a: {kind: unt}}", ["line 6: backbones.a: unknown kind, got 'unt'; known: unet, local", "'unet'"]),
@@ -192,7 +192,11 @@ def test_scalars_follow_yaml_1_2(text, value):
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("abc:#-'\" \n\té", max_size=8),
+        st.none()
+        | st.booleans()
+        | st.integers(1 - 2**63, 2**63 - 1)
+        | st.floats(allow_nan=False)
+        | st.text("abc:#-'\" \n\té", max_size=8),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc_", min_size=1), inner, max_size=3),
         max_leaves=12,
     )

@@ -16,7 +16,7 @@ import torch
 
 import bootdiff.training.files
 from bootdiff.errors import BootdiffError
-from bootdiff.training.files import differences, read_record, write_record
+from bootdiff.training.files import differences, read_record, row_line, write_record
 from bootdiff.training.run import (
     Run,
     atomic_write_bytes,
@@ -362,7 +362,65 @@ def test_another_number_of_threads_is_told(tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert f"{threads} thread(s) before" in remark
-    assert f"{threads + 1} thread(s): what is trained from here on differs by rounding" in remark
+    assert f"{threads + 1} thread(s) now. What is trained from here on differs by rounding" in remark
+
+
+def test_another_machine_or_number_of_processes_is_told(tmp_path, monkeypatch):
+    with open_run(tmp_path, processes=1, device="cpu") as run:
+        assert run.provenance[0]["processes"] == 1
+        assert run.provenance[0]["instructions"]
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OTHER")
+    with open_run(tmp_path, processes=2, device="a GPU") as run:
+        (remark,) = run.remarks
+    for said in (
+        "1 process(es) before, 2 process(es) now",
+        "device cpu before, device a GPU now",
+        "OTHER instructions now",
+    ):
+        assert said in remark
+    with open_run(tmp_path, processes=2, device="a GPU") as run:
+        assert run.remarks == []
+
+
+def test_the_recipe_is_the_one_that_the_run_was_started_with(tmp_path):
+    """Samples would be drawn, and arms measured, by the settings of a damaged one."""
+    open_run(tmp_path).close()
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("factor: 2", "factor: 3"))
+    with pytest.raises(BootdiffError, match=r"recipe\.yaml: damaged, or changed since the run was started"):
+        _ = Run.read(tmp_path).recipe_text
+    with pytest.raises(BootdiffError, match=r"recipe\.yaml: damaged.*views\.0\.factor \(3 there, 2 now\).*Delete it"):
+        open_run(tmp_path)
+    (tmp_path / "recipe.yaml").unlink()  # as the message says
+    open_run(tmp_path).close()
+    assert Run.read(tmp_path).recipe_text == RECIPE
+
+
+def test_a_run_of_an_unknown_format_is_refused(tmp_path):
+    open_run(tmp_path).close()
+    note = read_record(tmp_path / "run.json")
+    assert note["format"] == 2
+    for form in (99, 0, True, "2"):
+        write_record(tmp_path / "run.json", note | {"format": form})
+        with pytest.raises(BootdiffError, match=r"run\.json: its format .* is not known"):
+            open_run(tmp_path)
+
+
+def test_a_run_of_the_format_before_goes_on_without_the_checksums_that_it_lacks(tmp_path):
+    open_run(tmp_path).close()
+    note = read_record(tmp_path / "run.json")
+    write_record(tmp_path / "run.json", {key: note[key] for key in ("fingerprint", "recipe")})
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "s", "step": 1}\n')
+    (tmp_path / "data.json").write_text('{"shape": [1]}')
+    with open_run(tmp_path) as run:
+        run.append({"stage": "s", "step": 2})
+        assert [row["step"] for row in run.metrics("s")] == [1, 2]
+        assert run.read_json("data.json", dict, "") == {"shape": [1]}
+    write_record(tmp_path / "run.json", note)  # of a new one they are lost
+    with open_run(tmp_path) as run:
+        with pytest.raises(BootdiffError, match=r"metrics\.jsonl, line 1: damaged \(its checksum is lost\)"):
+            run.metrics()
+        with pytest.raises(BootdiffError, match=r"data\.json: damaged \(its checksum is lost\)"):
+            run.read_json("data.json", dict, "")
 
 
 def test_other_data_is_refused(tmp_path):
@@ -440,7 +498,7 @@ def test_a_row_that_finds_no_room_leaves_no_half_line(tmp_path):
                 run.append({"stage": "s", "step": 2, "text": "x" * 200})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        assert (tmp_path / "metrics.jsonl").read_text() == '{"stage": "s", "step": 1}\n'
+        assert (tmp_path / "metrics.jsonl").read_bytes() == row_line({"stage": "s", "step": 1})
         run.append({"stage": "s", "step": 3})
         assert [row["step"] for row in run.metrics()] == [1, 3]
 

@@ -116,6 +116,27 @@ def test_a_damaged_key_is_refused(store, text):
         store.stage("full-local", MADE_WITH)
 
 
+def test_what_was_made_under_a_lost_key_is_not_taken(store):
+    """A result that lies there without a training: nobody knows what it was made of."""
+    stage = store.stage("scale", MADE_WITH)
+    store.get_or_compute(stage, "scale.json", lambda: [1.0])
+    (stage / "key.json").unlink()
+    again = store.stage("scale", changed(more=1))
+    assert store.get_or_compute(again, "scale.json", lambda: [2.0]) == [2.0]
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "done.json"])
+def test_a_training_of_another_key_is_not_gone_on_with(store, name):
+    """Whole and undamaged, but put there from a stage that was made with something else."""
+    for stage, what in (("a", MADE_WITH), ("b", changed(more=1))):
+        made = store.stage(stage, what, steps=60)
+        half_trained(made) if name == "checkpoint.safetensors" else train(made, steps=60)
+    a, b = (store.run.stage(stage) for stage in "ab")
+    (b / name).write_bytes((a / name).read_bytes())
+    with pytest.raises(BootdiffError, match=rf"{name}: (the checkpoint|of another stage|of a stage)"):
+        train(store.stage("b", changed(more=1), steps=60), steps=60)
+
+
 def test_a_lost_key_is_refused(store):
     stage = store.stage("full-local", MADE_WITH, steps=60)
     half_trained(stage)

@@ -222,7 +222,11 @@ def test_a_run_open_for_reading_is_no_place_to_train(run):
 
 @pytest.mark.parametrize(
     ("number", "step"),
-    [*((signal.SIGINT, step) for step in (1, 7, 16, 59)), (signal.SIGTERM, 23)],  # 7: a row, 16: held-out losses
+    [
+        *((signal.SIGINT, step) for step in (1, 7, 16, 59)),
+        (signal.SIGTERM, 23),
+        (signal.SIGHUP, 31),
+    ],  # 7: a row, 16: held-out losses
 )
 def test_a_signal_finishes_the_step_and_the_same_call_goes_on(run, straight, step, number):
     stage = run.stage("toy")
@@ -332,7 +336,7 @@ def test_another_network_does_not_go_on(run):
 def test_a_checkpoint_that_is_not_ours_is_refused(run):
     save_file({"x": torch.ones(1)}, run.stage("toy") / "checkpoint.safetensors")
     with pytest.raises(
-        BootdiffError, match=r"checkpoint\.safetensors: no checkpoint of bootdiff's; .*delete the folder"
+        BootdiffError, match=r"checkpoint\.safetensors: .* not written by bootdiff; .*delete the folder"
     ):
         train(run.stage("toy"))
 

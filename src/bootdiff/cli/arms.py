@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from bootdiff.cli.options import Arms, Device, RecipeFile, Reuse, SampleCount, Set, TensorBoard, open_recipe, run_folder
+from bootdiff.cli.options import (
+    Arms,
+    Device,
+    FeatureNetwork,
+    RecipeFile,
+    Reuse,
+    SampleCount,
+    Set,
+    Track,
+    open_recipe,
+    run_folder,
+)
 
 __all__ = ["arms"]
 
@@ -22,7 +33,8 @@ def arms(
     ] = None,
     reuse: Reuse = None,
     samples: SampleCount = None,
-    tensorboard: TensorBoard = False,
+    features: FeatureNetwork = None,
+    track: Track = None,
     changes: Set = None,
     device: Device = None,
 ) -> None:
@@ -42,11 +54,10 @@ def arms(
     loaded, folder = open_recipe(recipe, changes, device), out or run_folder(recipe)
     screen = Console()
     if seed and len(seed) > 1:
-        compare_seeds(
-            loaded, folder, sorted(set(seed)), screen, arm or (), reuse or (), samples, tensorboard=tensorboard
-        )
+        seeds, others = sorted(set(seed)), reuse or ()
+        compare_seeds(loaded, folder, seeds, screen, arm or (), others, samples, features=features, track=track or ())
     else:
         loaded = loaded.model_copy(update={"seed": seed[0]}) if seed else loaded
-        with open_session(loaded, folder, screen, reuse=reuse or (), tensorboard=tensorboard) as session:
-            compare(session, arm or (), samples)
+        with open_session(loaded, folder, screen, reuse=reuse or (), track=track or ()) as session:
+            compare(session, arm or (), samples, features)
     print_results(folder, screen)

@@ -32,6 +32,7 @@ from bootdiff.cli.session import (
     arms_of,
     load_arm,
     open_session,
+    read_ledger,
     read_run,
     saved_arms,
 )
@@ -39,7 +40,7 @@ from bootdiff.data import Dataset, kind_of, measure
 from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.errors import BootdiffError
 from bootdiff.evaluation import ceilings, costs, evaluate
-from bootdiff.evaluation.features import Features, load_features
+from bootdiff.evaluation.features import Features, is_program, load_features
 from bootdiff.evaluation.sample_quality import long_range, sample_quality
 from bootdiff.method import left_out
 from bootdiff.method.plan import plan
@@ -48,13 +49,14 @@ from bootdiff.method.validation import SampleSet
 from bootdiff.recipe.build import build_problem, method_settings
 from bootdiff.recipe.schema import Recipe
 from bootdiff.sampling import classes_of, sample
-from bootdiff.training.files import atomic_write_json, atomic_write_text, load_tensors, read_json, save_tensors
+from bootdiff.training.files import atomic_write_text, load_tensors, save_tensors, write_stamped
 from bootdiff.training.run import Run
 
 __all__ = [
     "Assessment",
     "assess",
     "assess_run",
+    "check_features",
     "compare",
     "compare_seeds",
     "draw",
@@ -95,8 +97,15 @@ class Assessment:
         return "test" if self.problem.test is not None else "held-out"
 
 
-def compare(session: Session, arms: Sequence[str] = (), samples: int | None = None) -> dict[str, Any]:
-    """Train the arms (none given: all possible ones), measure them and write metrics.json; returns its content."""
+def compare(
+    session: Session, arms: Sequence[str] = (), samples: int | None = None, features: str | None = None
+) -> dict[str, Any]:
+    """Train the arms (none given: all possible ones), measure them and write metrics.json; returns its content.
+
+    Raises:
+        BootdiffError: as `check_features`, before anything is trained; no such arm.
+    """
+    check_features(session.recipe, features)
     arms = arms_of(session.problem, arms)
     session.expect(arms)
     denoisers = {arm: session.train(arm) for arm in arms}
@@ -106,9 +115,26 @@ def compare(session: Session, arms: Sequence[str] = (), samples: int | None = No
     curves.loss_curves(session.run.metrics(), session.run.path / "losses.png")
     a = Assessment(
         session.recipe, session.problem, session.run.path, denoisers, costs, session.screen,
-        session.accelerator.device, samples,
+        session.accelerator.device, samples, features,
     )  # fmt: skip
     return assess(a)
+
+
+def check_features(recipe: Recipe, given: str | None) -> None:
+    """Refuse a recipe that names a program: recipes are data, and may come from anyone.
+
+    Args:
+        given: by the command line, which is the user's own word; None: the recipe's count.
+
+    Raises:
+        BootdiffError: the recipe names TorchScript.
+    """
+    named = recipe.evaluate.features
+    if given is None and is_program(named):
+        raise BootdiffError(
+            f"evaluate.features: {named} is TorchScript, a program that may do whatever you may do, and no recipe runs "
+            f"one. If you trust it, name it yourself: --features {recipe.locate(named)}"
+        )
 
 
 def assess(a: Assessment) -> dict[str, Any]:
@@ -124,7 +150,13 @@ def assess(a: Assessment) -> dict[str, Any]:
     if {"views_only", "bootdiff"} <= set(losses) and len(levels) > 1:
         nats = evaluate.information(by_sample, levels, base)
     needed = plan(method_settings(a.recipe, a.problem.shape), a.problem, list(losses))
-    cost = costs.costs(a.costs, needed)
+    try:
+        cost = costs.costs(a.costs, needed)
+    except ValueError as error:
+        raise BootdiffError(
+            f"{a.folder / 'ledger.json'}: {error}. Run the command that trained {', '.join(losses)} again: it writes "
+            "what is missing"
+        ) from None
     note = evaluate.EVALUATED_ON[a.evaluated_on]
     a.screen.show(
         *tables.losses(losses, f"{len(a.reference)} samples, {note}", gap), tables.levels(losses),
@@ -196,9 +228,12 @@ def drawn_once(a: Assessment, denoiser: Denoiser, count: int, name: str, weights
     path = a.folder / "samples" / f"{name}.safetensors"
     how = asdict(a.recipe.sampling.settings()) | {"seed": _DRAW, "weights": weights}
     if path.is_file():
-        tensors, meta = load_tensors(path)
-        if meta == how and len(tensors["x"]) >= count:
-            return _as_drawn(tensors["x"][:count])
+        try:
+            tensors, meta = load_tensors(path, remedy="they are drawn again")
+            if meta == how and len(tensors["x"]) >= count:
+                return _as_drawn(tensors["x"][:count])
+        except BootdiffError as error:
+            a.screen.print(str(error), "yellow")
     # Equally many of each class, if the arm has classes.
     classes = classes_of(denoiser)
     labels = [i % classes for i in range(count)] if classes else None
@@ -261,7 +296,10 @@ def _features(a: Assessment) -> Features:
     key = hashlib.sha256(json.dumps([spec, pool.fingerprint(), a.recipe.seed]).encode()).hexdigest()[:12]
     path = a.folder / f"features-{key}.safetensors"
     if path.is_file():
-        return load_features(path, device=a.device)
+        try:
+            return load_features(path, device=a.device)
+        except BootdiffError as error:
+            a.screen.print(f"{error}: trained again", "yellow")
     a.screen.print(f"training the feature network ({spec}) on {len(pool)} samples")
     features = load_features(spec, pool, seed=a.recipe.seed, device=a.device)
     features.save(path)
@@ -277,7 +315,8 @@ def compare_seeds(
     reuse: Sequence[str | Path] = (),
     samples: int | None = None,
     *,
-    tensorboard: bool = False,
+    features: str | None = None,
+    track: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`compare` for each seed in folder/seed-S, and one table and one metrics.json of all of them.
 
@@ -288,8 +327,8 @@ def compare_seeds(
         screen.print(f"\nseed {seed}", "bold")
         there = [path for other in reuse for path in (Path(other) / f"seed-{seed}", Path(other)) if path.is_dir()]
         own = recipe.model_copy(update={"seed": seed})
-        with open_session(own, folder / f"seed-{seed}", screen, reuse=there, tensorboard=tensorboard) as session:
-            results.append(compare(session, arms, samples))
+        with open_session(own, folder / f"seed-{seed}", screen, reuse=there, track=track) as session:
+            results.append(compare(session, arms, samples, features))
             main = session.main
     if not main:
         return {}
@@ -306,7 +345,7 @@ def compare_seeds(
     shared = {key: results[0][key] for key in ("recipe", "evaluated_on", "count", "levels", "versions", "command")}
     shared["recipe"] = {**shared["recipe"], "seed": list(seeds)}
     content = shared | {"seeds": list(seeds), **both, "runs": {f"seed-{s}": r for s, r in zip(seeds, results)}}
-    atomic_write_json(folder / "metrics.json", content)
+    write_stamped(folder / "metrics.json", content)
     return content
 
 
@@ -341,6 +380,7 @@ def open_assessment(
         BootdiffError: no run, no trained arm, data that are no longer what the run was trained on.
     """
     run, recipe = read_run(folder, device)
+    check_features(recipe, features)
     there = saved_arms(folder)
     names = [arm for arm in there if arm in arms] if arms else there
     missing = [arm for arm in arms if arm not in there]
@@ -354,7 +394,7 @@ def open_assessment(
             f"{folder}: the data are not what this run was trained on (files added, removed or changed); restore them"
         )
     denoisers = {arm: load_arm(folder, arm, accelerator.device)[1] for arm in names}
-    costs = read_json(run.path / "ledger.json")
+    costs = read_ledger(run)
     return Assessment(recipe, problem, run.path, denoisers, costs, screen, accelerator.device, samples, features)
 
 

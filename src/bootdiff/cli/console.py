@@ -5,6 +5,7 @@ Both show the loss since the last metrics row, images per second and the time le
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,12 +74,24 @@ class Console:
     def print(self, text: str = "", style: str | None = None) -> None:
         """Print a line (no markup) above the bar."""
         if not self.quiet:
-            self.console.print(escape(text), style=style, soft_wrap=True)
+            with self._terminal():
+                self.console.print(escape(text), style=style, soft_wrap=True)
 
     def show(self, *what: Any) -> None:
         """Print rich's renderables, such as tables."""
         if not self.quiet:
-            self.console.print(*what)
+            with self._terminal():
+                self.console.print(*what)
+
+    @contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """A terminal that is closed is no reason to end: the work goes on, until SIGHUP says otherwise, unseen."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self.quiet = True
 
     def __call__(self, p: Progress) -> None:
         """Show the progress of a training."""
@@ -87,7 +100,8 @@ class Console:
         loss = "" if p.loss is None else f"loss {p.loss:.4f}  "
         # The rate of the first steps is not representative.
         rest = f"{p.images_per_second:,.0f} images/s  {clock(p.seconds_left)} left" if p.images_per_second else ""
-        self._step(p.stage, p.step, p.steps, f"{loss}{rest}")
+        with self._terminal():
+            self._step(p.stage, p.step, p.steps, f"{loss}{rest}")
 
     @contextmanager
     def work(self, what: str, total: int = 0) -> Iterator[Any]:
@@ -97,7 +111,8 @@ class Console:
         def done(n: int, of: int = total) -> None:
             if not self.quiet:
                 left = (time.monotonic() - begin) / max(n, 1) * (of - n)
-                self._step(what, n, of, f"{clock(left)} left" if n else "")
+                with self._terminal():
+                    self._step(what, n, of, f"{clock(left)} left" if n else "")
 
         try:
             yield done
@@ -132,6 +147,7 @@ class Console:
 
     def clear(self) -> None:
         """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            with self._terminal():
+                bar.stop()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bootdiff.cli.options import Arms, Device, RunFolder, SampleCount
+from bootdiff.cli.options import Arms, Device, FeatureNetwork, RunFolder, SampleCount
 from bootdiff.errors import BootdiffError
 
 __all__ = ["evaluate"]
@@ -16,10 +16,7 @@ def evaluate(
     run: RunFolder,
     arm: Arms = None,
     samples: SampleCount = None,
-    features: Annotated[
-        str | None,
-        typer.Option(help="auto, classifier, autoencoder, or the path of a network. Default: the recipe's."),
-    ] = None,
+    features: FeatureNetwork = None,
     swap: Annotated[
         str | None,
         typer.Option(

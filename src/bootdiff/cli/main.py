@@ -1,13 +1,12 @@
 """The command `bootdiff`: its verbs, one module each, and what becomes of their errors.
 
 torch is imported inside the verbs, so that `bootdiff --help` answers at once. Exit codes: 0 done, 1 a claim of
-`theory` fails, 2 a problem that the user can fix (its message is printed, without a traceback), 130 interrupted by
-Ctrl-C.
+`theory` fails, 2 a problem that the user can fix (its message is printed, without a traceback: `failures`), 130
+interrupted by Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
 
-import errno
 import inspect
 import os
 import shlex
@@ -18,14 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from bootdiff import __version__
 from bootdiff.cli.arms import arms
 from bootdiff.cli.check import check
 from bootdiff.cli.demo import demo
 from bootdiff.cli.evaluate import evaluate
+from bootdiff.cli.failures import INTERRUPTED, REFUSED, Stopped, complain, explain, stop_on_signals
 from bootdiff.cli.fit import fit
+from bootdiff.cli.gallery import gallery
 from bootdiff.cli.masks import masks
 from bootdiff.cli.new import new
 from bootdiff.cli.plan import plan
@@ -33,13 +34,26 @@ from bootdiff.cli.recipe import recipe
 from bootdiff.cli.report_command import report
 from bootdiff.cli.restore import restore
 from bootdiff.cli.sample import sample
+from bootdiff.cli.stages import stages
 from bootdiff.cli.ui import ui
+from bootdiff.cli.verify import verify
 from bootdiff.errors import BootdiffError
 
 __all__ = ["app", "main"]
 
 
 _TRUST = "--trust-imports"
+
+
+class _Verb(TyperCommand):
+    """Refuses empty arguments: an empty shell variable must not stand for the current folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, arg in zip(["", *args], args, strict=False):
+            if not arg.strip() or (arg.startswith("--") and arg.endswith("=")):
+                name = before if before.startswith("-") else arg.rstrip("=").strip() or "an argument"
+                raise BootdiffError(f"{name}: empty (an unset variable?); give a value, '.' for the current folder")
+        return super().parse_args(ctx, args)
 
 
 class _Verbs(TyperGroup):
@@ -53,50 +67,24 @@ class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         # Read by OpenMP when torch is imported: busy-waiting threads slow a step tenfold beside another busy process.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        with stop_on_signals():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except BootdiffError as error:
+        except KeyboardInterrupt as error:
+            by = f" ({error})" if isinstance(error, Stopped) else ""
+            complain(f"interrupted{by}. Run the same command again to continue:\n{_command()}", everywhere=False)
+            raise typer.Exit(INTERRUPTED) from None
+        except (BootdiffError, OSError, MemoryError, RuntimeError) as error:
+            text = explain(error, ctx.invoked_subcommand)
+            if text is None:
+                raise
             state = sys.modules.get("bootdiff.training.state")  # not imported: nothing was trained or interrupted
             interrupted = state is not None and isinstance(error, state.Interrupted)
-            _complain(f"{error}\n{_command()}" if interrupted else str(error))
-            raise typer.Exit(130 if interrupted else 2) from None
-        except KeyboardInterrupt:
-            _complain(f"interrupted. Run the same command again to continue:\n{_command()}")
-            raise typer.Exit(130) from None
-        except OSError as error:
-            if error.errno not in _USER_ERRNOS or error.filename is None:
-                raise
-            _complain(f"{error.filename}: {error.strerror}; fix that, or choose a different place")
-            raise typer.Exit(2) from None
-        except RuntimeError as error:
-            torch = sys.modules.get("torch")
-            if torch is None or not isinstance(error, torch.OutOfMemoryError):
-                raise
-            _complain(
-                f"out of memory ({str(error).splitlines()[0]}); raise "
-                "training.accumulate (4, say: the same result in parts), lower training.batch, or `patch` the networks"
-            )
-            raise typer.Exit(2) from None
-
-
-# A wrong path, or a full or read-only disk.
-_USER_ERRNOS = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENOSPC,
-    errno.EROFS,
-    errno.EDQUOT,
-}
-
-
-def _complain(text: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return  # the first process prints it
-    typer.secho("bootdiff: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(text, err=True)
+            complain(f"{text}\n{_command()}" if interrupted else text, everywhere=not interrupted)
+            raise typer.Exit(INTERRUPTED if interrupted else REFUSED) from None
 
 
 def _command() -> str:
@@ -162,12 +150,12 @@ def _top(
 def _add(panel: str, *verbs: Callable[..., None]) -> None:
     for verb in verbs:
         text = inspect.cleandoc(verb.__doc__ or "")
-        app.command(help=_flowing(text), short_help=text.split("\n")[0], rich_help_panel=panel)(verb)
+        app.command(cls=_Verb, help=_flowing(text), short_help=text.split("\n")[0], rich_help_panel=panel)(verb)
 
 
 _add("Start", demo, new, recipe, masks)
-_add("Train", check, plan, fit, arms)
-_add("Use", report, sample, restore, evaluate, ui)
+_add("Train", check, plan, fit, arms, stages)
+_add("Use", report, gallery, sample, restore, evaluate, verify, ui)
 
 
 def _add_experiments() -> None:

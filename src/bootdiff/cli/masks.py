@@ -159,10 +159,10 @@ def _of_array(path: Path, key: str | None) -> list[_Item]:
 
 
 def _decoded(path: Path) -> np.ndarray:
-    from bootdiff.data.readers.decode import Undecodable, decode
+    from bootdiff.data.readers.decode import Undecodable, decode, read_file
 
     try:
-        return decode(path.read_bytes(), "drop")[0]
+        return decode(read_file(path), "drop")[0]
     except Undecodable as error:
         raise BootdiffError(f"{path}: {error}; repair or remove the file") from None
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Arms",
     "Device",
+    "FeatureNetwork",
     "Guidance",
     "GuidanceInterval",
     "OneArm",
@@ -23,7 +24,7 @@ __all__ = [
     "SampleCount",
     "Set",
     "Steps",
-    "TensorBoard",
+    "Track",
     "arm_name",
     "open_recipe",
     "run_folder",
@@ -58,7 +59,10 @@ Reuse = Annotated[
     list[Path] | None,
     typer.Option(help="An earlier run: copy what it trained on the same data with the same settings; may be repeated."),
 ]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also log to TensorBoard, in the run's folder.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Also log to tensorboard (in the run), wandb, trackio, mlflow, ..."),
+]
 Guidance = Annotated[
     float, typer.Option(min=0, help="Weight of classifier-free guidance toward the class; 1: none, 2: sharper.")
 ]
@@ -67,6 +71,13 @@ GuidanceInterval = Annotated[
 ]
 SampleCount = Annotated[
     int | None, typer.Option(min=0, help="Samples to draw for FID and KID; 0: none. Default: the recipe's.")
+]
+FeatureNetwork = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, classifier, autoencoder, or the path of a network. TorchScript (.ts, .pt) is a program: it runs "
+        "only where it is named here. Default: the recipe's."
+    ),
 ]
 Steps = Annotated[int | None, typer.Option(min=2, help="Number of noise levels. Default: the recipe's.")]
 

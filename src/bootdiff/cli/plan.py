@@ -53,7 +53,7 @@ def plan(
     from bootdiff.cli.costs import estimate
     from bootdiff.cli.session import accelerate
     from bootdiff.recipe.build import build_problem, method_settings
-    from bootdiff.training.files import atomic_write_json
+    from bootdiff.training.files import write_stamped
 
     loaded, folder = open_recipe(recipe, changes, device), out or run_folder(recipe) / "plan"
     screen = Console()
@@ -84,7 +84,7 @@ def plan(
         "summary": plan_report.summary(found), "costs": prices, "trainings": [vars(row) for row in rows],
         "without_files": unknown, "files": {name: {"read": n, "of": of} for name, (n, of) in counts.items()},
     }  # fmt: skip
-    atomic_write_json(folder / "plan.json", report)
+    write_stamped(folder / "plan.json", report)
     screen.print(f"The numbers are in {folder / 'plan.json'}, the figure is {folder / 'plan.png'}")
 
 

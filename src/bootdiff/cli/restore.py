@@ -57,7 +57,9 @@ def restore(
         typer.Option(metavar="LENGTH REPEATS", help="ddnm: pass each stretch of LENGTH steps REPEATS times."),
     ] = (1, 1),
     steps: Steps = None,
-    seed: Annotated[int, typer.Option(min=0, help="Answer k of file i depends on seed, i and k alone.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Answer k of file i depends on seed, i and k alone, up to rounding.")
+    ] = 0,
     arm: OneArm = None,
     label: Annotated[
         str | None, typer.Option(help="Class of all files, by name or number, if classes were trained.")
@@ -221,7 +223,7 @@ def _parsed(text: str) -> list[dict[str, Any]]:
     import yaml
     from pydantic import TypeAdapter, ValidationError
 
-    from bootdiff.recipe.schema import read_mask
+    from bootdiff.recipe.mask_pictures import read_mask
     from bootdiff.recipe.views import Views
 
     path = Path(text)
@@ -254,7 +256,7 @@ def _is_alpha(mask: Path | None) -> bool:
 
 
 def _mask_block(path: Path) -> list[dict[str, Any]]:
-    from bootdiff.recipe.schema import read_mask
+    from bootdiff.recipe.mask_pictures import read_mask
 
     if _is_alpha(path):
         return [{"kind": "random_mask"}]

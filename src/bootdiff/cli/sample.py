@@ -21,7 +21,7 @@ def sample(
     run: RunFolder,
     arm: OneArm = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Sample i depends on seed and i alone.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Sample i depends on seed and i alone, up to rounding.")] = 0,
     steps: Steps = None,
     scheduler: Annotated[str | None, typer.Option(help="dpm, heun or euler. Default: the recipe's.")] = None,
     label: Annotated[str | None, typer.Option(help="Class, by name or number, if classes were trained.")] = None,

@@ -16,7 +16,6 @@ A run directory gets, beside what `runs` and `boot.stages` write,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from bootdiff.cli.console import Console
 from bootdiff.cli.report import images
 from bootdiff.cli.report.live import LiveReport
-from bootdiff.cli.report.metadata import DataInfo
+from bootdiff.cli.report.metadata import DATA, DataInfo, data_note
 from bootdiff.cli.report.page import FILE
 from bootdiff.cli.report.previews import Previews
-from bootdiff.cli.report.run_facts import TRAININGS, VIEWS
+from bootdiff.cli.report.run_facts import TRAININGS, VIEWS, TrainingNote
 from bootdiff.data import report_notes as notes_of
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
@@ -41,9 +41,12 @@ from bootdiff.method.stages import Bootstrap
 from bootdiff.recipe.build import build_problem, method_settings
 from bootdiff.recipe.schema import Recipe, load_recipe_text
 from bootdiff.recipe.trust import imported_classes
-from bootdiff.serialization import load, save
-from bootdiff.training.device import make_accelerator
-from bootdiff.training.run import Run, atomic_write_json, read_json
+from bootdiff.serialization import arm_folder, load, save
+from bootdiff.training import trackers
+from bootdiff.training.device import device_name, make_accelerator
+from bootdiff.training.files import atomic_write_json, write_stamped
+from bootdiff.training.forms import Cost
+from bootdiff.training.run import Run, StageDir
 from bootdiff.training.state import Interrupted, Progress
 
 __all__ = [
@@ -53,6 +56,7 @@ __all__ = [
     "classes_of",
     "load_arm",
     "open_session",
+    "read_ledger",
     "read_run",
     "report_notes",
     "report_unusable",
@@ -84,15 +88,19 @@ class Session:
             BootdiffError, ValueError: a network that cannot be built (`Bootstrap.check_networks`).
         """
         self.bootstrap.check_networks(arms)
-        trainings = self.bootstrap.plan(arms).trainings
+        self.expect_stages(self.bootstrap.plan(arms).trainings)
+
+    def expect_stages(self, trainings: Sequence[Stage]) -> None:
+        """Note the networks to be trained, in order."""
         self.screen.expect([stage.name for stage in trainings])
         if not self.main:
             return
         path = self.run.path / TRAININGS
-        there = read_json(path) if path.is_file() else {}
+        remedy = "delete it: the same command writes it anew"
+        there = self.run.read_json(TRAININGS, dict[str, TrainingNote], remedy) if path.is_file() else {}
         new = {stage.name: {"network": stage.network, "steps": _steps(self.bootstrap, stage)} for stage in trainings}
         # What an earlier command asked for keeps its place.
-        atomic_write_json(path, there | new)
+        write_stamped(path, there | new)
         self.screen.print(f"how it stands, meanwhile and in the end: {self.run.path / FILE}")
         self.report.due()
 
@@ -111,10 +119,17 @@ class Session:
     def write_ledger(self) -> dict[str, Any]:
         """The cost of every stage so far, also of those an earlier command trained, into ledger.json."""
         path = self.run.path / "ledger.json"
-        ledger = (read_json(path) if path.is_file() else {}) | self.bootstrap.ledger
+        ledger = (read_ledger(self.run) if path.is_file() else {}) | self.bootstrap.ledger
         if self.main:
-            atomic_write_json(path, ledger)
+            write_stamped(path, ledger)
         return ledger
+
+
+def read_ledger(run: Run) -> dict[str, Any]:
+    """What each stage of a run cost. BootdiffError: lost or damaged."""
+    remedy = "restore it from a copy, or delete it and run the commands that trained the run again, which write it anew"
+    found: dict[str, Any] = run.read_json("ledger.json", dict[str, Cost], remedy)
+    return found
 
 
 def _steps(bootstrap: Bootstrap, stage: Stage) -> int:
@@ -141,24 +156,18 @@ def arms_of(problem: Problem, arms: Sequence[str] = ()) -> list[str]:
     return [arm for arm in ARMS if arm in (arms or every)]
 
 
-def accelerate(recipe: Recipe, tensorboard: str | Path | None = None) -> Any:
+def accelerate(recipe: Recipe, track: Sequence[str] = (), folder: Path = Path()) -> Any:
     """accelerate's Accelerator for the recipe's device and precision; sets the number of threads.
 
+    Args:
+        track: names of trackers; those that write files do so in `folder`.
+
     Raises:
-        BootdiffError: a device or TensorBoard that is not there.
+        BootdiffError: a device or tracker that is not there.
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    options: dict[str, Any] = {}
-    if tensorboard is not None:
-        try:
-            import tensorboard as _  # noqa: F401
-        except ImportError:
-            raise BootdiffError(
-                "--tensorboard: the package tensorboard is not installed; run pip install 'bootdiff[track]', or leave "
-                "the option out (metrics.jsonl in the run holds the same numbers)"
-            ) from None
-        options = {"log_with": "tensorboard", "project_dir": str(tensorboard)}
+    options = trackers.tracker_options(track, folder)
     return make_accelerator(recipe.device, recipe.training.precision, **options)
 
 
@@ -169,9 +178,10 @@ def open_session(
     screen: Console,
     *,
     reuse: Sequence[str | Path] = (),
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
+    only: Sequence[str] | None = None,
 ) -> Iterator[Session]:
-    """Open a run for this recipe, to train in it.
+    """Open a run for this recipe, to train in it; `only`: nothing but the stages of these names.
 
     Raises:
         BootdiffError: data that are missing or do not fit; the run is in use, or of another recipe or other data.
@@ -180,27 +190,36 @@ def open_session(
         if not Path(other).is_dir():
             raise BootdiffError(f"--reuse {other}: no such folder; give the directory of an earlier run")
     out = Path(out)
-    accelerator = accelerate(recipe, out if tensorboard else None)
+    accelerator = accelerate(recipe, track, out)
     screen.quiet = screen.quiet or not accelerator.is_main_process
     problem = build_problem(recipe)
     recipe = recipe.with_defaults_for(problem.shape)
     settings = method_settings(recipe, problem.shape)  # before the run is there: what is refused must leave no trace
     run = Run.open(
-        out, recipe.dump(place=False), problem.fingerprint(), seed=recipe.seed, main=accelerator.is_main_process
-    )
+        out, recipe.dump(place=False), problem.fingerprint(), seed=recipe.seed, main=accelerator.is_main_process,
+        processes=accelerator.num_processes, device=device_name(accelerator.device),
+    )  # fmt: skip
     with run:
         if accelerator.is_main_process:
             _describe(run, problem, screen)
             for remark in run.remarks:
                 screen.print(remark, "yellow")
         accelerator.wait_for_everyone()  # the others find the run as the first has left it
-        if tensorboard:
-            accelerator.init_trackers("tensorboard")
+        about = {
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "full": len(problem.full),
+            "views": len(problem.views),
+        }
+        trackers.start(accelerator, track, run.path, about)
         others = [Path(other) for other in reuse if Path(other).resolve() != run.path.resolve()]
         report = LiveReport(run.path, screen.print, main=accelerator.is_main_process)
-        watch = Previews(
-            problem.shape, recipe.sampling.settings(), recipe.sampling.preview_every, screen.print, report.due
-        )
+
+        def drawn(stage: StageDir, step: int, picture: Image.Image) -> None:
+            trackers.log_picture(accelerator, stage.name, picture, step)
+            report.due()
+
+        watch = Previews(problem.shape, recipe.sampling.settings(), recipe.sampling.preview_every, screen.print, drawn)
 
         def progress(standing: Progress) -> None:
             screen(standing)
@@ -210,7 +229,8 @@ def open_session(
             screen.print(line)
             report.due()
 
-        bootstrap = Bootstrap(settings, problem, run, accelerator, progress, log, others, watch=watch)
+        allowed = None if only is None else frozenset(only)
+        bootstrap = Bootstrap(settings, problem, run, accelerator, progress, log, others, watch=watch, only=allowed)
         try:
             yield Session(recipe, problem, run, accelerator, screen, bootstrap, report)
         except Interrupted:
@@ -219,7 +239,7 @@ def open_session(
         finally:
             screen.clear()
             report.write()
-            if tensorboard:
+            if track:
                 accelerator.end_training()
 
 
@@ -245,8 +265,8 @@ def _describe(run: Run, problem: Problem, screen: Console) -> None:
     report_unusable(run.path, problem, screen)
     report_notes(problem, screen)
     counts = {name: len(source) for name, source in problem.datasets().items()}
-    atomic_write_json(
-        run.path / "data.json",
+    write_stamped(
+        run.path / DATA,
         {
             "shape": list(problem.shape),
             "classes": problem.classes,
@@ -294,15 +314,13 @@ def load_arm(path: str | Path, arm: str | None, device: Any) -> tuple[str, Denoi
         return path.name, load(path, device, imported_classes())
     Run.read(path)
     there = saved_arms(path)
-    if not there:
-        raise BootdiffError(f"{path}: no trained arm in it yet; finish the training by the command that began it")
-    chosen = arm or ("bootdiff" if "bootdiff" in there else there[0])
-    if chosen not in there:
-        raise BootdiffError(f"{path}: has no trained arm {chosen!r}; there are: {', '.join(there)}")
-    return chosen, load(path / chosen, device, imported_classes())
+    if arm is not None and arm not in there:
+        raise BootdiffError(f"{path}: has no trained arm {arm!r}; there are: {', '.join(there) or 'none'}")
+    folder = path / arm if arm is not None else arm_folder(path)
+    return folder.name, load(folder, device, imported_classes())
 
 
 def classes_of(path: str | Path) -> list[str] | None:
     """The names of the classes a run was trained with."""
-    note = Path(path) / "data.json"
-    return json.loads(note.read_text(encoding="utf-8"))["classes"] if note.is_file() else None
+    note = data_note(path)
+    return None if note is None else note["classes"]

@@ -26,7 +26,9 @@ from bootdiff.evaluation.swap import BOUNDARIES, SwappedDenoiser, markdown, name
 from bootdiff.method.plan import ARMS
 from bootdiff.noise import karras_levels
 from bootdiff.sampling import classes_of
-from bootdiff.training.files import atomic_write_json, atomic_write_text, read_json
+from bootdiff.serialization import arm_folder
+from bootdiff.training.files import atomic_write_text, write_stamped
+from bootdiff.training.run import Run
 
 __all__ = ["boundaries", "swap_run"]
 
@@ -98,7 +100,11 @@ def swap_run(
     found = {arm: _swapped(a, arm, name, better, every, weights_of(where), at) for arm in a.denoisers}
     screen.show(*tables.swaps(found))
     metrics, table = a.folder / "metrics.json", a.folder / "table.md"
-    atomic_write_json(metrics, (read_json(metrics) if metrics.is_file() else {}) | {"swap": found})
+    before_it: dict[str, Any] = {}
+    if metrics.is_file():
+        remedy = "delete it: `bootdiff evaluate` writes it again"
+        before_it = Run.read(a.folder).read_json(metrics.name, dict[str, Any], remedy)
+    write_stamped(metrics, before_it | {"swap": found})
     before = table.read_text(encoding="utf-8").partition(_HEADING)[0].strip() if table.is_file() else ""
     atomic_write_text(table, f"{before}\n\n{_HEADING}\n\n{markdown(found)}\n".lstrip())
     screen.print(f"Written to {metrics} and {table}", "bold")
@@ -115,8 +121,8 @@ def _named(run: Path, other: str) -> tuple[str, Path]:
     if (arm := arm_name(other)) in saved_arms(run):
         return arm, run / arm
     path = Path(other).resolve()
-    if not (path / "model.json").is_file() and (there := saved_arms(path)):
-        path /= "bootdiff" if "bootdiff" in there else there[0]
+    if not (path / "model.json").is_file() and saved_arms(path):
+        path = arm_folder(path)
     if (path / "model.json").is_file():
         return (f"{path.parent.name}-{path.name}" if path.name in ARMS else path.name), path
     raise BootdiffError(

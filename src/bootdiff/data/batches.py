@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from torch import Tensor
 from bootdiff.data.dataset import Dataset, generator
 from bootdiff.data.kinds import axes_of, format_shape, kind_of
 from bootdiff.errors import BootdiffError
+from bootdiff.processes import end_with_parent
 
 __all__ = ["Batches", "rank_slice"]
 
@@ -167,6 +170,8 @@ class Batches:
             batch_size=None,
             num_workers=self.workers,
             pin_memory=pinned,
+            # torch's workers look for their parent between two batches only, and miss one that ends while they start.
+            worker_init_fn=partial(end_with_parent, os.getpid()),
             # Its own generator: the loader would otherwise draw a number from torch's global one.
             generator=torch.Generator().manual_seed(0),
         )

@@ -1,7 +1,8 @@
 """What lies in a folder, which class each file is of, and how files that cannot be used are reported.
 
-Hidden files and folders are passed over, links are followed (once). A sub-folder that cannot be read is a problem: what
-lies in it would be missing without a word. A file's class is the first sub-folder on its path.
+Hidden files and folders are passed over, links are followed (once), but not to a folder around this one: that would be
+everything. A sub-folder that cannot be read is a problem: what lies in it would be missing without a word. A file's
+class is the first sub-folder on its path.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def list_files(folder: Path, what: str, report: Callable[[str, str], None] | Non
         report(inside, f"is a folder that cannot be read ({error.strerror}), whatever lies in it")
 
     names, visited = [], set()
+    around = {str(path) for path in Path(os.path.realpath(folder)).parents}
     for parent, below, files in os.walk(folder, followlinks=True, onerror=unreadable):
         # Links may lead in circles.
         here = os.path.realpath(parent)
@@ -59,6 +61,13 @@ def list_files(folder: Path, what: str, report: Callable[[str, str], None] | Non
             below.clear()
             continue
         visited.add(here)
+        if here in around:
+            below.clear()
+            inside = Path(parent).relative_to(folder).as_posix()
+            if report is not None:
+                report(inside, f"is a link to {here}, around the folder itself; link to what is meant in it")
+                continue
+            raise BootdiffError(f"{parent}: is a link to {here}, around the folder itself; link to what is meant in it")
         below[:] = [b for b in below if not b.startswith(".")]
         # macOS leaves ._name.jpg beside name.jpg, which is no picture.
         names += [(Path(parent) / f).relative_to(folder).as_posix() for f in files if not f.startswith(".")]

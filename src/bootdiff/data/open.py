@@ -132,8 +132,8 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
     if path == "letters":
         return LettersReader()
     path = Path(path)
-    if not path.exists():
-        parent = next((p for p in path.parents if p.exists()), Path())
+    if not _exists(path):
+        parent = next((p for p in path.parents if _exists(p)), Path())
         raise BootdiffError(
             f"{path}: no such file or folder ({parent.resolve()} exists). Check the path; a recipe's paths start "
             "at its folder."
@@ -144,6 +144,8 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
         kind = _kind_of_folder(path) if kind is None else kind
         # There are no folders of vectors: one of pictures will say so.
         return next((reader for reader in _FOLDERS if kind in reader.kinds), _FOLDERS[0])
+    if not path.is_file():
+        raise BootdiffError(f"{path}: is no regular file (a pipe or a device); save the data in a file, and give that")
     suffix = path.suffix.lower()
     if path.name.lower().endswith(STACK_SUFFIXES) and kind in (None, "image"):
         return _FOLDERS[0]
@@ -154,6 +156,14 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
         if suffix in reader.suffixes:
             return reader
     return _reader_of_recording(path, suffix, kind)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something at a path; BootdiffError where the system does not even look."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise BootdiffError(f"{str(path)[:300]}: cannot be looked up ({error.strerror}); check the path") from None
 
 
 def _reader_of_recording(path: Path, suffix: str, kind: str | None) -> Reader:

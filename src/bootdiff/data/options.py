@@ -13,10 +13,14 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import MaxLen
 
-from bootdiff.settings import Doc, Ge, Gt, MinLen, annotations_of, check
+from bootdiff.settings import Doc, Ge, Gt, MinLen, annotations_of, check, short_repr
 
 __all__ = [
     "EMBEDDED",
+    "MAX_BYTES",
+    "MAX_COLUMNS",
+    "MAX_FRAMES",
+    "MAX_PIXELS",
     "ArrayOptions",
     "DataOptions",
     "EmbeddedOptions",
@@ -41,6 +45,10 @@ class ForKinds:
 
 EMBEDDED = ("digits", "letters")
 """Paths that stand for data that need no files: scikit-learn's digits, letters of matplotlib's fonts."""
+
+
+_LONGEST_SIDE = 65_536  # of a picture, that memory is taken for
+_LARGEST = 1e30
 
 
 # --- what each option means ---
@@ -140,6 +148,19 @@ Slices = Annotated[
     ForKinds(("image", "video")),
     Doc("which slices of NIfTI volumes are pictures, or the frames of a video"),
 ]
+# Small files may unpack to fill the memory, or keep a decoder busy for days: what is far from usual is asked for.
+MaxPixels = Annotated[
+    int, Ge(1), ForKinds(("image", "video")), Doc("a picture or frame of more pixels is a file that cannot be used")
+]
+MaxFrames = Annotated[
+    int, Ge(1), ForKinds(("video",)), Doc("a video file of more frames is a file that cannot be used")
+]
+MaxColumns = Annotated[
+    int, Ge(1), ForKinds(("vector", "signal")), Doc("a table of more columns is a file that cannot be used")
+]
+MaxBytes = Annotated[
+    int, Ge(1), Doc("a packed file (.npz, .nii.gz, Parquet) that unpacks to more bytes is one that cannot be used")
+]
 # Not in recipes, where one block's classes and units are found for all.
 Classes = Annotated[list[str] | None, Doc("names of the classes, which fix their numbers across several folders")]
 UnitsOfOthers = Annotated[
@@ -148,6 +169,9 @@ UnitsOfOthers = Annotated[
 Std = Annotated[
     float, Ge(0), Doc("deviation of white noise in the values, in [-1, 1]: they may lie that far beyond their range")
 ]
+
+
+MAX_PIXELS, MAX_FRAMES, MAX_COLUMNS, MAX_BYTES = 200_000_000, 200_000, 10_000, 2**31
 
 
 # --- what each reader understands ---
@@ -194,6 +218,7 @@ class ArrayOptions(ReaderOptions):
     frames: Frames = None
     length: Length = None
     stride: Stride = None
+    max_bytes: MaxBytes = MAX_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +235,8 @@ class TableOptions(ReaderOptions):
     missing: Missing = "refuse"
     range: Range = None
     standardize: Standardize = False
+    max_columns: MaxColumns = MAX_COLUMNS
+    max_bytes: MaxBytes = MAX_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +257,8 @@ class PictureOptions(ReaderOptions):
     alpha: Alpha = "refuse"
     masks: Masks = False
     size: Size = None
+    max_pixels: MaxPixels = MAX_PIXELS
+    max_bytes: MaxBytes = MAX_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +279,7 @@ class VideoOptions(PictureOptions):
     stride: Stride = None
     fps: Fps = None
     pixel_aspect: PixelAspect = "refuse"
+    max_frames: MaxFrames = MAX_FRAMES
     range: Range = None
     missing: Missing = "refuse"
     slices: Slices = "axial"
@@ -263,6 +293,7 @@ class HFOptions(ReaderOptions):
     column: Column = None
     channels: Channels = None
     alpha: Alpha = "refuse"
+    max_pixels: MaxPixels = MAX_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,19 +322,23 @@ def conflicts(options: Any) -> Iterator[tuple[str, str]]:
     given = {name: v for name in defaults if (v := getattr(options, name, None)) not in (None, defaults[name])}
     for name in ("labels", "masks"):
         if not isinstance(given.get(name, False), bool | str):
-            yield name, f"must be true, false or the name of an array, got {given[name]!r}"
+            yield name, f"must be true, false or the name of an array, got {short_repr(given[name])}"
     if given.get("masks") == "alpha" and "alpha" in given:
         yield "alpha", "what is transparent is not observed (masks: alpha), so nothing is put behind it; leave it out"
-    if "size" in given and min(given["size"]) < 1:
-        yield "size", f"must be [height, width], two numbers of at least 1, got {list(given['size'])}"
+    if "size" in given and not 1 <= min(given["size"]) <= max(given["size"]) <= _LONGEST_SIDE:
+        bounds = f"two numbers from 1 to {_LONGEST_SIDE:,}"
+        yield "size", f"must be [height, width], {bounds}, got {short_repr(list(given['size']))}"
     if "range" in given and not given["range"][0] < given["range"][1]:
         yield "range", f"must be [low, high] with low < high, got {list(given['range'])}"
+    if "range" in given and max(map(abs, given["range"])) > _LARGEST:
+        said = f"must lie within +-{_LARGEST:g}, which floats of 32 bits reach, got {list(given['range'])}"
+        yield "range", f"{said}; scale the values"
     if "range" in given and "standardize" in given:
         yield "standardize", "the values have a range already; leave out one of the two"
     if "range" in given and "units" in given:
         yield "units", "the values have a range already; leave out one of the two"
     if len(given.get("separator", ",")) != 1:
-        yield "separator", f"must be one character (' ' for any white space), got {given['separator']!r}"
+        yield "separator", f"must be one character (' ' for any white space), got {short_repr(given['separator'])}"
     if "frames" in given and "length" in given:
         yield "length", "videos have frames, signals have a length; leave out one of the two"
     if "stride" in given and "frames" not in given and "length" not in given:

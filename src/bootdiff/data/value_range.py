@@ -19,9 +19,12 @@ from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 
 __all__ = [
-    "Checked", "check_same_range", "check_values", "declared_range", "measured_units", "outside", "slack_of",
-    "values_of",
+    "LARGEST", "Checked", "beyond", "check_same_range", "check_values", "declared_range", "measured_units", "outside",
+    "slack_of", "values_of",
 ]  # fmt: skip
+
+LARGEST = 1e30
+"""Of stored values: networks compute with floats of 32 bits."""
 
 # Noise that is farther out than this many deviations is another scale.
 _DEVIATIONS = 8
@@ -203,14 +206,22 @@ def measured_units(array: np.ndarray, rows: np.ndarray, where: str, columns: Seq
     mean = total / np.maximum(count, 1)
     for v in parts():
         square += np.where(np.isnan(v), 0, (v - mean) ** 2).sum(axes)
-    deviation = np.sqrt(square / np.maximum(count, 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = np.sqrt(square / np.maximum(count, 1))
     for c in range(channels):
         named = f"column {columns[c]!r}" if columns else f"channel {c}"
         if count[c] == 0:
             raise BootdiffError(f"{where}: {named} is observed in no sample; leave it out")
+        if not np.isfinite(deviation[c]) or max(abs(mean[c]), deviation[c]) > LARGEST:
+            raise BootdiffError(f"{where}: {named} {beyond()}")
         if deviation[c] <= 1e-12 * max(1.0, abs(mean[c])):
             raise BootdiffError(f"{where}: {named} holds one and the same value ({mean[c]:.6g}); leave it out")
     return Units(tuple(mean.tolist()), tuple(deviation.tolist()), standardized=True)
+
+
+def beyond() -> str:
+    """What is wrong with values that floats of 32 bits do not reach."""
+    return f"holds values beyond +-{LARGEST:g}, which floats of 32 bits do not reach; scale the values"
 
 
 def _or_standardize(kind: str) -> str:

@@ -46,7 +46,7 @@ class Gaussian(Distribution):
 
     Args:
         mean: m, of the shape of one sample. Its dtype is the distribution's (float64 where it is not a floating
-        tensor).
+            tensor).
         cov: S, (d, d) with d the number of coordinates, or (*shape, *shape).
 
     Raises:

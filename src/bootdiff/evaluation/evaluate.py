@@ -46,7 +46,8 @@ from bootdiff.evaluation.sample_weights import weighted_mean, weights_at
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.noise import precondition
-from bootdiff.training.run import atomic_write_json, command_line
+from bootdiff.training.files import write_stamped
+from bootdiff.training.run import command_line
 
 __all__ = [
     "EVALUATED_ON",
@@ -354,7 +355,7 @@ def write_metrics(
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "command": command_line(),
     }
-    atomic_write_json(path, content)
+    write_stamped(path, content)
     return content
 
 

@@ -32,17 +32,36 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, with_config
 from torch import Generator, Tensor, nn
+from typing_extensions import TypedDict
 
 from bootdiff.data.dataset import Dataset
 from bootdiff.errors import BootdiffError
 from bootdiff.evaluation.encoders import Decoder, Encoder
-from bootdiff.training.files import load_tensors, save_tensors
+from bootdiff.training.files import load_tensors, read_json, save_tensors
+from bootdiff.training.forms import checked
 
-__all__ = ["Features", "Preparation", "load_features"]
+__all__ = ["Features", "Preparation", "is_program", "load_features"]
 
 _SCRIPT = (".pt", ".pth", ".ts", ".jit", ".torchscript")
 _FORMAT = "bootdiff features 1"
+
+
+def is_program(spec: str | Path) -> bool:
+    """Whether loading these features runs a program: TorchScript."""
+    return Path(spec).suffix in _SCRIPT
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class _Saved(TypedDict):
+    """What belongs to the tensors of `Features.save`."""
+
+    format: str
+    name: str
+    shape: list[int]
+    width: int
+    dim: int
 
 
 @dataclass(frozen=True)
@@ -326,15 +345,20 @@ def _load(path: Path, preparation: Preparation | Mapping[str, Any] | None, devic
 
 
 def _saved(path: Path, device: str | torch.device) -> Features:
-    tensors, meta = load_tensors(path, device)
+    foreign = (
+        "weights without an architecture (not written by Features.save) are no network: give it as TorchScript, or the "
+        "folder of a diffusers autoencoder with its config.json"
+    )
+    tensors, meta = load_tensors(path, device, foreign)
     if meta.get("format") != _FORMAT:
-        raise BootdiffError(
-            f"{path}: weights without an architecture (not written by Features.save); give the network as TorchScript, "
-            "or the folder of a diffusers autoencoder with its config.json"
-        )
+        raise BootdiffError(f"{path}: {foreign}")
+    checked(_Saved, meta, path, foreign)
     config = {key: meta[key] for key in ("shape", "width", "dim")}
-    encoder = Encoder(tuple(config["shape"]), config["width"], config["dim"])
-    encoder.load_state_dict(tensors)
+    try:
+        encoder = Encoder(tuple(config["shape"]), config["width"], config["dim"])
+        encoder.load_state_dict(tensors)
+    except (RuntimeError, ValueError) as error:
+        raise BootdiffError(f"{path}: its weights are not of the network that it describes ({error})") from None
     return Features(meta["name"], encoder.to(device).eval().requires_grad_(False), device, config)
 
 
@@ -353,8 +377,6 @@ def _script(path: Path, device: str | torch.device) -> Callable[[Tensor], Tensor
 
 
 def _diffusers(path: Path, device: str | torch.device) -> tuple[Callable[[Tensor], Tensor], str]:
-    import json
-
     files = sorted(path.glob("*.safetensors"))
     if not (path / "config.json").exists() or not files:
         raise BootdiffError(
@@ -363,7 +385,8 @@ def _diffusers(path: Path, device: str | torch.device) -> tuple[Callable[[Tensor
         )
     import diffusers
 
-    kind = json.loads((path / "config.json").read_text()).get("_class_name", "")
+    config = checked(dict[str, Any], read_json(path / "config.json"), path / "config.json", "copy the folder again")
+    kind = str(config.get("_class_name", ""))
     known = (
         getattr(diffusers, kind, None) if kind.startswith(("Autoencoder", "VQModel", "AsymmetricAutoencoder")) else None
     )
@@ -371,7 +394,10 @@ def _diffusers(path: Path, device: str | torch.device) -> tuple[Callable[[Tensor
         raise BootdiffError(
             f"{path}: {kind or 'no _class_name'} in config.json; only diffusers' image autoencoders are known"
         )
-    net = known.from_pretrained(str(path), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32)
+    try:
+        net = known.from_pretrained(str(path), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32)
+    except Exception as error:  # diffusers and safetensors raise anything for damaged files
+        raise BootdiffError(f"{path}: cannot be read ({error}); copy the folder again") from None
     net = net.to(device).eval().requires_grad_(False)
 
     def encode(x: Tensor) -> Tensor:

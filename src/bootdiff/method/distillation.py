@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, with_config
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import TypedDict
 
 from bootdiff.data import Dataset, Sample
 from bootdiff.denoise import Denoiser
@@ -35,6 +37,7 @@ from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.settings import SamplingSettings
 from bootdiff.sampling import sample
 from bootdiff.training.files import load_tensors, save_tensors
+from bootdiff.training.forms import Cost
 from bootdiff.training.loop import Progress
 from bootdiff.training.run import StageDir
 
@@ -118,7 +121,7 @@ def draw_pool(
     settings, began, drawn = asdict(how), time.monotonic(), 0
     for k, start in enumerate(starts):
         path = stage / f"samples-{k}.safetensors"
-        if k % accelerator.num_processes != accelerator.process_index or _is_there(path, key):
+        if k % accelerator.num_processes != accelerator.process_index or _is_there(stage, path, key):
             continue
         n = min(_CHUNK, count - start)
         own = None if labels is None else labels[start : start + n]
@@ -135,8 +138,8 @@ def draw_pool(
         flops = count * asked * forward_cost(teacher)["forward_flops"]
         stage.finish({"ledger": cost | {"images": count, "flops": flops, "seconds": time.monotonic() - began}})
     accelerator.wait_for_everyone()
-    parts = [load_tensors(stage / f"samples-{k}.safetensors")[0]["x"] for k in range(len(starts))]
-    return torch.cat(parts), labels, stage.info["ledger"]
+    parts = [stage.tensors(f"samples-{k}.safetensors")[0]["x"] for k in range(len(starts))]
+    return torch.cat(parts), labels, stage.read("done.json", _Drawn)["ledger"]
 
 
 def forward_cost(denoiser: Denoiser) -> dict[str, Any]:
@@ -150,8 +153,15 @@ def forward_cost(denoiser: Denoiser) -> dict[str, Any]:
     return {"parameters": size, **none, "peak_memory": 0, "forward_flops": counter.get_total_flops()}
 
 
-def _is_there(path: Path, key: str) -> bool:
-    return path.is_file() and load_tensors(path)[1].get("key") == key
+def _is_there(stage: StageDir, path: Path, key: str) -> bool:
+    return path.is_file() and load_tensors(path, remedy=stage.remedy)[1].get("key") == key
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class _Drawn(TypedDict):
+    """The done.json of its stage."""
+
+    ledger: Cost
 
 
 @dataclass

@@ -17,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
+from pydantic import ConfigDict, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from bootdiff.data import Dataset, Subset, spaced_indices
 from bootdiff.denoise import Denoiser
@@ -28,12 +30,27 @@ from bootdiff.moments.moment_matching import impose
 from bootdiff.moments.shrinkage import Coordinates, Estimate, Sampled, ledoit_wolf, shrunk
 from bootdiff.moments.view_moments import ViewMoments
 
-__all__ = ["GaussianDenoiser", "gaussian_of"]
+__all__ = ["GaussianDenoiser", "GaussianRecord", "gaussian_of"]
 
 # Coordinates that are dense, and eigenvectors that are kept, at most; and numbers in all that they are made of.
 _DENSE, _RANK, _NUMBERS = 512, 256, 2**22
 # Files of one kind that are read: at most so many, of at most so many numbers in all.
 _FILES, _VALUES = 8192, 2**26
+
+
+class _Config(TypedDict):
+    """Arguments of `GaussianDenoiser`."""
+
+    shape: list[int]
+    rank: int
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class GaussianRecord(TypedDict):
+    """The done.json of its stage. config: None where it has no say."""
+
+    config: _Config | None
+    ledger: dict[str, float]
 
 
 class GaussianDenoiser(Denoiser):

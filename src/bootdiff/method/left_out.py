@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bootdiff.training.files import read_record
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
 from bootdiff.training.run import Run
 
 __all__ = ["FILE", "recorded", "sentence", "still_improving"]
@@ -22,6 +24,12 @@ FILE = "left_out.json"
 """In the stage of the screening: {view: sentence}."""
 
 _FELL = 0.005  # share of the loss over the last quarter of the steps, below which a training counts as finished
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class _Record(TypedDict):
+    of: Any
+    result: dict[str, str]
 
 
 def still_improving(rows: Iterable[Mapping[str, Any]]) -> float | None:
@@ -72,5 +80,7 @@ def sentence(name: str, screened: bool, networks: Mapping[str, float]) -> str:
 
 def recorded(run: Run) -> dict[str, str]:
     """The sentences of a run, {view: sentence}; none where no view was left out, or none was screened."""
-    path = run.stages / "screening" / FILE
-    return dict(read_record(path, "delete it")["result"]) if path.is_file() else {}
+    if not (run.stages / "screening" / FILE).is_file():
+        return {}
+    said = run.stage("screening").read(FILE, _Record)["result"]
+    return dict(said)

@@ -25,7 +25,7 @@ from bootdiff.method.problem import Problem
 from bootdiff.method.settings import MethodSettings
 from bootdiff.method.visible import visible_views
 
-__all__ = ["ARMS", "Part", "Plan", "Stage", "parts_of", "plan", "prefix_of"]
+__all__ = ["ARMS", "Part", "Plan", "Stage", "parents_of", "parts_of", "plan", "prefix_of"]
 
 ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "distilled", "oracle")
 """What can be trained from one problem; every arm is made of the same parts."""
@@ -118,6 +118,33 @@ def plan(settings: MethodSettings, problem: Problem, arms: Sequence[str]) -> Pla
     """The stages that these arms need."""
     top = (settings, problem)
     return Plan({arm: tuple(dict.fromkeys(_arm(top, settings, problem, arm, ""))) for arm in arms})
+
+
+def parents_of(settings: MethodSettings, problem: Problem, stage: Stage) -> list[Stage]:
+    """The networks that must be trained before this one, in the order in which they are; none: it can begin at once.
+
+    Those that it may start at are among them, whether or not it does in the end (`warm_start`).
+    """
+    top, around = (settings, problem), stage.around
+    for step in around.split(".") if around else []:
+        inner = settings.views[step].inner
+        assert inner is not None
+        settings, problem = inner, problem.inner(step)
+    found: list[Stage] = []
+    if stage.part in ("residual", "unregularized", "distilled"):
+        arm = "bootdiff" if stage.part == "residual" else stage.part
+        every = _arm(top, settings, problem, arm, around)
+        if stage not in every:  # without penalties, `unregularized` is made of the residual's own networks
+            every = _arm(top, settings, problem, "unregularized", around)
+        first = next(k for k, other in enumerate(every) if (other.part, other.around) == (stage.part, around))
+        found = every[:first]
+    elif stage.part == "view" and stage.view is not None and settings.views[stage.view].start == "best":
+        parts: list[Part] = ["full", *(["visible"] if visible_views(settings, problem) else [])]  # type: ignore[list-item]
+        found = [Stage(part, network, around=around) for part in parts for network in settings.networks]
+        own = [name for name, v in problem.views.items() if v.is_trained]
+        for name in own[: own.index(stage.view)]:
+            found += [Stage("view", network, name, around) for network in settings.views[name].networks]
+    return list(dict.fromkeys(other for other in found if other.trained))
 
 
 _Level = tuple[MethodSettings, Problem]

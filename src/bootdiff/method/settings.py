@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from bootdiff.denoise import Denoiser
 from bootdiff.nets.network import Network
 from bootdiff.noise import LEVELS
-from bootdiff.settings import Doc, Ge, Gt, Lt, check
+from bootdiff.settings import Doc, Ge, Gt, Le, Lt, check
 from bootdiff.training.settings import TrainingSettings
 
 __all__ = [
@@ -35,9 +35,11 @@ class GainSettings:
     """How much each view counts at each noise level."""
 
     mode: Annotated[Literal["fit", "unit"], Doc("fit: ridge regression on full samples; unit: all 1")] = "fit"
-    folds: Annotated[int, Ge(2), Doc("folds of the cross-validation")] = 5
-    draws: Annotated[int, Ge(1), Doc("noise draws per full sample and level")] = 4
-    smooth: Annotated[float, Ge(0), Doc("width of the smoothing over ln sigma; 0, 1 and 2 of it are tried")] = 0.35
+    folds: Annotated[int, Ge(2), Le(1000), Doc("folds of the cross-validation")] = 5
+    draws: Annotated[int, Ge(1), Le(1000), Doc("noise draws per full sample and level")] = 4
+    smooth: Annotated[
+        float, Ge(0), Le(100), Doc("width of the smoothing over ln sigma; 0, 1 and 2 of it are tried")
+    ] = 0.35
     prune: Annotated[float, Ge(0), Doc("gains that improve by less than this many standard errors become 0")] = 2.0
     screen: Annotated[
         float,
@@ -79,7 +81,7 @@ class ResidualSettings:
     visible_share: Annotated[
         float, Gt(0), Lt(1), Doc("share of full samples in what these denoisers are trained on")
     ] = 0.25
-    snapshots: Annotated[int, Ge(1), Doc("snapshots per expert offered to the choice per noise level")] = 4
+    snapshots: Annotated[int, Ge(1), Le(1000), Doc("snapshots per expert offered to the choice per noise level")] = 4
     prune: Annotated[
         float,
         Ge(0),
@@ -122,9 +124,9 @@ class SamplingSettings:
     """How samples are drawn."""
 
     scheduler: Annotated[Literal["dpm", "heun", "euler"], Doc("solver")] = "dpm"
-    steps: Annotated[int, Ge(2), Doc("noise levels visited")] = 40
-    sigma_min: Annotated[float, Gt(0), Doc("last noise level")] = 0.02
-    sigma_max: Annotated[float, Gt(0), Doc("first noise level")] = 80.0
+    steps: Annotated[int, Ge(2), Le(10_000), Doc("noise levels visited")] = 40
+    sigma_min: Annotated[float, Ge(1e-6), Doc("last noise level")] = 0.02
+    sigma_max: Annotated[float, Gt(0), Le(1e6), Doc("first noise level")] = 80.0
 
     def __post_init__(self) -> None:
         check(self)
@@ -141,7 +143,9 @@ class DistillationSettings:
     samples: drawn from bootdiff's model, to learn on beside the full samples.  networks: by name; None: full-only's.
     """
 
-    samples: Annotated[int, Ge(1), Doc("drawn from bootdiff's model, to learn on beside the full samples")] = 1000
+    samples: Annotated[
+        int, Ge(1), Le(10**7), Doc("drawn from bootdiff's model, to learn on beside the full samples")
+    ] = 1000
     networks: Mapping[str, Network] | None = None
 
 

@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from bootdiff.errors import BootdiffError
 from bootdiff.method.losses import LossModule
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.stack import SnapshotsByNoiseLevel
@@ -21,7 +24,17 @@ from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.run import StageDir
 from bootdiff.training.state import snapshot_path
 
-__all__ = ["choose", "chosen", "fewest", "last"]
+__all__ = ["Choice", "choose", "chosen", "fewest", "last"]
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class Choice(TypedDict):
+    """What `fewest` returns."""
+
+    steps: list[int]
+    choice: list[int]
+    loss: float | None
+    per_level: list[float | None]
 
 
 def choose(
@@ -69,6 +82,9 @@ def chosen(
     stage: StageDir, expert: ResidualExpert, levels: Sequence[float], choice: Mapping[str, Any]
 ) -> SnapshotsByNoiseLevel:
     """The snapshots that `choose` kept, frozen."""
+    steps, used = choice["steps"], choice["choice"]
+    if len(used) != len(levels) or not all(0 <= k < len(steps) for k in used):
+        raise BootdiffError(f"{stage / 'choice.json'}: a choice for other noise levels; {stage.remedy}")
     members = []
     for step in choice["steps"]:
         member = _copy(expert)

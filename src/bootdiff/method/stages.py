@@ -47,6 +47,7 @@ from bootdiff.method.warm_start import alike, weights_like
 from bootdiff.method.weights import Weights
 from bootdiff.nets.network import BuiltIn, Network
 from bootdiff.sampling import classes_of
+from bootdiff.views import to_config
 
 __all__ = ["Bootstrap"]
 
@@ -75,13 +76,16 @@ class Bootstrap(Trainer):
         if self.settings.gains.mode == "unit":
             return composite
         self.denoiser("full_only")
-        keys = [*self._view_keys(), self._keys[f"{self.prefix}full-stack"]]
+        # Of pretrained views the keys say nothing of the view; of none of them, on which samples it is weighed.
+        made_of = {"views": {n: to_config(v.view) for n, v in self.problem.views.items()}}
+        made_of["samples"] = self.full_training_set().describe()
+        keys = [*self._view_keys(), made_of, self._keys[f"{self.prefix}full-stack"]]
         found = self.weights(f"{self.prefix}screening", list(views), lambda: self._screening(composite), keys)
         composite = composite.with_gains(found).to(self.device)
         screened = set(composite.views)
         if composite.views:
             solve = partial(self._gains, composite)
-            gains = self.weights(f"{self.prefix}gains", list(composite.views), solve, self._view_keys())
+            gains = self.weights(f"{self.prefix}gains", list(composite.views), solve, [*self._view_keys(), made_of])
             composite = composite.with_gains(gains).to(self.device)
         self._say_left_out(screened, set(composite.views))
         return composite
@@ -169,18 +173,20 @@ class Bootstrap(Trainer):
             self._keys[f"{own}-stack"] = inner._keys[f"{inner.prefix}residual-stack"]
             return denoiser
         data = self.view_training_set(name)
+        experts: Experts = dict(self._view_expert(name, network) for network in self.settings.views[name].networks)
+        return self.stack(own, data, self.no_views(data.prior), {**experts, **self.gaussian(own, data)})
+
+    def _view_expert(self, name: str, network: str) -> tuple[str, SnapshotsByNoiseLevel]:
+        """One network of a view that is trained on its files alone, by the name of its stage."""
         begun = self.settings.views[name].start == "best"
         before = list(itertools.takewhile(lambda other: other != name, self._own_views())) if begun else []
         for other in before:
             self.view(other)
-        experts: Experts = {}
-        for network in self.settings.views[name].networks:
-            task = self.task(Stage("view", network, name, self.path))
-            start = self._init(name, task) or (self._starts(task, network, before) if begun else [])
-            if begun and not start:
-                self.log(f"{task.name}: starts from scratch, no network that is there is like it")
-            experts[task.name] = self.train(task, start=start)
-        return self.stack(own, data, self.no_views(data.prior), {**experts, **self.gaussian(own, data)})
+        task = self.task(Stage("view", network, name, self.path))
+        start = self._init(name, task) or (self._starts(task, network, before) if begun else [])
+        if begun and not start:
+            self.log(f"{task.name}: starts from scratch, no network that is there is like it")
+        return task.name, self.train(task, start=start)
 
     def _pretrained(self, own: str, denoiser: Denoiser) -> Denoiser:
         """A denoiser that is there already: it costs no training, but an evaluation whenever it is used."""
@@ -194,7 +200,7 @@ class Bootstrap(Trainer):
         settings = self.settings.views[name].inner
         assert settings is not None
         args = (settings, self.problem.inner(name), self.run, self.accelerator, self.progress, self.log, self.reuse)
-        return self._once(f"inner {name}", lambda: Bootstrap(*args, self.ledger, outer=self, name=name))
+        return self._once(f"inner {name}", lambda: Bootstrap(*args, self.ledger, outer=self, name=name, only=self.only))
 
     def within(self, path: str) -> Bootstrap:
         """The stages inside the view at this path from here; "" for these."""
@@ -215,15 +221,24 @@ class Bootstrap(Trainer):
 
     def _experts(self, part: Part) -> Experts:
         networks = self.settings.distilled_networks if part == "distilled" else self.settings.networks
-        experts: Experts = {}
-        for network in networks:
-            stage = Stage(part, network, around=self.path)
-            composite = self.composite() if part in ("residual", "unregularized") else None
-            teacher = self.denoiser("bootdiff") if part == "distilled" else None
-            task = self.task(stage, composite, teacher)
-            keys, start = self._parents(task, part, network)
-            experts[task.name] = self.train(task, keys, start=self._init(part, task) or start)
-        return experts
+        return dict(self._expert(part, network) for network in networks)
+
+    def _expert(self, part: Part, network: str) -> tuple[str, SnapshotsByNoiseLevel]:
+        """One network of a part, by the name of its stage."""
+        composite = self.composite() if part in ("residual", "unregularized") else None
+        teacher = self.denoiser("bootdiff") if part == "distilled" else None
+        task = self.task(Stage(part, network, around=self.path), composite, teacher)
+        keys, start = self._parents(task, part, network)
+        return task.name, self.train(task, keys, start=self._init(part, task) or start)
+
+    def make(self, stage: Stage) -> None:
+        """Train one stage, and weigh what it needs to be weighed; `plan.parents_of` says what must be there before."""
+        stages = self.within(stage.around)
+        if stage.part == "view":
+            assert stage.view is not None
+            stages._view_expert(stage.view, stage.network)
+        else:
+            stages._expert(stage.part, stage.network)
 
     def task(self, stage: Stage, composite: CompositeDenoiser | None = None, teacher: Denoiser | None = None) -> Task:
         """How a stage of this problem is trained, on what.

@@ -20,9 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.data import Batches
 from bootdiff.denoise import Denoiser, IsotropicGaussian
+from bootdiff.errors import BootdiffError
 from bootdiff.method import regressions, snapshots
 from bootdiff.method.composite import CompositeDenoiser
-from bootdiff.method.gaussian import GaussianDenoiser, gaussian_of
+from bootdiff.method.gaussian import GaussianDenoiser, GaussianRecord, gaussian_of
 from bootdiff.method.losses import LossModule, ResidualObjective
 from bootdiff.method.plan import prefix_of
 from bootdiff.method.problem import Problem, ViewData
@@ -31,10 +32,10 @@ from bootdiff.method.settings import MethodSettings
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.method.training_set import TrainingSet, full_training_set, view_training_set
 from bootdiff.method.validation import Validator, residual_energy
-from bootdiff.method.warm_start import race, start_at
-from bootdiff.method.weights import Weights
+from bootdiff.method.warm_start import Start, race, start_at
+from bootdiff.method.weights import Weights, WeightsRecord
 from bootdiff.nets.network import Network
-from bootdiff.training.files import load_tensors
+from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.loop import FitResult, Progress, fit
 from bootdiff.training.run import Run, StageDir
 from bootdiff.training.settings import TrainingSettings
@@ -112,6 +113,7 @@ class Trainer:
         ledger: cost of each stage.
         outer: the stages around these, where these train the denoiser of its view `name`.
         watch: who looks at the networks of the full samples meanwhile.
+        only: names of the stages that may be trained here; None: all. The others must be there (`reuse`).
     """
 
     settings: MethodSettings
@@ -125,6 +127,7 @@ class Trainer:
     outer: Self | None = None
     name: str = ""
     watch: Watch | None = None
+    only: frozenset[str] | None = None
     _keys: dict[str, str] = field(default_factory=dict)
     _made: dict[str, Any] = field(default_factory=dict)
 
@@ -169,15 +172,25 @@ class Trainer:
             depends_on: what the result depends on beside the task: keys of other stages.
             batches: None: those of the task's data.
             start: weights to start at; of several, those that win a race (`warm_start`).
+
+        Raises:
+            BootdiffError: it is none of `only`, and not there.
         """
         name, training, data = task.name, task.training, task.data
         begins = {path.parent.name: self._keys[path.parent.name] for path in start}
         stage = self._stage(
             name, self.description(task), parents=_numbered(depends_on), start=begins, steps=training.steps
         )
+        if self.only is not None and name not in self.only and not stage.done:
+            raise BootdiffError(
+                f"{', '.join(sorted(self.only))}: is made of {name}, which is not there yet; train that first "
+                f"(--stage {name})"
+            )
         validator = self.validator(data, task.composite)
+        if not stage.begun and (stage / "choice.json").is_file():
+            raise BootdiffError(f"{stage.path}: its done.json is lost; {stage.remedy}")
         scale = self._store.get_or_compute(
-            stage, "scale.json", lambda: residual_energy(validator, task.anchor).tolist()
+            stage, "scale.json", lambda: residual_energy(validator, task.anchor).tolist(), form=list[float]
         )
         objective, expert = task.loss(), self.build(task, scale)
         batches = batches or self.batches(name, data, training)
@@ -198,6 +211,8 @@ class Trainer:
 
         def raced() -> dict[str, Any]:
             losses, spent = {}, []
+            if not short:
+                return {"start": None, "losses": {}, "ledgers": []}
             for k, path in enumerate(start):
                 own = self._stage(f"{name}.start-{k}", {"candidate": k}, parents={name: stage.key})
                 spent.append(run(own, short, min(training.warmup, short // 4), path, keep=False).ledger)
@@ -207,14 +222,17 @@ class Trainer:
 
         short, steps = race(len(start), training.steps)
         begun = stage.begun
-        if not self._store.exists(stage, "start.json") and begun:
-            short, steps = 0, training.steps  # for fewer steps there was no race; now it is under way
         begin, spent = start[0] if start else None, []
-        if short:
-            found = self._store.get_or_compute(stage, "start.json", raced)
-            begin, spent = self.run.stages / found["start"], found["ledgers"]
-            short = spent[0]["steps"]  # where more steps are asked for, the race stays as it was
-            steps = training.steps - len(spent) * short
+        known = self._store.exists(stage, "start.json")
+        if begun and not known and self.run.stamps and len(start) > 1:
+            raise BootdiffError(f"{stage.path}: its start.json is lost; {stage.remedy}")
+        if len(start) > 1 and (known or not begun):  # for runs of an earlier version there may have been no race
+            found = self._store.get_or_compute(stage, "start.json", raced, form=Start)
+            spent = found["ledgers"]
+            begin = self.run.stages / found["start"] if found["start"] else begin
+        # Where more steps are asked for, the race stays as it was.
+        short = spent[0]["steps"] if spent else 0
+        steps = training.steps - len(spent) * short
         done = stage.done
         result = run(
             stage, steps, training.warmup, begin, evaluate=lambda model: self._by_level(validator.expert(model.expert))
@@ -228,10 +246,10 @@ class Trainer:
             news = True
             return snapshots.choose(stage, expert, validator, result.snapshots, most)
 
-        choice = self._store.get_or_compute(stage, "choice.json", choose, of=steps)
+        choice = self._store.get_or_compute(stage, "choice.json", choose, of=steps, form=snapshots.Choice)
         self._store.prune(stage, choice["steps"])
         if news:
-            for other, loss in (found["losses"] if short else {}).items():
+            for other, loss in (found["losses"] if spent else {}).items():
                 self.log(f"{name}: started at {other}, held-out loss {loss:.4f} after {short} steps")
             self.log(f"{name}: held-out loss {choice['loss']:.4f}, best steps {choice['steps']} of {steps}")
         return snapshots.chosen(stage, expert, self.levels, choice).to(self.device)
@@ -333,10 +351,11 @@ class Trainer:
                 spent = {"seconds": time.perf_counter() - start}
                 stage.finish({"config": None if found is None else found.config, "ledger": spent})
             self.accelerator.wait_for_everyone()
-        if stage.info["config"] is None:
+        config = stage.read("done.json", GaussianRecord)["config"]
+        if config is None:
             return {}
-        made = GaussianDenoiser(**stage.info["config"])
-        made.load_state_dict(load_tensors(stage / "final.safetensors")[0])
+        made = GaussianDenoiser(**config)
+        load_weights(made, stage / "final.safetensors")
         return {own: made.to(self.device).eval().requires_grad_(False)}
 
     def weights(self, name: str, names: list[str], solve: Callable[[], Weights], depends_on: Any) -> Tensor:
@@ -353,7 +372,10 @@ class Trainer:
             self.log(f"{name}: weights at sigma {', '.join(f'{s:g}' for s in self.levels)}")
             for k, part in enumerate(names):
                 self.log(f"  {part:24s} " + " ".join(f"{row[k]:6.3f}" for row in record["values"]))
-        return torch.tensor(stage.info["values"], dtype=torch.float64).reshape(len(self.levels), len(names))
+        found = torch.tensor(stage.read("done.json", WeightsRecord)["values"], dtype=torch.float64)
+        if found.numel() != len(self.levels) * len(names):
+            raise BootdiffError(f"{stage / 'done.json'}: a table of another size; {stage.remedy}")
+        return found.reshape(len(self.levels), len(names))
 
     # -- training sets -------------------------------------------------------------------------------------------------
 

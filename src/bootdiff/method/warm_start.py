@@ -20,10 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field, with_config
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from bootdiff.errors import BootdiffError
 from bootdiff.method.losses import LossModule
@@ -31,8 +33,18 @@ from bootdiff.method.residual import ResidualExpert
 from bootdiff.nets.network import Network
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.training.checkpoint import load_weights, read_weights
+from bootdiff.training.forms import TrainingCost
 
-__all__ = ["alike", "race", "start_at", "weights_like"]
+__all__ = ["Start", "alike", "race", "start_at", "weights_like"]
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class Start(TypedDict):
+    """What a race came to. start: the weights of the winner, below the folder of all stages; None: no race."""
+
+    start: Annotated[str, Field(pattern=r"^\w[\w.-]*\.start-\d+/final\.safetensors$")] | None
+    losses: dict[str, float | None]
+    ledgers: list[TrainingCost]
 
 
 def alike(

@@ -24,9 +24,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
-__all__ = ["Moments", "Weights", "fit_weights"]
+__all__ = ["Moments", "Weights", "WeightsRecord", "fit_weights"]
 
 RIDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 _NOTHING = 1e-12  # share of the target's energy below which a candidate's is rounding (float32 networks)
@@ -71,6 +73,19 @@ class Moments:
     def take(self, index: Tensor) -> Moments:
         """Only the samples of `index`."""
         return Moments(self.gram[:, index], self.cross[:, index], self.power[:, index])
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class WeightsRecord(TypedDict):
+    """`Weights.record`; what was not finite is None."""
+
+    levels: list[float]
+    names: list[str]
+    values: list[list[float]]
+    explained: list[float | None]
+    significance: list[list[float | None]]
+    ridge: float
+    smooth: float
 
 
 @dataclass

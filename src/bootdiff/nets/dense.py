@@ -16,7 +16,7 @@ import torch.nn.functional as f
 from torch import Tensor, nn
 
 from bootdiff.nets.parts import NoiseEmbedding, zero
-from bootdiff.settings import Doc, Ge, Lt
+from bootdiff.settings import Doc, Ge, Le, Lt
 
 __all__ = ["MLP", "Linear"]
 
@@ -37,8 +37,8 @@ class MLP(nn.Module):
         in_channels: int,
         out_channels: int,
         space: Sequence[int] = (),
-        width: Annotated[int, Ge(1), Doc("hidden units")] = 256,
-        depth: Annotated[int, Ge(1), Doc("hidden layers")] = 3,
+        width: Annotated[int, Ge(1), Le(65_536), Doc("hidden units")] = 256,
+        depth: Annotated[int, Ge(1), Le(1000), Doc("hidden layers")] = 3,
         classes: int | None = None,
         dropout: Annotated[float, Ge(0), Lt(1), Doc("share of hidden units dropped in training")] = 0.0,
     ) -> None:
@@ -79,7 +79,9 @@ class Linear(nn.Module):
         in_channels: int,
         out_channels: int,
         space: Sequence[int] = (),
-        rank: Annotated[int | None, Ge(1), Doc("directions; null: twice the values of a sample, at least 32")] = None,
+        rank: Annotated[
+            int | None, Ge(1), Le(2**20), Doc("directions; null: twice the values of a sample, at least 32")
+        ] = None,
         classes: int | None = None,
         dropout: Annotated[float, Ge(0), Lt(1), Doc("share of directions dropped in training")] = 0.0,
     ) -> None:

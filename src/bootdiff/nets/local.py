@@ -17,7 +17,7 @@ import torch.nn.functional as f
 from torch import Tensor, nn
 
 from bootdiff.nets.parts import Dropout, NoiseEmbedding, zero
-from bootdiff.settings import Doc, Ge
+from bootdiff.settings import Doc, Ge, Le
 
 __all__ = ["KERNELS", "WIDTHS", "LocalNet"]
 
@@ -69,10 +69,13 @@ class LocalNet(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        width: Annotated[Literal["auto"] | int, Ge(1), Doc("hidden channels; auto: 64, for videos 16")] = "auto",
+        width: Annotated[
+            Literal["auto"] | int, Ge(1), Le(65_536), Doc("hidden channels; auto: 64, for videos 16")
+        ] = "auto",
         depth: Annotated[
             int,
             Ge(3),
+            Le(1000),
             Doc("convolutions; the neighbourhood is 2 depth + 1 pixels wide, in signals 8 depth + 1 values"),
         ] = 5,
         classes: int | None = None,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as f
 from torch import Tensor, nn
 
-from bootdiff.settings import Doc, Ge, Lt
+from bootdiff.settings import Doc, Ge, Le, Lt
 
 __all__ = [
     "Attention", "Channels", "Dropout", "Layers", "NoiseEmbedding", "Patch", "attention_levels", "class_or_none",
@@ -22,10 +22,10 @@ __all__ = [
 ]  # fmt: skip
 
 Channels = Annotated[
-    Literal["auto"] | Sequence[Annotated[int, Ge(1)]],
+    Literal["auto"] | Sequence[Annotated[int, Ge(1), Le(65_536)]],
     Doc("width of each level, the finest first; auto: by the kind and size of the samples"),
 ]
-Layers = Annotated[int, Ge(1), Doc("residual blocks per level")]
+Layers = Annotated[int, Ge(1), Le(100), Doc("residual blocks per level")]
 Attention = Annotated[
     bool | Sequence[Annotated[int, Ge(0)]],
     Doc("levels with self-attention (0 is the finest); true: the coarsest, false: none"),
@@ -34,6 +34,7 @@ Dropout = Annotated[float, Ge(0), Lt(1), Doc("share of hidden values dropped in 
 Patch = Annotated[
     Literal["auto"] | int,
     Ge(1),
+    Le(1024),
     Doc(
         "pixels per side (values of a signal) folded into channels first: 2 quarters the compute; never frames; "
         "fewer for thumbnails; auto: by size: 1 for images up to 32 pixels, 2 to 64, 4 to 256, then 8 "

@@ -30,7 +30,7 @@ from bootdiff.recipe.messages import Block, fail, in_yaml
 from bootdiff.recipe.noise import Noise
 from bootdiff.recipe.trust import imported
 from bootdiff.recipe.views import IMPORT_PATH, kind_of, short, whole
-from bootdiff.settings import doc_of
+from bootdiff.settings import bound_text, doc_of, short_repr
 
 __all__ = [
     "SPECS",
@@ -42,26 +42,33 @@ __all__ = [
 ]
 
 
+_LEVELS, _WIDEST = 16, 65_536
+
+
 def _levels(value: Any) -> bool | list[int]:
     if isinstance(value, bool):
         return value
     if isinstance(value, list) and all(whole(v) and v >= 0 for v in value):
         return value
-    raise ValueError(f"must be true, false or a list of levels (0 is the finest), got {value!r}")
+    raise ValueError(f"must be true, false or a list of levels (0 is the finest), got {short_repr(value)}")
 
 
 def _widths(value: Any) -> str | list[int]:
     if value == "auto":
         return "auto"
-    if isinstance(value, list) and value and all(whole(v) and v > 0 for v in value):
+    if isinstance(value, list) and 0 < len(value) <= _LEVELS and all(whole(v) and 0 < v <= _WIDEST for v in value):
         return value
-    raise ValueError(f"must be auto or a list of widths such as [24, 48, 48], got {value!r}")
+    raise ValueError(
+        f"must be auto or a list of widths such as [24, 48, 48], at most {_LEVELS} and each up to "
+        f"{bound_text(_WIDEST)}, got {short_repr(value)}"
+    )
 
 
 def _count(value: Any) -> str | int:
-    if value == "auto" or (whole(value) and value >= 1):
+    if value == "auto" or (whole(value) and 1 <= value <= _WIDEST):
         return value
-    raise ValueError(f"must be auto or a whole number of at least 1, got {value!r}")
+    bound = f"of at most {bound_text(_WIDEST)}" if whole(value) and value > 1 else "of at least 1"
+    raise ValueError(f"must be auto or a whole number {bound}, got {short_repr(value)}")
 
 
 def _key(annotation: Any, default: Any) -> Any:

@@ -18,7 +18,7 @@ from bootdiff.recipe.data import Data, Full, Holdout
 from bootdiff.recipe.messages import Block, block_of, fail
 from bootdiff.recipe.noise import Noise
 from bootdiff.recipe.views import Corruption, Views, whole
-from bootdiff.settings import annotations_of, doc_of
+from bootdiff.settings import annotations_of, bound_text, doc_of, short_repr
 from bootdiff.training.settings import TrainingSettings
 
 __all__ = [
@@ -37,22 +37,27 @@ __all__ = [
 ]
 
 
-def _auto_or(least: int) -> PlainValidator:
-    """Reads auto or a whole number of at least `least`, with one message for both."""
+def _auto_or(least: int, most: int) -> PlainValidator:
+    """Reads auto or a whole number from `least` to `most`, with one message for both."""
 
     def read(value: Any) -> str | int:
-        if value == "auto" or (whole(value) and value >= least):
+        if value == "auto" or (whole(value) and least <= value <= most):
             return value
-        raise ValueError(f"must be auto or a whole number of at least {least}, got {value!r}")
+        many = whole(value) and value > most
+        bound = f"of at most {bound_text(most)}" if many else f"of at least {least}"
+        raise ValueError(f"must be auto or a whole number {bound}, got {short_repr(value)}")
 
     return PlainValidator(read, json_schema_input_type=Literal["auto"] | int)
 
+
+MOST_VIEWS = 256
+"""Views, and networks, beside each other."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
 _BATCH_HINT = annotations_of(TrainingSettings)["batch"]
-_BATCH = (Annotated[get_args(_BATCH_HINT)[0], _auto_or(1)], Field("auto", description=doc_of(_BATCH_HINT)))
+_BATCH = (Annotated[get_args(_BATCH_HINT)[0], _auto_or(1, 2**20)], Field("auto", description=doc_of(_BATCH_HINT)))
 _NOISE = (Noise, Field(default_factory=Noise, description=doc_of(annotations_of(TrainingSettings)["noise"])))
 
 
@@ -109,7 +114,10 @@ class ViewSpec(Block):
         description="a trained model of such files in place of training: a diffusers folder, a run, or one of its arms",
     )
     views: dict[Name, ViewSpec] | None = Field(
-        None, min_length=1, description="partial data of this view's own samples, as stills are of short clips"
+        None,
+        min_length=1,
+        max_length=MOST_VIEWS,
+        description="partial data of this view's own samples, as stills are of short clips",
     )
     same_as: str | None = Field(
         None, min_length=1, description="another view (clips.stills: the one inside clips) whose denoiser serves here"
@@ -187,7 +195,10 @@ class Distill(block_of(DistillationSettings, "DistillFields", leave_out=["networ
     """How the arm `distilled` is made: bootdiff's model in as few networks as full-only has."""
 
     backbones: dict[Name, Backbone] | None = Field(
-        None, min_length=1, description="its networks, by names you choose; null: those of `backbones`"
+        None,
+        min_length=1,
+        max_length=MOST_VIEWS,
+        description="its networks, by names you choose; null: those of `backbones`",
     )
     training: Training = Field(default_factory=Training, description="overrides of training for these networks")
 
@@ -199,8 +210,8 @@ class Distill(block_of(DistillationSettings, "DistillFields", leave_out=["networ
 class Sampling(block_of(SamplingSettings, "SamplingFields")):  # type: ignore[misc]
     """How samples are drawn."""
 
-    count: int = Field(64, ge=1, description="samples drawn for the report")
-    preview_every: Annotated[Literal["auto"] | int, _auto_or(0)] = Field(
+    count: int = Field(64, ge=1, le=10**6, description="samples drawn for the report")
+    preview_every: Annotated[Literal["auto"] | int, _auto_or(0, 10**9)] = Field(
         "auto",
         description="steps between the samples that networks draw while they are trained; auto: about ten pictures of "
         "each training, fewer where they would cost more than about 3 % of it; 0: none",
@@ -220,9 +231,9 @@ class Sampling(block_of(SamplingSettings, "SamplingFields")):  # type: ignore[mi
 class Evaluation(Block):
     """How the result is measured."""
 
-    draws: int = Field(4, ge=1, description="noise draws per held-out or test sample and level")
+    draws: int = Field(4, ge=1, le=1000, description="noise draws per held-out or test sample and level")
     features: str = Field("auto", min_length=1, description="auto, classifier, autoencoder, or the path of a network")
-    samples: Annotated[Literal["auto"] | int, _auto_or(0)] = Field(
+    samples: Annotated[Literal["auto"] | int, _auto_or(0, 10**7)] = Field(
         "auto", description="samples drawn for the metrics on samples; 0: none; auto: 1000, of videos 128"
     )
 

@@ -21,6 +21,7 @@ from bootdiff.data.dataset import held_out_count
 from bootdiff.data.options import EMBEDDED, DataOptions, conflicts
 from bootdiff.recipe.messages import Block, block_of, fail
 from bootdiff.recipe.views import whole
+from bootdiff.settings import short_repr
 
 __all__ = ["Data", "Full", "Holdout", "partial_only"]
 
@@ -28,13 +29,14 @@ __all__ = ["Data", "Full", "Holdout", "partial_only"]
 _OPTIONAL = (
     "kind", "frames", "length", "stride", "fps", "columns", "standardize", "missing", "unlabelled",
     "header", "separator", "decimal", "missing_values", "pixel_aspect", "size", "fit", "slices",
+    "max_pixels", "max_frames", "max_columns", "max_bytes",
 )  # fmt: skip
 
 
 def _holdout(value: Any) -> int | float:
     if (whole(value) and value >= 1) or (isinstance(value, float) and 0 < value < 1):
         return value
-    raise ValueError(f"must be a count of at least 1 or a share between 0 and 1 (as 0.2), got {value!r}")
+    raise ValueError(f"must be a count of at least 1 or a share between 0 and 1 (as 0.2), got {short_repr(value)}")
 
 
 Holdout = Annotated[int | float, PlainValidator(_holdout, json_schema_input_type=int | float)]
@@ -52,7 +54,7 @@ class _Path(Block):
     def _name_or_flag(cls, value: Any) -> bool | str:
         if isinstance(value, bool) or (isinstance(value, str) and value):
             return value
-        raise ValueError(f"must be true, false or the name of an array, got {value!r}")
+        raise ValueError(f"must be true, false or the name of an array, got {short_repr(value)}")
 
 
 # Units and classes are found for all of a recipe's data together.

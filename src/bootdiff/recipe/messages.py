@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from bootdiff.recipe.yaml import Document
-from bootdiff.settings import annotations_of, doc_of
+from bootdiff.settings import annotations_of, bound_text, doc_of, short_repr
 
 __all__ = ["Block", "Entry", "block_of", "explain", "fail", "in_yaml", "reference"]
 
@@ -180,7 +180,7 @@ def _what(mistake: Any, model: type[BaseModel]) -> str:
         return f"{what}; known {'kinds' if block is None else 'keys'}: {', '.join(known)}"
     if kind in _LIMITS:
         name, text = _LIMITS[kind]
-        return f"{text} {context[name]:g}, got {got}"
+        return f"{text} {bound_text(context[name])}, got {got}"
     if kind == "too_short":
         return f"must have at least {context['min_length']} item(s), got {context['actual_length']}"
     if kind == "too_long":
@@ -203,8 +203,7 @@ def _shown(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, dict):
         return "a block of keys"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return short_repr(value)
 
 
 def _nearest(given: Any, known: Sequence[str]) -> str:

@@ -27,9 +27,11 @@ from bootdiff.data.options import EMBEDDED
 from bootdiff.errors import BootdiffError
 from bootdiff.method.settings import PARTS
 from bootdiff.nets.build import BACKBONES
+from bootdiff.paths import expanded
 from bootdiff.recipe import messages, nesting
 from bootdiff.recipe.backbones import SPECS, Backbone, default_backbones
 from bootdiff.recipe.blocks import (
+    MOST_VIEWS,
     Data,
     Distill,
     Evaluation,
@@ -45,10 +47,12 @@ from bootdiff.recipe.blocks import (
 )
 from bootdiff.recipe.changes import change
 from bootdiff.recipe.data import partial_only
+from bootdiff.recipe.mask_pictures import read_mask
 from bootdiff.recipe.messages import Block
-from bootdiff.recipe.yaml import parse_yaml
+from bootdiff.recipe.yaml import MOST_CHARACTERS, parse_yaml
+from bootdiff.settings import short_repr
 
-__all__ = ["Recipe", "json_schema", "load_recipe", "load_recipe_text", "read_mask", "reference"]
+__all__ = ["Recipe", "json_schema", "load_recipe", "load_recipe_text", "reference"]
 
 # what changes the speed or the place of a run, not its result
 _PLACE = {"name", "device", "threads", "workers", "checkpoint_seconds"}
@@ -85,13 +89,15 @@ class Recipe(Block):
     seed: int = Field(0, ge=0, description="seed of everything random")
     full: Full = Field(default_factory=Full, description="a few full samples")
     test: Data | None = Field(None, description="full samples for reporting only; never seen in training or selection")
-    views: dict[Name, ViewSpec] = Field(min_length=1, description="the kinds of partial data, by names you choose")
+    views: dict[Name, ViewSpec] = Field(
+        min_length=1, max_length=MOST_VIEWS, description="the kinds of partial data, by names you choose"
+    )
     oracle: Data | None = Field(None, description="all of the data in full, for an oracle to compare with")
     simulate: Simulate | None = Field(None, description="research: cut the views out of a pool of full samples")
     flip: Literal["none", "horizontal"] = Field("none", description="mirror samples at random in training")
     backbones: Annotated[
         dict[Name, Backbone],
-        Field(min_length=1),
+        Field(min_length=1, max_length=MOST_VIEWS),
         BeforeValidator(_auto_backbones, json_schema_input_type=_WrittenBackbones),
     ] = Field(
         default_factory=default_backbones,
@@ -99,9 +105,10 @@ class Recipe(Block):
         "for vectors: mlp, linear",
     )
     training: TrainingBlock = Field(default_factory=TrainingBlock, description="how the networks are trained")
-    levels: list[Annotated[float, Field(gt=0)]] = Field(
+    levels: list[Annotated[float, Field(ge=1e-4, le=1e4)]] = Field(
         [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4],
         min_length=1,
+        max_length=1000,
         description="noise levels (standard deviations) at which things are fitted and reported",
     )
     residual: Residual = Field(default_factory=Residual, description="what is learned beyond the views")
@@ -115,7 +122,7 @@ class Recipe(Block):
     sampling: Sampling = Field(default_factory=Sampling, description="how samples are drawn")
     evaluate: Evaluation = Field(default_factory=Evaluation, description="how the result is measured")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
-    threads: int | None = Field(None, ge=1, description="CPU threads; null: as torch chooses")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; null: as torch chooses")
 
     _text: str = PrivateAttr("")
     _folder: Path = PrivateAttr(Path("."))
@@ -230,8 +237,12 @@ class Recipe(Block):
         return self._folder
 
     def locate(self, path: str) -> Path:
-        """The absolute path of `path` as the recipe has it, such as `recipe.full.path`."""
-        return Path(os.path.abspath(self._folder / Path(path).expanduser()))
+        """The absolute path of `path` as the recipe has it, such as `recipe.full.path`.
+
+        Raises:
+            BootdiffError: it begins with the home of a user who is not known.
+        """
+        return Path(os.path.abspath(self._folder / expanded(path)))
 
     def training_for(self, stage: str, view: str | None = None) -> Training:
         """The training of one network, overrides merged in; warmup is at most steps.
@@ -395,30 +406,6 @@ def _attention_problems(loc: tuple[str | int, ...], backbone: Any) -> Iterator[t
         yield loc, f"the levels are 0 to {last}, one per entry of channels; got {backbone.attention}"
 
 
-def read_mask(path: Path, where: str) -> Any:
-    """Nested lists of 0 and 1: (H, W) of a picture, or an array's own axes."""
-    import numpy as np
-
-    from bootdiff.data.readers.decode import decode
-    from bootdiff.data.readers.mask_files import observed
-
-    try:
-        if path.suffix == ".npy":
-            seen = np.load(path, allow_pickle=False) > 0
-        else:
-            seen = observed(decode(path.read_bytes(), "keep")[0])
-    except (OSError, ValueError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BootdiffError(
-            f"{where}: cannot read {path} ({reason}); give a picture, white where observed, or an .npy array of 0 and 1"
-        ) from None
-    if not 1 <= seen.ndim <= 4 or not seen.any():
-        raise BootdiffError(
-            f"{where}: {path} hides everything or is no mask (its shape is {seen.shape}); white or 1 means observed"
-        )
-    return seen.astype(int).tolist()
-
-
 def reference() -> list[messages.Entry]:
     """Every key of a recipe: dotted name, type, default, description."""
     return messages.reference(Recipe)
@@ -444,7 +431,9 @@ def load_recipe(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Re
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        # More than is understood is not read: the path may be a device.
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
     except FileNotFoundError:
         raise BootdiffError(f"{path}: no such file; give the path of a recipe, a YAML file") from None
     except UnicodeDecodeError as error:
@@ -478,7 +467,7 @@ def load_recipe_text(
     if document.data is None:
         raise BootdiffError(f"{source}: empty; a recipe needs at least `full` and `views` (or `simulate` and `views`)")
     if not isinstance(document.data, dict):
-        kind = "a list" if isinstance(document.data, list) else f"{document.data!r}"
+        kind = "a list" if isinstance(document.data, list) else short_repr(document.data)
         raise BootdiffError(f"{source}: a recipe is a block of keys (as `full:` and `views:`), got {kind}")
     document = change(document, changes)
     try:

@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
+from bootdiff.settings import short_repr
+
 __all__ = ["imported", "imported_classes", "is_import", "trust_imports", "trusted"]
 
 _TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)
@@ -71,7 +73,7 @@ def imported(path: str) -> Any:
     module, _, name = path.partition(":")
     parts = [*module.split("."), *name.split(".")]
     if not all(part.isidentifier() for part in parts):
-        raise ValueError(f"must be an import path such as mypackage.module:MyClass, got {path!r}")
+        raise ValueError(f"must be an import path such as mypackage.module:MyClass, got {short_repr(path)}")
     if not trusted():
         raise ValueError(
             f"this recipe would run code of `{module}`; if you trust it, call bootdiff with --trust-imports (in "

@@ -29,11 +29,12 @@ from torch import Tensor, nn
 
 from bootdiff.errors import BootdiffError
 from bootdiff.training.files import differences, load_tensors, save_tensors
+from bootdiff.training.forms import CheckpointMeta, Training, checked
 from bootdiff.training.pool import common_prefix
-from bootdiff.training.run import StageDir
+from bootdiff.training.run import Run, StageDir
 from bootdiff.training.state import Counts, FitResult, TrainingState, snapshot_path
 
-__all__ = ["finish", "load_weights", "read_weights", "resume", "write"]
+__all__ = ["finish", "load_weights", "read_weights", "resume", "trained_steps", "write"]
 
 _CHECKPOINT = "checkpoint.safetensors"
 
@@ -49,10 +50,9 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
 
 def read_weights(model: nn.Module, path: str | Path) -> dict[str, Tensor]:
     """The weights in a snapshot or final.safetensors, by the names that they have in ``model``, whose network may be
-    another one. Raises BootdiffError: missing, damaged."""
-    folder = Path(path).parent
-    remedy = f"restore it from a copy, or delete the folder {folder}: the same command makes this stage again"
-    tensors, _ = load_tensors(path, remedy=remedy)
+    another one. Raises BootdiffError: missing, damaged, or another file than the stage was completed with."""
+    folder = Path(path).absolute().parent
+    tensors, _ = StageDir(Run(folder.parent.parent, None), folder.name).tensors(Path(path).name)
     own, theirs = common_prefix(model.state_dict()), common_prefix(tensors)
     return {own + name.removeprefix(theirs): tensor for name, tensor in tensors.items()}
 
@@ -73,7 +73,10 @@ def _write(job: TrainingState, spent: dict[str, Any]) -> None:
     tensors |= {f"ema.{name}": value for name, value in job.ema_model.state_dict().items()}
     tensors |= {f"optimizer.{name}": value for name, value in job.optimizer.state().items()}
     scaler = job.accelerator.scaler
-    meta = {"counts": vars(job.counts) | spent, "settings": job.recorded, "scaler": scaler and scaler.state_dict()}
+    meta = {
+        "stage": job.stage.name, "made_with": job.stage.made_with, "counts": vars(job.counts) | spent,
+        "settings": job.recorded, "scaler": scaler and scaler.state_dict(),
+    }  # fmt: skip
     job.stage.run.sync_metrics()
     save_tensors(job.stage / _CHECKPOINT, tensors, meta)
     _sweep(job.stage, job.counts.best)
@@ -91,9 +94,7 @@ def resume(job: TrainingState) -> FitResult | None:
             return result
     path = job.stage / _CHECKPOINT
     if path.exists():
-        tensors, meta = load_tensors(path, job.device, job.stage.remedy)
-        if not meta:
-            raise BootdiffError(f"{path}: no checkpoint of bootdiff's; {job.stage.remedy}")
+        tensors, meta = _read(job.stage, job.device)
         _check_same(job, meta["settings"])
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -102,7 +103,7 @@ def resume(job: TrainingState) -> FitResult | None:
         _load_state(job.model, part("model."), path)
         _load_state(job.ema_model, part("ema."), path)
         job.optimizer.load_state(part("optimizer."))
-        job.counts = Counts(**meta["counts"])
+        job.counts = meta["counts"]
         job.total.fill_(job.counts.total)
         job.saved_step = job.step
         if meta["scaler"] and job.accelerator.scaler is not None:
@@ -131,14 +132,14 @@ def finish(job: TrainingState) -> FitResult:
 def _finished(job: TrainingState) -> FitResult | None:
     """The result as it lies on the disk, cleared of what only an unfinished stage needs; None: more steps are asked."""
     stage = job.stage
-    info = stage.info
+    info = stage.read("done.json", Training)
     more = _check_same(job, info["settings"])
     load_weights(job.model, stage / "final.safetensors")
     # All processes have looked before the first changes what they look at.
     job.accelerator.wait_for_everyone()
     if more:
         if job.main:
-            _reopen(job, info["ledger"])
+            _reopen(job, dict(info["ledger"]))
         job.accelerator.wait_for_everyone()
         return None
     if job.main:
@@ -163,6 +164,23 @@ def _reopen(job: TrainingState, ledger: dict[str, Any]) -> None:
     (job.stage / "done.json").unlink()
 
 
+def _read(stage: StageDir, device: Any = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The checkpoint of a stage, its meta checked. BootdiffError: damaged, or of a stage made with something else."""
+    path = stage / _CHECKPOINT
+    tensors, meta = load_tensors(path, device, stage.remedy)
+    checked(CheckpointMeta, meta, path, stage.remedy)
+    for key, wanted in (("stage", stage.name), ("made_with", stage.made_with)):
+        if wanted and meta.get(key, wanted) not in ("", wanted):
+            raise BootdiffError(f"{path}: the checkpoint of a stage made with something else; {stage.remedy}")
+    return tensors, meta | {"counts": checked(Counts, meta["counts"], path, stage.remedy)}
+
+
+def trained_steps(stage: StageDir) -> int:
+    """Steps that a stage with training in it has been trained for."""
+    steps: int = stage.info["ledger"]["steps"] if stage.done else _read(stage)[1]["counts"].step
+    return steps
+
+
 def _sweep(stage: StageDir, best: dict[str, list[float]]) -> None:
     """Delete the snapshots that are best for no key, once a checkpoint that no longer names them is on the disk."""
     wanted = {snapshot_path(stage, int(step)) for step, _ in best.values()}
@@ -176,7 +194,7 @@ def _check_same(job: TrainingState, there: dict[str, Any]) -> bool:
     """Whether more steps are asked for, all else being the same."""
     unsaid = {"optimizer": "adamw"}  # `TrainingSettings.recorded` leaves it out
     found = differences(unsaid | there, unsaid | job.recorded)
-    refused = [(key, old, new) for key, old, new in found if key != "steps" or new < old]
+    refused = [(key, old, new) for key, old, new in found if key != "steps" or type(old) is not int or new < old]
     if refused:
         raise BootdiffError(
             f"{job.stage.path}: this stage was trained with other settings: "

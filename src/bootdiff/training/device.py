@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bootdiff.errors import BootdiffError
+from bootdiff.processes import end_with_launcher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["DEVICES", "make_accelerator"]
+__all__ = ["DEVICES", "device_name", "make_accelerator"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is, for provenance."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def make_accelerator(device: str, precision: str, **options: Any) -> Accelerator:
@@ -39,5 +45,6 @@ def make_accelerator(device: str, precision: str, **options: Any) -> Accelerator
         raise BootdiffError(f"device: {device}: torch finds none here; write `device: auto` (or cpu)")
     from accelerate import Accelerator
 
+    end_with_launcher()
     alone = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
     return Accelerator(cpu=alone, mixed_precision=precision, **options)

@@ -4,8 +4,8 @@ A file is either the old one or the new one, never a part: it is written to ``.n
 directory, flushed to the disk (fsync), and renamed over the old one (``os.replace`` is atomic), then the directory is
 flushed.
 Tensors are stored as safetensors; what belongs to them as JSON text under the one metadata key ``bootdiff``. No pickle.
-What only bootdiff reads again, records and tensors, carries a SHA-256 of its content: a flipped bit is found, and the
-file named.
+What bootdiff reads again carries a checksum of its content, so that a flipped bit is found and the file named: records
+and stamped JSON a SHA-256 of their value, tensors one of names, shapes, values and meta, rows of metrics a CRC-32 each.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,21 @@ __all__ = [
     "link_file",
     "load_tensors",
     "no_room",
+    "placed",
+    "read_about",
     "read_json",
     "read_metrics",
     "read_record",
+    "row_line",
     "rows_and_lines",
     "save_tensors",
+    "sha256_of",
+    "stamped",
     "strict_json",
     "tensor_bytes",
+    "unstamped",
     "write_record",
+    "write_stamped",
 ]
 
 _TEMPORARY = ".bootdiff.tmp"
@@ -77,10 +85,11 @@ def is_full(error: BaseException) -> bool:
 
 def no_room(path: Path, needed: int) -> BootdiffError:
     free = shutil.disk_usage(path.parent).free
+    need = f"{needed / 2**20:.1f} MiB needed, " if needed else ""
     return BootdiffError(
-        f"{path}: no room to write it: {needed / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free there "
-        f"(or a quota or file-size limit is reached). The previous version is intact. Free some space and run the same "
-        f"command again, or choose another directory."
+        f"{path}: no room to write it: {need}{free / 2**20:.1f} MiB free there (or a quota or file-size "
+        f"limit is reached). The previous version is intact. Free some space and run the same command again, or choose "
+        f"another directory."
     )
 
 
@@ -97,7 +106,17 @@ def _atomic(path: Path, write: Callable[[Path], Any], needed: int) -> None:
         tmp.unlink(missing_ok=True)
         if is_full(error):
             raise no_room(path, needed) from error
+        if isinstance(error, OSError):
+            raise placed(error, path) from None
         raise
+
+
+def placed(error: OSError, path: Path) -> OSError:
+    """The same error of the operating system, about `path`: not about a temporary file, nor about no file at all."""
+    about = error.filename
+    if error.errno is None or (about is not None and not is_temporary(Path(os.fsdecode(about)).name)):
+        return error
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
@@ -138,14 +157,18 @@ def link_file(source: Path, path: Path) -> bool:
     return True
 
 
-def read_json(path: str | Path) -> Any:
-    """The JSON value in ``path``. Raises BootdiffError where it is missing or not JSON."""
+def read_json(path: str | Path, remedy: str = "restore it from a copy", *, stamp: bool = False) -> Any:
+    """The JSON value in ``path``; of what :func:`write_stamped` wrote, without its checksum.
+
+    ``stamp``: it must have one. Raises BootdiffError: missing, not JSON, or not what was written.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BootdiffError(f"{path}: no such file; check the run directory that was given") from None
+        raise BootdiffError(f"{path}: no such file; {remedy}") from None
     except (ValueError, RecursionError) as error:
-        raise BootdiffError(f"{path}: not JSON ({error}); restore it, or start a new run directory") from None
+        raise BootdiffError(f"{path}: not JSON ({error}); {remedy}") from None
+    return unstamped(found, path, remedy, stamp=stamp)
 
 
 def strict_json(value: Any) -> Any:
@@ -167,23 +190,58 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def write_record(path: str | Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` (NaN becomes null) with its digest. Raises as :func:`atomic_write_bytes`."""
-    value = strict_json(value)
-    atomic_write_json(path, {"value": value, "digest": digest(value)})
+def write_record(path: str | Path, value: Any, **about: Any) -> None:
+    """Replace ``path`` by ``value`` (NaN becomes null) with its digest, which covers what it is ``about``, too (JSON).
+
+    Raises as :func:`atomic_write_bytes`.
+    """
+    said = strict_json({"value": value, **about})
+    atomic_write_json(path, said | {"digest": digest(said if about else said["value"])})
 
 
-def read_record(path: str | Path, remedy: str = "restore it from a copy") -> Any:
-    """What :func:`write_record` wrote. Raises BootdiffError: missing, or no longer as it was written."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BootdiffError(f"{path}: no such file; {remedy}") from None
-    except (ValueError, RecursionError) as error:
-        raise BootdiffError(f"{path}: not JSON ({error}); {remedy}") from None
-    if not isinstance(found, dict) or set(found) != {"value", "digest"} or digest(found["value"]) != found["digest"]:
+def read_record(path: str | Path, remedy: str = "restore it from a copy", **about: Any) -> Any:
+    """What :func:`write_record` wrote. Raises BootdiffError: missing, no longer as it was written, or about something
+    else than ``about``, as far as it says."""
+    said = read_about(path, remedy)
+    for key, wanted in about.items():
+        if said.get(key, wanted) != wanted:
+            raise BootdiffError(f"{path}: of another {key} ({said[key]}, not {wanted}): it was moved here; {remedy}")
+    return said["value"]
+
+
+def read_about(path: str | Path, remedy: str = "restore it from a copy") -> dict[str, Any]:
+    """The value of a record and all that it is about. Raises as :func:`read_record`."""
+    found = read_json(path, remedy)
+    said = {key: value for key, value in found.items() if key != "digest"} if isinstance(found, dict) else {}
+    if "value" not in said or found.get("digest") != digest(said if len(said) > 1 else said["value"]):
         raise BootdiffError(f"{path}: damaged, or changed by hand (its content does not match its digest); {remedy}")
-    return found["value"]
+    return said
+
+
+_STAMP = "checksum"
+
+
+def stamped(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object (NaN becomes null) with a checksum of its content."""
+    plain = {key: item for key, item in strict_json(dict(value)).items() if key != _STAMP}
+    return plain | {_STAMP: digest(plain)}
+
+
+def unstamped(value: Any, path: str | Path, remedy: str = "restore it from a copy", *, stamp: bool = False) -> Any:
+    """What :func:`stamped` was given. ``stamp``: it must have a checksum. BootdiffError: it is not what was written."""
+    if not isinstance(value, dict) or _STAMP not in value:
+        if stamp:
+            raise BootdiffError(f"{path}: damaged (its checksum is lost); {remedy}")
+        return value
+    plain = {key: item for key, item in value.items() if key != _STAMP}
+    if digest(plain) != value[_STAMP]:
+        raise BootdiffError(f"{path}: damaged, or changed by hand (its content does not match its checksum); {remedy}")
+    return plain
+
+
+def write_stamped(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Replace ``path`` by ``value`` as JSON with a checksum. Raises as :func:`atomic_write_bytes`."""
+    atomic_write_json(path, stamped(value))
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -236,67 +294,108 @@ def tensor_bytes(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None =
         seen.add(tensor.untyped_storage().data_ptr())
         plain[name] = tensor
     # One metadata key: safetensors writes several in an order that changes from call to call.
-    text = json.dumps({"meta": dict(meta or {}), "sha256": _sha256(plain)}, sort_keys=True)
+    said = json.loads(json.dumps(dict(meta or {})))
+    text = json.dumps({"meta": said, "checksum": _checksum(plain, said)}, sort_keys=True)
     return save(plain, metadata={"bootdiff": text})
 
 
 def load_tensors(
-    path: str | Path, device: str | torch.device = "cpu", remedy: str = "restore it from a copy"
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    remedy: str = "restore it from a copy",
+    sha256: str | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the meta that :func:`save_tensors` wrote; of safetensors without our checksum, as they are.
+    """The tensors and the meta that :func:`save_tensors` wrote.
 
+    ``sha256``: of the file, where something beside it says so; otherwise its own checksum is taken.
     Raises BootdiffError, which ends with ``remedy``: missing, not readable, or not what was written.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            said = json.loads((file.metadata() or {}).get("bootdiff", "{}"))
-            if not isinstance(said, dict):
-                raise ValueError("its metadata is not bootdiff's")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError as error:
-        if Path(path).is_file():  # safetensors says so of a file that it may not read, too
-            raise BootdiffError(f"{path}: cannot be read (no permission?); make it readable") from error
+        data = Path(path).read_bytes()
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        said = json.loads(header.get("__metadata__", {}).get("bootdiff", "null"))
+    except FileNotFoundError:
         raise BootdiffError(f"{path}: no such file; {remedy}") from None
+    except PermissionError:
+        raise BootdiffError(f"{path}: cannot be read (no permission); make it readable") from None
     except (SafetensorError, ValueError, RecursionError) as error:
         raise BootdiffError(f"{path}: not a readable safetensors file ({error}); {remedy}") from error
-    if "sha256" in said and _sha256(tensors) != said["sha256"]:
-        raise BootdiffError(f"{path}: damaged (its tensors do not match their checksum); {remedy}")
-    return {name: tensor.to(device) for name, tensor in tensors.items()}, said.get("meta", {})
+    if not isinstance(said, dict) or not {"checksum", "sha256"} & said.keys():
+        raise BootdiffError(f"{path}: damaged (its checksum is lost), or not written by bootdiff; {remedy}")
+    meta = said.get("meta")
+    if not isinstance(meta, dict):
+        raise BootdiffError(f"{path}: damaged (what belongs to its tensors is lost); {remedy}")
+    if sha256 is not None:
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise BootdiffError(f"{path}: damaged, or another file (its SHA-256 is not what was written); {remedy}")
+    # Files of earlier versions have a checksum of their tensors alone.
+    elif said.get("checksum", said.get("sha256")) != _checksum(tensors, meta if "checksum" in said else None):
+        raise BootdiffError(f"{path}: damaged (its content does not match its checksum); {remedy}")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, meta
 
 
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, kinds, shapes and values; tensors are contiguous, on the CPU."""
+def _checksum(tensors: Mapping[str, Tensor], meta: Any) -> str:
+    """SHA-256 of names, kinds, shapes, values and meta (None: left out); tensors are contiguous, on the CPU."""
     found = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    if meta is not None:
+        found.update(json.dumps(meta, sort_keys=True).encode())
     return found.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
-def read_metrics(path: str | Path, stage: str | None = None) -> list[dict[str, Any]]:
+_CRC = ', "crc": "'
+
+
+def row_line(row: Mapping[str, Any]) -> bytes:
+    """One line of a ``metrics.jsonl``: the row (NaN becomes null), and a CRC-32 of it."""
+    body = json.dumps(strict_json(dict(row)), allow_nan=False)[:-1]
+    return f'{body}{_CRC}{zlib.crc32(body.encode()):08x}"}}\n'.encode()
+
+
+def read_metrics(path: str | Path, stage: str | None = None, *, crc: bool = False) -> list[dict[str, Any]]:
     """Rows of a ``metrics.jsonl`` (of one stage), in order; none where there is no file. A torn last line is left out.
 
-    Raises BootdiffError with the line number where another line is no such row.
+    ``crc``: each must have its checksum. Raises BootdiffError with the line number where another line is no such row.
     """
-    return [row for row, _ in rows_and_lines(Path(path)) if stage is None or row.get("stage") == stage]
+    return [row for row, _ in rows_and_lines(Path(path), crc=crc) if stage is None or row["stage"] == stage]
 
 
-def rows_and_lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+def rows_and_lines(path: Path, *, crc: bool = False) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """As `read_metrics`, each row with its line."""
     if not path.exists():
         return
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         if not line.endswith(b"\n"):
             return  # torn by a kill: only the last line can be
+        where = f"{path}, line {number}"
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BootdiffError(f"{path}, line {number}: not JSON ({error}); delete that line") from None
+            raise BootdiffError(f"{where}: not JSON ({error}); delete that line") from None
         if not isinstance(row, dict) or not isinstance(row.get("stage"), str) or type(row.get("step")) is not int:
-            raise BootdiffError(f"{path}, line {number}: not a row with `stage` and `step`; delete that line")
+            raise BootdiffError(f"{where}: not a row with `stage` and `step`; delete that line")
+        body, _, tail = line.rpartition(_CRC.encode())
+        found = row.pop("crc", None)
+        if found is None and crc:
+            raise BootdiffError(f"{where}: damaged (its checksum is lost); delete that line")
+        if found is not None and tail != f'{zlib.crc32(body):08x}"}}\n'.encode():
+            raise BootdiffError(f"{where}: damaged (it does not match its checksum); delete that line")
+        if not isinstance(row.get("heldout", {}), dict):
+            raise BootdiffError(f"{where}: its `heldout` is no table of losses; delete that line")
         yield row, line

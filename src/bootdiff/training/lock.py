@@ -15,7 +15,7 @@ from typing import IO
 
 from bootdiff.errors import BootdiffError
 
-__all__ = ["command_line", "in_use", "lock", "now"]
+__all__ = ["check_held", "command_line", "in_use", "is_lock", "lock", "now"]
 
 _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
@@ -79,6 +79,32 @@ def in_use(directory: Path) -> bool:
         return not held.is_file() or f":{path.stat().st_ino} " in held.read_text()
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return False
+
+
+def check_held(directory: Path, file: IO[str]) -> None:
+    """BootdiffError where a directory's lock file is no longer the one that is held: deleted, replaced, moved away."""
+    path = directory / "lock"
+    try:
+        there, ours = path.stat(), os.fstat(file.fileno())
+        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
+            return
+        what = "replaced"
+    except FileNotFoundError:
+        what = "deleted" if directory.is_dir() else "moved or deleted with its folder"
+    raise BootdiffError(
+        f"{path}: was {what} while this command ran, so that another process may write here, too: this one stops. "
+        "Its last checkpoint is intact; run the same command again, where the run's folder is now"
+    )
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is a lock of ours, perhaps not written to the end, and not one that something else keeps."""
+    try:
+        found = path.read_bytes()
+    except OSError:
+        return False
+    start = b'{"pid": '
+    return start.startswith(found[: len(start)])
 
 
 def now() -> str:

@@ -102,7 +102,7 @@ def fit(
             the same steps the same weights.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM, after a checkpoint.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint.
         Diverged: NaN; the last good checkpoint and snapshots stay.
         BootdiffError: settings other than the checkpoint's, a damaged file, no room on the disk.
         ValueError: wrong arguments.
@@ -242,7 +242,8 @@ def _to(batch: Any, device: torch.device) -> Any:
 
 @contextlib.contextmanager
 def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that the step is finished first; a second signal stops at once."""
+    """An event that Ctrl-C, SIGTERM and SIGHUP (a terminal that is closed; not under nohup) set, so that the step is
+    finished first; a second signal stops at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked  # only the main thread may handle signals
@@ -253,7 +254,10 @@ def _stop_on_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         asked.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield asked
     finally:

@@ -10,7 +10,7 @@ resumes at step s first drops its rows after s, so the rows are those of a run t
       metrics.jsonl         one JSON object per line, each with "stage" and "step"
       <arm>/                a finished model, complete by itself (serialization.py); beside it what the caller writes
       provenance.json       one entry per session: versions, command, platform, threads, seed
-      run.json              what makes this folder a run: fingerprint of the data, digest of the recipe
+      run.json              what makes this folder a run: format, fingerprint of the data, digest of the recipe
       lock                  held (flock) by the process that writes; the kernel frees it however that process ends
       stages/<stage>/       what one stage has made so far; done.json marks it complete (stages.py)
       samples/<stage>-<step>.png   samples of a stage's network while it was trained, where it was watched
@@ -20,10 +20,7 @@ resumes at step s first drops its rows after s, so the rows are those of a run t
 from __future__ import annotations
 
 import errno
-import importlib.metadata
-import json
 import os
-import platform
 import re
 import shutil
 from pathlib import Path
@@ -32,26 +29,34 @@ from typing import IO, Any
 import torch
 
 from bootdiff.errors import BootdiffError
+from bootdiff.paths import expanded
+from bootdiff.training.claim import check_is_run, claim, parsed, read_note, recipe_of
 from bootdiff.training.files import (
     atomic_write_bytes,
     atomic_write_json,
     atomic_write_text,
-    differences,
     digest,
     is_full,
     is_temporary,
     load_tensors,
     no_room,
+    placed,
+    read_about,
     read_json,
     read_metrics,
     read_record,
+    row_line,
     rows_and_lines,
     save_tensors,
-    strict_json,
+    sha256_of,
+    stamped,
+    unstamped,
     write_record,
 )
-from bootdiff.training.lock import command_line, lock, now
+from bootdiff.training.forms import FileHashes, Form, RunNote, checked
+from bootdiff.training.lock import check_held, command_line, lock
 from bootdiff.training.pool import WeightPool, network_bytes
+from bootdiff.training.provenance import changes, session_of
 
 __all__ = [
     "Run",
@@ -66,13 +71,8 @@ __all__ = [
     "save_tensors",
 ]
 
-_PACKAGES = ("bootdiff", "torch", "numpy", "diffusers", "accelerate", "safetensors")
 _STAGES = "stages"
 _PICTURES = "samples"
-# What a run that was killed while it began may consist of, and the folders that `check` and `plan` write before it.
-_BEGUN = {"lock", "run.json", "check", "plan"}
-# Training may go on for more steps than a recipe said at first.
-_MAY_GROW = re.compile(r"(.*\.)?training\.(.*\.)?steps")
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -102,23 +102,29 @@ class Run:
         *,
         seed: int | None = None,
         main: bool = True,
+        processes: int = 1,
+        device: str = "cpu",
     ) -> Run:
         """Open or create the run in ``path`` for this recipe (YAML text; None: a run without one, whose stages know
-        what they were made with) and this data (``fingerprint``).
+        what they were made with) and this data (``fingerprint``). ``seed``, ``processes`` and ``device`` are written
+        down (`provenance`).
 
         With several processes all but one pass ``main=False``: they neither lock nor write.
-        Raises BootdiffError when the folder holds something else than a run (nothing in it is touched), when another
+        Raises BootdiffError for the home folder, when the folder holds something else than a run (nothing in it is
+        touched), when another
         process has it open (names the pid), when it was started with another recipe (names the keys that differ;
         comments and spacing do not count, and the steps of a training may grow) or on other data.
         """
         if not str(path).strip():
             raise BootdiffError("the run's directory is an empty name (an empty variable?); give a folder")
-        path = Path(path).expanduser().absolute()
+        path = expanded(path).absolute()
         if not main:
             return cls(path, None)
+        if path.resolve() in (Path.home().resolve(), Path(path.anchor)):
+            raise BootdiffError(f"{path}: not a folder for a run; name one of its own in it. Nothing was touched.")
         try:
             if path.is_dir():
-                _check_is_run(path)
+                check_is_run(path)
             path.mkdir(parents=True, exist_ok=True)
             held = lock(path)
         except (FileExistsError, NotADirectoryError):
@@ -129,7 +135,7 @@ class Run:
         try:
             run._claim(recipe_text, fingerprint)
             run._sweep()
-            run._add_provenance(seed)
+            run._add_provenance(session_of(seed, processes, device))
             run._cut_torn_line()
         except BaseException:
             run.close()
@@ -139,7 +145,7 @@ class Run:
     @classmethod
     def read(cls, path: str | Path) -> Run:
         """Open an existing run without the lock, to read it. Raises BootdiffError where there is no run."""
-        path = Path(path).expanduser().absolute()
+        path = expanded(path).absolute()
         if not (path / "run.json").is_file() and not (path / "recipe.yaml").is_file():
             raise BootdiffError(f"{path}: not a run directory (no run.json in it); check the path, or train first")
         return cls(path, None)
@@ -164,29 +170,47 @@ class Run:
 
     @property
     def recipe_text(self) -> str:
-        """BootdiffError where the run has none, or it is damaged."""
+        """BootdiffError where the run has none, or it is damaged, or not the one that the run was started with."""
         path = self.path / "recipe.yaml"
-        try:
-            return path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        text, known = recipe_of(self.path), self._about()["recipe"]
+        if known is None or digest(parsed(text, path)) != known:
             raise BootdiffError(
-                f"{self.path}: there is no recipe.yaml in it (a run that was made from Python has none): give the "
-                f"folder of its model, {self.path / 'bootdiff'}, or open it from Python with bootdiff.load"
-            ) from None
-        except ValueError as error:
-            raise BootdiffError(f"{path}: not a text ({error}); restore it from a copy") from None
+                f"{path}: damaged, or changed since the run was started (run.json says another one); restore it from a "
+                f"copy, or delete it and run the command that began the run: where the recipe is the same, it writes "
+                f"it again"
+            )
+        return text
 
     @property
     def fingerprint(self) -> str:
         return self._about()["fingerprint"]
 
     @property
+    def has_recipe(self) -> bool:
+        """Whether it was made from a recipe, not from Python."""
+        return self._about()["recipe"] is not None
+
+    @property
+    def stamps(self) -> bool:
+        """Whether every file of this run must have a checksum: those of earlier versions do not."""
+        return self._about()["format"] >= 2
+
+    @property
     def provenance(self) -> list[dict[str, Any]]:
-        path = self.path / "provenance.json"
-        sessions = read_json(path)
-        if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
-            raise BootdiffError(f"{path}: not what bootdiff wrote; restore it from a copy, or delete it")
-        return sessions
+        path, remedy = self.path / "provenance.json", "restore it from a copy, or delete it"
+        sessions = read_json(path, remedy)
+        if not isinstance(sessions, list) or not sessions or not all(isinstance(one, dict) for one in sessions):
+            raise BootdiffError(f"{path}: not what bootdiff wrote; {remedy}")
+        # Sessions of an earlier version have no checksum.
+        return [unstamped(session, path, remedy, stamp=self.stamps) for session in sessions]
+
+    def read_json(self, name: str, form: Any, remedy: str) -> Any:
+        """What `write_stamped` wrote into the file ``name``, of this form.
+
+        Raises BootdiffError, which ends with ``remedy``: missing, damaged, or of another form.
+        """
+        path = self.path / name
+        return checked(form, read_json(path, remedy, stamp=self.stamps), path, remedy)
 
     def stage(self, name: str) -> StageDir:
         """The directory of one stage, created when writing. ``name``: letters, digits, ``_ . -``, else ValueError."""
@@ -204,7 +228,7 @@ class Run:
         if "stage" not in row or "step" not in row:
             raise ValueError(f"a metrics row needs 'stage' and 'step', got {sorted(row)}")
         path = self.path / "metrics.jsonl"
-        line = (json.dumps(strict_json(row), allow_nan=False) + "\n").encode()
+        line = row_line(row)
         if self._metrics is None:
             self._metrics = path.open("ab", buffering=0)
         size = os.fstat(self._metrics.fileno()).st_size
@@ -215,16 +239,28 @@ class Run:
             self._metrics.truncate(size)  # no half row
             if is_full(error):
                 raise no_room(path, len(line)) from error
-            raise
+            raise placed(error, path) from None
+
+    def check_lock(self) -> None:
+        """BootdiffError where the lock is no longer the file that is held: another process may write here."""
+        if self._lock is not None:
+            check_held(self.path, self._lock)
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """All rows so far (of one stage), in order."""
-        return read_metrics(self.path / "metrics.jsonl", stage)
+        return read_metrics(self.path / "metrics.jsonl", stage, crc=self.stamps)
 
     def sync_metrics(self) -> None:
         """Flush the rows to the disk, so that no checkpoint outlives the rows before it (power cut)."""
+        self.check_lock()
         if self._metrics is not None:
-            os.fsync(self._metrics.fileno())
+            path = self.path / "metrics.jsonl"
+            try:
+                os.fsync(self._metrics.fileno())
+            except OSError as error:
+                if is_full(error):
+                    raise no_room(path, 0) from error
+                raise placed(error, path) from None
 
     def truncate_metrics(self, stage: str, step: int) -> None:
         """Drop the rows of ``stage`` after ``step``: they will be written again by the resumed training."""
@@ -243,58 +279,18 @@ class Run:
     def _must_write(self) -> None:
         if self._lock is None:
             raise RuntimeError(f"{self.path}: opened for reading; open it with Run.open to write")
+        self.check_lock()
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> RunNote:
         """What run.json says."""
-        path = self.path / "run.json"
-        said = read_json(path)
-        if isinstance(said, dict) and set(said) == {"fingerprint"}:
-            raise BootdiffError(
-                f"{self.path}: a run of bootdiff 0.1, which this version does not go on with. Choose another "
-                "directory, or go on with the version that began it"
-            )
-        about = read_record(path)
-        if not isinstance(about, dict) or set(about) != {"fingerprint", "recipe"}:
-            raise BootdiffError(f"{path}: not what bootdiff wrote; restore it from a copy")
-        return about
+        return read_note(self.path)
 
     def _claim(self, recipe_text: str | None, fingerprint: str) -> None:
-        recipe, data = self.path / "recipe.yaml", self.path / "run.json"
-        new = None if recipe_text is None else _parsed(recipe_text, "the recipe")
-        asked = {"fingerprint": fingerprint, "recipe": None if recipe_text is None else digest(new)}
-        about = self._about() if data.exists() else asked
-        found: list[tuple[str, Any, Any]] = []
-        if (about["recipe"] is None) != (recipe_text is None):
-            whence = ("from Python", "from a recipe")
-            then, now = whence if about["recipe"] is None else reversed(whence)
-            raise BootdiffError(
-                f"{self.path}: this run was started {then}, and is now opened {now}. Choose another directory (its "
-                f"stages can be reused), or go on as it began."
-            )
-        if recipe_text is not None and recipe.exists():
-            found = differences(_parsed(self.recipe_text, recipe), new)
-        elif about["recipe"] != asked["recipe"]:
-            raise BootdiffError(
-                f"{self.path}: its recipe.yaml is lost, and the run was started with another recipe than this one. "
-                f"Restore the file from a copy, or choose another directory."
-            )
-        refused = [key for key in found if not _grows(*key)]
-        if refused:
-            raise BootdiffError(
-                f"{self.path}: this run was started with another recipe; differing in "
-                f"{', '.join(f'{key} ({old} -> {new})' for key, old, new in refused)} "
-                f"(there -> now). Choose another directory for the new recipe, or use the one in {recipe}."
-            )
-        if about["fingerprint"] != fingerprint:
-            raise BootdiffError(
-                f"{self.path}: the data is not what this run was started on (files added, removed or changed; "
-                f"fingerprint {about['fingerprint']!r} then, {fingerprint!r} now). Restore it, or choose another "
-                f"directory."
-            )
-        if found or not data.exists():
-            write_record(data, asked)
-        if recipe_text is not None and (found or not recipe.exists()):
-            atomic_write_text(recipe, recipe_text)
+        note, text = claim(self.path, recipe_text, fingerprint)
+        if note is not None:
+            write_record(self.path / "run.json", note)
+        if text is not None:
+            atomic_write_text(self.path / "recipe.yaml", text)
 
     def _sweep(self) -> None:
         """Delete what a killed process of ours left half written; we hold the lock, and this is a run."""
@@ -305,30 +301,16 @@ class Run:
                 (Path(folder) / name).unlink(missing_ok=True)
         self.pool.sweep()
 
-    def _add_provenance(self, seed: int | None) -> None:
+    def _add_provenance(self, session: dict[str, Any]) -> None:
         path = self.path / "provenance.json"
-        session: dict[str, Any] = {
-            "started": now(),
-            "command": command_line(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "processors": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "seed": seed,
-            "versions": {name: _version(name) for name in _PACKAGES},
-        }
         earlier = self.provenance if path.exists() else []
-        if earlier:
-            was, versions = earlier[-1], earlier[-1].get("versions")
-            torches = versions.get("torch") if isinstance(versions, dict) else None
-            before = (f"torch {torches}", f"{was.get('threads')} thread(s)")
-            after = (f"torch {session['versions']['torch']}", f"{session['threads']} thread(s)")
-            if before != after:
-                self.remarks.append(
-                    f"{self.path}: went on with {' and '.join(before)} before, now with {' and '.join(after)}: what is "
-                    f"trained from here on differs by rounding from an uninterrupted run"
-                )
-        atomic_write_json(path, [*earlier, session])
+        changed = changes(earlier[-1], session) if earlier else []
+        if changed:
+            self.remarks.append(
+                f"{self.path}: goes on otherwise than before: {'; '.join(changed)}. What is trained from here on "
+                f"differs by rounding from an uninterrupted run; for the same weights, go on as before"
+            )
+        atomic_write_json(path, [stamped(one) for one in (*earlier, session)])
 
     def _cut_torn_line(self) -> None:
         path = self.path / "metrics.jsonl"
@@ -341,14 +323,15 @@ class Run:
 class StageDir:
     """The directory of one stage of a run: ``path / "anything"`` by ``stage / "anything"``.
 
-    ``key`` is the digest of all that its result depends on, where a StageStore opened it.
+    ``key`` is the digest of all that its result depends on, where a StageStore opened it; ``made_with`` that of what
+    stays the same where it is trained on.
     """
 
     def __init__(self, run: Run, name: str) -> None:
         self.run = run
         self.name = name
         self.path = run.stages / name
-        self.key = ""
+        self.key = self.made_with = ""
         if run.writer:
             self.path.mkdir(parents=True, exist_ok=True)
 
@@ -383,14 +366,54 @@ class StageDir:
     @property
     def info(self) -> dict[str, Any]:
         """What ``finish`` was given. BootdiffError where the stage is not complete, or its done.json damaged."""
-        return read_record(self.path / "done.json", self.remedy)
+        info = self.read("done.json")
+        if not isinstance(info, dict):
+            raise BootdiffError(f"{self.path / 'done.json'}: not what bootdiff wrote; {self.remedy}")
+        return info
 
     def finish(self, info: dict[str, Any]) -> None:
-        """Mark the stage complete, with JSON-able ``info`` about it."""
-        write_record(self.path / "done.json", info)
+        """Mark the stage complete, with JSON-able ``info`` about it and the SHA-256 of each of its weight files."""
+        self.run.check_lock()
+        files = {}
+        for path in sorted(self.path.glob("*.safetensors")):
+            if path.name != "checkpoint.safetensors":
+                load_tensors(path, remedy=self.remedy)  # what was damaged meanwhile is not vouched for
+                files[path.name] = sha256_of(path)
+        self.write("done.json", info, files=files, made_with=self.made_with)
+
+    @property
+    def files(self) -> dict[str, str] | None:
+        """SHA-256 of each weight file that it was completed with; None: it is not complete, or does not say."""
+        if not self.done:
+            return None
+        files = read_about(self.path / "done.json", self.remedy).get("files")
+        return None if files is None else checked(FileHashes, files, self.path / "done.json", self.remedy)
+
+    def check_made_with(self, digest: str) -> None:
+        """It is made with what ``digest`` stands for. BootdiffError: it is complete, and says that it is not."""
+        self.made_with = digest
+        if self.done and read_about(self.path / "done.json", self.remedy).get("made_with") not in (None, "", digest):
+            raise BootdiffError(f"{self.path / 'done.json'}: of a stage made with something else; {self.remedy}")
+
+    def write(self, name: str, value: Any, **about: Any) -> None:
+        """``write_record``, about this stage."""
+        write_record(self.path / name, value, stage=self.name, **about)
+
+    def read(self, name: str, form: Form | None = None) -> Any:
+        """What ``write`` wrote, of this form. BootdiffError: lost, damaged, or another stage's."""
+        value = read_record(self.path / name, self.remedy, stage=self.name)
+        return value if form is None else checked(form, value, self.path / name, self.remedy)
+
+    def tensors(self, name: str, device: str | torch.device = "cpu") -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """``load_tensors`` of a file of this stage: once complete, by the SHA-256 that done.json says."""
+        path, files = self.path / name, self.files
+        if files is not None and name not in files:
+            raise BootdiffError(f"{path}: not a file that this stage was completed with; {self.remedy}")
+        return load_tensors(path, device, self.remedy, None if files is None else files[name])
 
     def save_weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
         """Write a state dict to the file ``name``, shared with all that are the same. Raises as `WeightPool.store`."""
+        self.run.check_lock()
         self.run.pool.store(network_bytes(state), self.path / name)
 
     def clear(self) -> None:
@@ -412,38 +435,3 @@ class StageDir:
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of this stage."""
         return self.run.metrics(self.name)
-
-
-# --- details ----------------------------------------------------------------------------------------------------------
-
-
-def _check_is_run(path: Path) -> None:
-    """Refuse a folder with anything in it that is no run, or no longer one."""
-    names = {name for name in os.listdir(path) if not is_temporary(name)}
-    if names <= _BEGUN:
-        return
-    if "run.json" not in names:
-        there = f"no run, but not empty ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
-        raise BootdiffError(f"{path}: {there}. Choose another directory for the run; nothing was touched.")
-
-
-def _parsed(text: str, where: Any) -> Any:
-    """The value of a YAML text."""
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BootdiffError(f"{where}: not YAML ({' '.join(str(error).split())}); restore it from a copy") from None
-
-
-def _grows(key: str, old: Any, new: Any) -> bool:
-    """Whether a difference only asks for more training."""
-    return bool(_MAY_GROW.fullmatch(key)) and type(old) is type(new) is int and new > old
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from bootdiff.errors import BootdiffError
 from bootdiff.noise import LogNormal
-from bootdiff.settings import Doc, Ge, Gt, Lt, check
+from bootdiff.settings import Doc, Ge, Gt, Le, Lt, check
 
 __all__ = ["PLENTY", "TrainingSettings", "batch_for"]
 
@@ -40,15 +40,17 @@ class TrainingSettings:
         ValueError: a value out of bounds; it names the field.
     """
 
-    steps: Annotated[int, Ge(1), Doc("optimizer steps")] = 2000
+    steps: Annotated[int, Ge(1), Le(10**9), Doc("optimizer steps")] = 2000
     batch: Annotated[
         Literal["auto"] | int,
         Ge(1),
+        Le(2**20),
         Doc("samples per step, over all processes; auto: 32, fewer for samples of more than 8192 pixels or values"),
     ] = "auto"
     accumulate: Annotated[
         int,
         Ge(1),
+        Le(2**20),
         Doc(
             "equal parts that a batch is computed in, one after the other: less memory, the same result up to rounding"
         ),
@@ -63,15 +65,15 @@ class TrainingSettings:
     lr: Annotated[float, Gt(0), Doc("learning rate of AdamW")] = 1e-3
     muon_lr: Annotated[float, Gt(0), Doc("learning rate of Muon")] = 0.02
     momentum: Annotated[float, Ge(0), Lt(1), Doc("momentum of Muon")] = 0.95
-    warmup: Annotated[int, Ge(0), Doc("steps over which the learning rates rise; at most steps")] = 100
+    warmup: Annotated[int, Ge(0), Le(10**9), Doc("steps over which the learning rates rise; at most steps")] = 100
     schedule: Annotated[Literal["constant", "linear", "cosine"], Doc("learning rates after that")] = "linear"
     ema: Annotated[float, Ge(0), Lt(1), Doc("decay of the weights' running average per step")] = 0.999
     weight_decay: Annotated[float, Ge(0), Doc("weight decay, per learning rate")] = 0.0
     clip: Annotated[float | None, Gt(0), Doc("largest norm of the gradient; null: no bound")] = 1.0
     noise: Annotated[LogNormal, Doc("noise levels drawn in training")] = field(default_factory=LogNormal)
-    evaluate_every: Annotated[int, Ge(1), Doc("steps between held-out losses (and snapshots)")] = 100
+    evaluate_every: Annotated[int, Ge(1), Le(10**9), Doc("steps between held-out losses (and snapshots)")] = 100
     checkpoint_seconds: Annotated[float, Gt(0), Doc("seconds between checkpoints")] = 60.0
-    workers: Annotated[int, Ge(0), Doc("processes that prepare batches")] = 0
+    workers: Annotated[int, Ge(0), Le(256), Doc("processes that prepare batches")] = 0
     precision: Annotated[Literal["no", "bf16", "fp16"], Doc("mixed precision")] = "no"
     compile: Annotated[bool, Doc("torch.compile each network: worth its minutes on a GPU only")] = False
 

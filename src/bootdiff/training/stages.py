@@ -27,16 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
 from bootdiff.errors import BootdiffError
-from bootdiff.training.files import (
-    copy_file,
-    differences,
-    digest,
-    load_tensors,
-    read_record,
-    strict_json,
-    write_record,
-)
+from bootdiff.training.checkpoint import trained_steps
+from bootdiff.training.files import copy_file, differences, digest, read_metrics, strict_json
+from bootdiff.training.forms import Form, StageKey, checked
 from bootdiff.training.run import Run, StageDir
 
 __all__ = ["StageStore", "digest"]
@@ -77,7 +74,7 @@ class StageStore:
         Raises:
             BootdiffError: another stage lies there complete or half trained (names what differs), or a damaged key.
         """
-        asked = strict_json(
+        asked: StageKey = strict_json(
             {"depends_on": depends_on, "parents": parents, "start": start, "steps": steps, "went_on": []}
         )
         stage = self.run.stage(name)
@@ -87,18 +84,19 @@ class StageStore:
         if self.accelerator.is_main_process:
             if fate == "go on":
                 assert there is not None
-                at = _trained(stage)
-                write_record(stage / _NOTE, asked | {"went_on": [*there["went_on"], at]})
+                at = trained_steps(stage)
+                stage.write(_NOTE, asked | {"went_on": [*there["went_on"], at]})
                 rest = "the learning rate's schedule is recomputed for the rest"
                 self.log(f"{name}: goes on from step {at} to {steps}; {rest}")
             elif fate == "new":
-                if there is not None:
-                    self._make_again(stage, there, asked)
-                write_record(stage / _NOTE, asked)
+                # Also without a key: what lies there was made for nobody knows what.
+                self._make_again(stage, there, asked)
+                stage.write(_NOTE, asked)
             if not stage.begun:
                 self._fill(stage, asked)
         self.accelerator.wait_for_everyone()
         stage.key = digest([name, _note(stage)])
+        stage.check_made_with(digest([name, asked["depends_on"], asked["parents"]]))
         return stage
 
     def exists(self, stage: StageDir, name: str) -> bool:
@@ -107,21 +105,24 @@ class StageStore:
         self.accelerator.wait_for_everyone()
         return found
 
-    def get_or_compute(self, stage: StageDir, name: str, make: Callable[[], Any], of: Any = None) -> Any:
+    def get_or_compute(
+        self, stage: StageDir, name: str, make: Callable[[], Any], of: Any = None, form: Form | None = None
+    ) -> Any:
         """A small result of a stage, as JSON, made once: that of the first process, for all of them.
 
-        ``of``: what it was made of (JSON-able): one that was made of something else is made again.
+        ``of``: what it was made of (JSON-able): one that was made of something else is made again. ``form``: of the
+        result, as pydantic can check it. Raises BootdiffError: damaged, or of another form.
         """
         of = strict_json(of)
-        found = read_record(stage / name, stage.remedy) if (stage / name).is_file() else None
+        found = stage.read(name, _Result) if (stage / name).is_file() else None
         self.accelerator.wait_for_everyone()
         if found is None or found["of"] != of:
             value = make()
             if self.accelerator.is_main_process:
-                write_record(stage / name, {"of": of, "result": value})
+                stage.write(name, {"of": of, "result": value})
             self.accelerator.wait_for_everyone()
-            found = read_record(stage / name, stage.remedy)
-        return found["result"]
+            found = stage.read(name, _Result)
+        return found["result"] if form is None else checked(form, found["result"], stage / name, stage.remedy)
 
     def prune(self, stage: StageDir, keep: Collection[int]) -> None:
         """Remove what only an unfinished stage needs: snapshots of steps that are not among ``keep``, and the trainings
@@ -143,8 +144,8 @@ class StageStore:
             folder.rmdir()
         self.run.pool.sweep()
 
-    def _make_again(self, stage: StageDir, there: dict[str, Any], asked: dict[str, Any]) -> None:
-        if stage.begun:
+    def _make_again(self, stage: StageDir, there: StageKey | None, asked: StageKey) -> None:
+        if stage.begun and there is not None:
             changed = [part for part, _, _ in _differences(there, asked) if part.split(".")[0] in ("parents", "start")]
             names = dict.fromkeys(part.split(".", 1)[-1] for part in changed)
             named = ", ".join(name for name in names if not name[0].isdigit())  # not places in a list
@@ -152,7 +153,7 @@ class StageStore:
             self.log(f"{stage.name}: made again, since what it is made of has changed{what}")
         stage.clear()
 
-    def _fill(self, stage: StageDir, asked: dict[str, Any]) -> None:
+    def _fill(self, stage: StageDir, asked: StageKey) -> None:
         """Copy a complete stage of the same key from another run. done.json comes last: killed before, it is copied
         again."""
         for other in self.reuse:
@@ -160,16 +161,20 @@ class StageStore:
             if not there.done or not (there / _NOTE).is_file() or _note(there) != asked:
                 continue
             for path in there.path.iterdir():
-                if _WEIGHTS.fullmatch(path.name):
-                    load_tensors(path)  # damaged ones are not spread
-                    self.run.pool.store(path.read_bytes(), stage / path.name)
+                if path.suffix == ".safetensors":
+                    there.tensors(path.name)  # damaged ones are not spread
+                    if _WEIGHTS.fullmatch(path.name):
+                        self.run.pool.store(path.read_bytes(), stage / path.name)
+                    else:
+                        copy_file(path, stage / path.name)
                 elif path.name not in ("done.json", _NOTE) and path.is_file() and not path.name.startswith("."):
+                    there.read(path.name)
                     copy_file(path, stage / path.name)
             for step, path in there.pictures().items():
                 stage.picture(step).parent.mkdir(exist_ok=True)
                 copy_file(path, stage.picture(step))
             self.run.truncate_metrics(stage.name, -1)
-            for row in there.metrics():
+            for row in read_metrics(there.run.path / "metrics.jsonl", stage.name):
                 self.run.append(row)
             self.run.sync_metrics()
             copy_file(there / "done.json", stage / "done.json")
@@ -180,30 +185,26 @@ class StageStore:
 # --- details ----------------------------------------------------------------------------------------------------------
 
 
-def _note(stage: StageDir) -> dict[str, Any] | None:
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class _Result(TypedDict):
+    """A file of `get_or_compute`."""
+
+    of: Any
+    result: Any
+
+
+def _note(stage: StageDir) -> StageKey | None:
     """What key.json says; None where there is none. BootdiffError where it is damaged."""
-    path = stage / _NOTE
-    if not path.is_file():
-        return None
-    note = read_record(path, stage.remedy)
-    if not isinstance(note, dict) or set(note) != set(_PARTS):
-        raise BootdiffError(f"{path}: not what bootdiff wrote; {stage.remedy}")
+    note: StageKey | None = stage.read(_NOTE, StageKey) if (stage / _NOTE).is_file() else None
     return note
 
 
-def _trained(stage: StageDir) -> int:
-    """Steps that a stage has been trained for."""
-    if stage.done:
-        return int(stage.info["ledger"]["steps"])
-    return int(load_tensors(stage / "checkpoint.safetensors", remedy=stage.remedy)[1]["counts"]["step"])
-
-
-def _differences(there: dict[str, Any], asked: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+def _differences(there: StageKey, asked: StageKey) -> list[tuple[str, Any, Any]]:
     """What two notes differ in, the history apart: it is not asked for."""
     return differences(there | {"went_on": []}, asked)
 
 
-def _fate(stage: StageDir, there: dict[str, Any] | None, asked: dict[str, Any]) -> str:
+def _fate(stage: StageDir, there: StageKey | None, asked: StageKey) -> str:
     """What is to become of what lies in a stage's folder: "take", "go on", "new"; BootdiffError: refused."""
     if there is None:
         if stage.begun:

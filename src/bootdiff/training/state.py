@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.errors import BootdiffError
+from bootdiff.processes import dead_worker
 from bootdiff.training.device import make_accelerator
 from bootdiff.training.memory import forget_peak, peak_memory
 from bootdiff.training.muon import hidden_matrices
 from bootdiff.training.optim import Optimizer
 from bootdiff.training.run import StageDir
 from bootdiff.training.settings import TrainingSettings
+from bootdiff.training.trackers import log_values
 
 __all__ = [
     "LOG_EVERY",
@@ -46,7 +48,7 @@ _NOTHING = contextlib.nullcontext()
 
 
 class Interrupted(BootdiffError):
-    """The training was asked to stop (Ctrl-C, SIGTERM) and wrote a checkpoint."""
+    """The training was asked to stop (Ctrl-C, SIGTERM, SIGHUP) and wrote a checkpoint."""
 
 
 class Diverged(BootdiffError):
@@ -289,7 +291,7 @@ class TrainingState:
             flat = {k: v for k, v in row.items() if k != "heldout"} | {
                 f"heldout/{key}": value for key, value in row.get("heldout", {}).items()
             }
-            self.accelerator.log({f"{self.stage.name}/{key}": value for key, value in flat.items()}, step=self.step)
+            log_values(self.accelerator, self.stage.name, flat, self.step)
 
     def report(self, always: bool = False) -> None:
         """Tell how the training stands, a few times per second."""
@@ -318,6 +320,15 @@ class TrainingState:
             with torch.random.fork_rng(devices=self._cuda()):
                 yield stream
             self.report(always=True)
+        except RuntimeError as error:
+            # torch raises it wherever the step is just then.
+            if dead_worker(error) is None:
+                raise
+            raise BootdiffError(
+                f"stage {self.stage.name}, step {self.step}: a process that prepares batches (training.workers, now "
+                f"{self.settings.workers}) has died: {dead_worker(error)}. If memory ran out, lower training.workers "
+                "or training.batch; then run the same command again: it continues at the last checkpoint."
+            ) from error
         finally:
             self.ended = time.monotonic()
             if hasattr(stream, "close"):

@@ -15,7 +15,7 @@ import torch
 from annotated_types import MaxLen
 from torch import Generator, Tensor
 
-from bootdiff.settings import Doc, Ge, Gt, Lt, MinLen, check
+from bootdiff.settings import Doc, Ge, Gt, Le, Lt, MinLen, check
 from bootdiff.views.base import ArgumentError, PerChannel, Shape, View, randint, set_fields
 
 __all__ = ["Mask", "RandomMask"]
@@ -168,7 +168,7 @@ class RandomMask(View):
         ),
     ] = "box"
     fraction: Annotated[float, Gt(0), Lt(1), Doc("share of the sample that is hidden")] = 0.25
-    count: Annotated[int, Ge(1), Doc("masks asked per new sample")] = 4
+    count: Annotated[int, Ge(1), Le(1000), Doc("masks asked per new sample")] = 4
     seed: Annotated[int, Ge(0), Doc("draws these masks")] = 0
     apart: Annotated[bool, Doc("each channel has its own mask")] = False
 

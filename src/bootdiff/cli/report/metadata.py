@@ -5,18 +5,68 @@ A run keeps them in data.json, so that samples are written in the data's own uni
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
+from pydantic import ConfigDict, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from bootdiff.data import Dataset
 from bootdiff.data.units import Units
+from bootdiff.training.run import Run
 
-__all__ = ["DataInfo"]
+__all__ = ["DATA", "DataInfo", "DataNote", "data_note"]
+
+DATA = "data.json"
+_STRICT = ConfigDict(strict=True, extra="forbid")
+
+
+@with_config(_STRICT)
+class _Units(TypedDict):
+    offset: list[float]
+    scale: list[float]
+    standardized: bool
+
+
+@with_config(_STRICT)
+class _Meaning(TypedDict):
+    """`DataInfo.record`. values: not said by runs of earlier versions."""
+
+    units: _Units | None
+    values: NotRequired[str | None]
+    rate: float | None
+    columns: list[str] | None
+
+
+@with_config(_STRICT)
+class DataNote(TypedDict):
+    """data.json."""
+
+    shape: list[int]
+    classes: list[str] | None
+    counts: dict[str, int]
+    meaning: _Meaning
+
+
+def data_note(folder: str | Path) -> DataNote | None:
+    """The data.json of a run; None for what is no run, or one that was made from Python.
+
+    Raises:
+        BootdiffError: lost or damaged: without it samples would be written in other units.
+    """
+    folder = Path(folder)
+    run = Run.read(folder) if any((folder / name).is_file() for name in ("run.json", "recipe.yaml")) else None
+    if run is None or (not run.has_recipe and not (folder / DATA).is_file()):
+        return None
+    remedy = (
+        "restore it from a copy, or run the command that began the run again, which writes it anew; without it samples "
+        "have no units"
+    )
+    note: DataNote = run.read_json(DATA, DataNote, remedy)
+    return note
 
 
 @dataclass(frozen=True)
@@ -37,10 +87,9 @@ class DataInfo:
 
     @classmethod
     def of_run(cls, folder: str | Path) -> DataInfo:
-        """From the data.json of a run; empty without one."""
-        path = Path(folder) / "data.json"
-        record = json.loads(path.read_text(encoding="utf-8")).get("meaning") if path.is_file() else None
-        return cls() if record is None else cls.from_record(record)
+        """From the data.json of a run; empty of what has none (`data_note`, which raises)."""
+        note = data_note(folder)
+        return cls() if note is None else cls.from_record(note["meaning"])
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> DataInfo:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 import torch
+from PIL import Image
 
 from bootdiff.cli.report import images
 from bootdiff.data import kind_of
@@ -65,7 +66,7 @@ class Previews:
         how: solver and highest noise level.
         every: steps between pictures; "auto": as this file says; 0: none.
         say: told why a picture was not drawn, where that fails: a training is never stopped by it.
-        drawn: called after each picture.
+        drawn: called after each picture, with its stage, its step and itself.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Previews:
         how: SamplingSettings,
         every: Literal["auto"] | int,
         say: Callable[[str], None],
-        drawn: Callable[[], None] = lambda: None,
+        drawn: Callable[[StageDir, int, Image.Image], None] = lambda stage, step, picture: None,
     ) -> None:
         self.shape, self.how, self.every, self.say, self.drawn = tuple(shape), how, every, say, drawn
         self._failed: set[str] = set()
@@ -96,17 +97,15 @@ class Previews:
     def look(self, task: Task, expert: ResidualExpert, step: int, stage: StageDir) -> None:
         """Draw samples into the run."""
         try:
-            self._draw(task, expert, stage, step)
+            self.drawn(stage, step, self._draw(task, expert, stage, step))
         # Whatever it is: hours of training are worth more than a picture of them.
         except Exception as error:
             if task.name not in self._failed:
                 self._failed.add(task.name)
                 what = str(error).splitlines()[0] if str(error) else type(error).__name__
                 self.say(f"{task.name}: no samples drawn at step {step}; the training goes on ({what})")
-            return
-        self.drawn()
 
-    def _draw(self, task: Task, expert: ResidualExpert, stage: StageDir, step: int) -> None:
+    def _draw(self, task: Task, expert: ResidualExpert, stage: StageDir, step: int) -> Image.Image:
         noise, classes = task.loss().noise, classes_of(expert)
         # Within the noise levels that it is trained at: beyond three deviations a network has seen nothing.
         highest = min(self.how.sigma_max, math.exp(noise.mean + 3 * noise.std))
@@ -119,4 +118,6 @@ class Previews:
         )  # fmt: skip
         if not bool(torch.isfinite(x).all()):
             raise ValueError("samples with NaN or infinity")
-        images.save_png(images.quick_sheet(x), stage.picture(step), optimize=False)
+        picture = images.quick_sheet(x)
+        images.save_png(picture, stage.picture(step), optimize=False)
+        return picture

@@ -7,18 +7,32 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from bootdiff.errors import BootdiffError
 from bootdiff.method import left_out
 from bootdiff.method.plan import ARMS
-from bootdiff.training.files import read_json, read_metrics, read_record
+from bootdiff.method.weights import WeightsRecord
+from bootdiff.training.files import read_json
+from bootdiff.training.forms import checked
 from bootdiff.training.run import Run, StageDir
 
-__all__ = ["TRAININGS", "VIEWS", "RunFacts", "StageFacts"]
+__all__ = ["TRAININGS", "VIEWS", "RunFacts", "StageFacts", "TrainingNote"]
 
 TRAININGS, VIEWS = "trainings.json", "views.png"
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class TrainingNote(TypedDict):
+    """An entry of trainings.json: a network to be trained."""
+
+    network: str
+    steps: int
 
 
 @dataclass
@@ -62,6 +76,7 @@ class RunFacts:
     stages: list[StageFacts] = field(default_factory=list)
     arms: list[str] = field(default_factory=list)
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stamps: bool = False
 
     @classmethod
     def read(cls, folder: str | Path) -> RunFacts:
@@ -74,6 +89,7 @@ class RunFacts:
         if not (run.path / "run.json").is_file():
             raise BootdiffError(f"{run.path}: not a run (no run.json in it); give a folder that a training wrote")
         facts = cls(run.path)
+        facts.stamps = facts._try(lambda: run.stamps, False)
         facts.data = facts._mapping("data.json")
         facts.metrics = facts._mapping("metrics.json")
         facts.ledger = facts._mapping("ledger.json")
@@ -81,7 +97,7 @@ class RunFacts:
         facts.provenance = facts._try(lambda: run.provenance if (run.path / "provenance.json").is_file() else [], [])
         facts.left_out = facts._try(lambda: left_out.recorded(run), {})
         facts.arms = [arm for arm in ARMS if (run.path / arm / "model.json").is_file()]
-        rows = facts._try(lambda: read_metrics(run.path / "metrics.jsonl"), [])
+        rows = facts._try(run.metrics, [])
         expected = facts._mapping(TRAININGS)
         names = dict.fromkeys([*expected, *_trained(run), *(str(row["stage"]) for row in rows)])
         by_stage: dict[str, list[Mapping[str, Any]]] = {}
@@ -97,10 +113,10 @@ class RunFacts:
                 made = facts._try(lambda: facts._stage(stage, by_stage.get(name, []), about), None)  # noqa: B023
                 facts.stages += [] if made is None else [made]
         for name in ("gains", "full-stack", "residual-stack", "oracle-stack"):
-            path = run.stages / name / "done.json"
-            if path.is_file():
-                found = facts._try(lambda path=path: read_record(path), None)  # type: ignore[misc]
-                if isinstance(found, dict) and found.get("names"):
+            if (run.stages / name / "done.json").is_file():
+                read = partial(run.stage(name).read, "done.json", WeightsRecord)
+                found = facts._try(read, None)
+                if found is not None and found["names"]:
                     facts.weights[name] = found
         return facts
 
@@ -156,10 +172,9 @@ class RunFacts:
         path = self.path / name
         if not path.is_file():
             return {}
-        found = self._try(lambda: read_json(path), {})
-        if not isinstance(found, dict):
-            self.note(f"{name}: not what bootdiff wrote; restore it from a copy")
-            return {}
+        remedy = "restore it from a copy, or delete it: it is not shown"
+        read = partial(read_json, path, remedy, stamp=self.stamps and name != "plan/plan.json")
+        found: dict[str, Any] = self._try(lambda: checked(dict[str, Any], read(), path, remedy), {})
         return found
 
     def _stage(self, stage: StageDir, rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> StageFacts:

@@ -16,9 +16,9 @@ from bootdiff.cli.report import page, words
 from bootdiff.cli.report.run_facts import RunFacts
 from bootdiff.cli.session import saved_arms
 from bootdiff.errors import BootdiffError
-from bootdiff.serialization import read_spec
-from bootdiff.training.files import read_record
+from bootdiff.serialization import read_note
 from bootdiff.training.lock import in_use
+from bootdiff.training.run import Run
 
 __all__ = ["LISTED", "Listing", "Site", "Standing", "ago", "inside"]
 
@@ -215,9 +215,9 @@ def _standing(path: Path, name: str, changed: float) -> Standing:
     """How a run stands; whatever is wrong with it becomes a line."""
     try:
         arms = tuple(saved_arms(path))
-        read_record(path / "run.json")
+        _ = Run.read(path).fingerprint  # checks run.json
         if arms:
-            read_spec(path / ("bootdiff" if "bootdiff" in arms else arms[0]))
+            read_note(path / ("bootdiff" if "bootdiff" in arms else arms[0]))
         done = f"trained: {', '.join(map(words.arm, arms))}" if arms else "nothing trained yet"
         state = f"{done}; in training" if in_use(path) else done if arms else "interrupted, nothing trained yet"
         return Standing(name, changed, state, arms)

@@ -6,6 +6,7 @@ its PNG decoder unpacks the lower bytes (raw mode "RGB;16L" in place of "RGB;16B
     value = 256 upper + lower .
 
 Only formats that Pillow decodes by itself are opened: whatever its name, a PostScript file would start an interpreter.
+The header says how many pixels there are before memory is taken for them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from bootdiff.data.options import MAX_PIXELS
+
 __all__ = [
-    "FORMATS", "IMAGE_SUFFIXES", "Transparent", "Undecodable", "check_regular", "decode", "from_pillow", "glance",
-    "read_file", "split_alpha", "to_channels",
+    "FORMATS", "IMAGE_SUFFIXES", "Transparent", "Undecodable", "check_pixels", "check_regular", "decode",
+    "from_pillow", "glance", "own_limit", "read_file", "split_alpha", "to_channels", "too_large",
 ]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -32,6 +36,7 @@ _GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
 _ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
 _CONVERTED = {"CMYK", "YCbCr", "LAB", "HSV"}
 _MODES = _GRAY | _ALPHA | _CONVERTED | {"P", "RGB"}
+_ORIENTATION = 0x0112  # EXIF's tag
 _UNREADABLE = "cannot be decoded ({}); it is damaged, cut short or no picture"
 
 
@@ -58,24 +63,45 @@ def read_file(path: Path) -> bytes:
         raise Undecodable(f"cannot be read ({error.strerror})") from None
 
 
-def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+def check_pixels(width: int, height: int, most: int) -> None:
+    """Raises Undecodable for a picture of more than `most` pixels."""
+    if width * height > most:
+        raise Undecodable(
+            f"has {width} x {height} = {width * height:,} pixels, more than max_pixels ({most:,}): raise that if it is "
+            "meant, or cut it into smaller pictures"
+        )
+
+
+def too_large(unpacked: int, most: int) -> str:
+    """What is wrong with a packed file that unpacks to more than `most` bytes."""
+    return f"unpacks to {unpacked:,} bytes, more than max_bytes ({most:,}): raise that if it is meant"
+
+
+@contextmanager
+def own_limit() -> Iterator[None]:
+    """`check_pixels` in place of Pillow's own limit, which nothing could raise."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _open(data: bytes, most: int) -> Image.Image:
+    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    check_pixels(*picture.size, most)
+    return picture
 
 
 @contextmanager
 def _reading() -> Iterator[None]:
     """Whatever Pillow raises for damaged files becomes Undecodable."""
     try:
-        with warnings.catch_warnings():
+        with own_limit(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except Undecodable:
+    except (Undecodable, MemoryError):
         raise
-    except Image.DecompressionBombError:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise Undecodable(
-            f"has more than the {most:,} pixels that are opened at most; cut it into smaller pictures"
-        ) from None
     except UnidentifiedImageError:
         raise Undecodable(_UNREADABLE.format("no known format")) from None
     # Pillow raises OSError, SyntaxError, ValueError, zlib.error, struct.error ... for damaged files.
@@ -83,9 +109,9 @@ def _reading() -> Iterator[None]:
         raise Undecodable(_UNREADABLE.format(error)) from None
 
 
-def _open_still(data: bytes, alpha: str) -> Image.Image:
+def _open_still(data: bytes, alpha: str, most: int) -> Image.Image:
     """An opened picture; Undecodable where its header tells that it cannot be used."""
-    picture = _open(data)
+    picture = _open(data, most)
     _refuse_animated(picture)
     if picture.mode not in _MODES:
         raise Undecodable(f"has the pixel format {picture.mode}; convert it to RGB, or store it as an array")
@@ -113,15 +139,16 @@ def _has_alpha(picture: Image.Image) -> bool:
     return picture.mode in _ALPHA or ("transparency" in picture.info and not deep)
 
 
-def decode(data: bytes, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
+def decode(data: bytes, alpha: str = "refuse", most: int = MAX_PIXELS) -> tuple[np.ndarray, str | None]:
     """The picture (H, W, 1 or 3), uint8 or uint16, and what it was converted from where that loses something.
 
     An opaque alpha channel is dropped; else alpha says: "refuse", "drop", or composite on "white" or "black"; or
     "keep", which leaves it in place, opaque or not: (H, W, 2 or 4). Of several pictures in a camera's file the first
-    one counts. Raises Undecodable for damaged, animated, transparent (if refused) or odd pictures.
+    one counts. Raises Undecodable for damaged, animated, transparent (if refused) or odd pictures, and for those of
+    more than `most` pixels.
     """
     with _reading():
-        picture = _open_still(data, alpha)
+        picture = _open_still(data, alpha, most)
         if _is_deep(picture, data) and data[25] != 0:
             return _flatten(_decode_16_bit(data), alpha), None
         picture.load()
@@ -131,7 +158,8 @@ def decode(data: bytes, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
 def from_pillow(picture: Image.Image, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
     """`decode` for an opened picture, turned upright as its EXIF orientation says."""
     _refuse_animated(picture)
-    picture = ImageOps.exif_transpose(picture)
+    if picture.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied
+        picture = ImageOps.exif_transpose(picture)
     mode, lost = picture.mode, None
     if mode in ("I", "I;16", "I;16B", "I;16L"):
         deep = np.asarray(picture)
@@ -151,22 +179,22 @@ def from_pillow(picture: Image.Image, alpha: str = "refuse") -> tuple[np.ndarray
     return _flatten(pixels, alpha), lost
 
 
-def glance(data: bytes, alpha: str = "refuse") -> tuple[int, int, int, str | None]:
+def glance(data: bytes, alpha: str = "refuse", most: int = MAX_PIXELS) -> tuple[int, int, int, str | None]:
     """Height, width, channels (1 or 3) and lossy conversion, as `decode` would give them, from the header alone.
 
     Only where that cannot tell, the picture is decoded: whether an alpha channel hides anything, or numbers of 32 bits
     fit. Raises Undecodable for what is no picture or obviously cut short, and for what `decode` would refuse.
     """
     with _reading():
-        picture = _open_still(data, alpha)
+        picture = _open_still(data, alpha, most)
         pixels = (_has_alpha(picture) and alpha == "refuse") or picture.mode == "I"
         width, height = picture.size
         # Asking a PNG for its orientation decodes it, so only those that have one are asked.
         turned = picture.format != "PNG" or b"eXIf" in data
-        if turned and picture.getexif().get(0x0112, 1) >= 5:
+        if turned and picture.getexif().get(_ORIENTATION, 1) >= 5:
             width, height = height, width
     if pixels:
-        found, lost = decode(data, alpha)
+        found, lost = decode(data, alpha, most)
         return height, width, found.shape[-1], lost
     tail = data[-65536:]
     whole = {
@@ -225,17 +253,23 @@ def _flatten(pixels: np.ndarray, alpha: str) -> np.ndarray:
 
 def _decode_16_bit(data: bytes) -> np.ndarray:
     """A 16-bit colour or gray-and-alpha PNG -> (H, W, C) uint16."""
-    _open(data).verify()  # checksums, which decoding does not look at
+    Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # checksums, which decoding does not look at
 
     def unpack(rawmode: str) -> np.ndarray:
-        with _open(data) as picture:
-            picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]  # type: ignore[attr-defined]
-            return np.asarray(picture).astype(np.uint16)
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as opened:
+            picture: Any = opened
+            picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]
+            return np.asarray(picture)
 
     kind = data[25]
     if kind == 4:
         # Gray and alpha are four bytes a pixel, as 8-bit RGBA is.
-        high_and_low = unpack("RGBA")
-        return high_and_low[..., 0::2] << 8 | high_and_low[..., 1::2]
-    mode = {2: "RGB", 6: "RGBA"}[kind]
-    return unpack(f"{mode};16B") << 8 | unpack(f"{mode};16L")
+        both = unpack("RGBA")
+        upper, lower = both[..., 0::2], both[..., 1::2]
+    else:
+        mode = {2: "RGB", 6: "RGBA"}[kind]
+        upper, lower = unpack(f"{mode};16B"), unpack(f"{mode};16L")
+    found = upper.astype(np.uint16)
+    found <<= 8  # in place: such pictures are large
+    found |= lower
+    return found

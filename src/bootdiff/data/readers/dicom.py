@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bootdiff.data.readers.decode import Undecodable
+from bootdiff.data.readers.decode import Undecodable, check_regular
 from bootdiff.data.readers.stacks import Stack, library, quiet
 
 __all__ = ["DICOM_SUFFIXES", "Dicom", "is_dicom"]
@@ -26,9 +26,10 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COL
 def is_dicom(path: Path) -> bool:
     """Whether a file has DICOM's letters behind its preamble; such files often have no suffix."""
     try:
+        check_regular(path)
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
-    except OSError:
+    except (Undecodable, OSError):
         return False
 
 
@@ -60,6 +61,8 @@ class Dicom(Stack):
             self.apart = None if apart is None else float(apart)
             spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
             self.spacing = None if not spacing else (float(spacing[0]), float(spacing[1]))
+        except Undecodable:
+            raise
         except (AttributeError, ValueError, TypeError) as error:
             raise Undecodable(f"its header is not whole ({error})") from None
         if photometric not in ("MONOCHROME1", "MONOCHROME2", *_COLOUR):

@@ -10,7 +10,7 @@ import numpy as np
 
 from bootdiff.data.dataset import Dataset, Sample, UnusableFile, spaced_indices
 from bootdiff.data.options import HFOptions
-from bootdiff.data.readers.decode import Undecodable, decode, from_pillow, to_channels
+from bootdiff.data.readers.decode import Undecodable, decode, from_pillow, read_file, to_channels
 from bootdiff.data.readers.images import to_tensor
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.units import Units
@@ -62,6 +62,10 @@ class HFDataset(Dataset):
         known = list(data.column_names)
         self._data, self._alpha = data, o.alpha
         self._column = self._pick(o.column, known)
+        self._most = o.max_pixels
+        if isinstance(data.features.get(self._column), getattr(datasets, "Image", ())):
+            # The bytes as they are: `datasets` would open any format, and any address, and cannot be told a limit.
+            self._data = data.with_format(None).cast_column(self._column, datasets.Image(decode=False))
         label = "label" if o.labels is True else o.labels
         if label and label not in known:
             raise BootdiffError(f"{folder}: has no column {label!r} for labels; columns: {', '.join(known)}")
@@ -128,7 +132,11 @@ class HFDataset(Dataset):
 
     def _decode(self, value: Any) -> np.ndarray:
         if isinstance(value, dict) and value.get("bytes"):
-            return decode(value["bytes"], self._alpha)[0]
+            return decode(value["bytes"], self._alpha, self._most)[0]
+        if isinstance(value, dict) and isinstance(value.get("path"), str):
+            if "://" in value["path"]:
+                raise Undecodable(f"lies elsewhere ({value['path'][:80]}); download it, and save the data set again")
+            return decode(read_file(Path(value["path"])), self._alpha, self._most)[0]
         if hasattr(value, "convert"):
             try:
                 return from_pillow(value, self._alpha)[0]

@@ -67,6 +67,7 @@ class Images(Dataset):
         self._own_masks = o.masks == "alpha"
         self._beside = bool(o.masks) and not self._own_masks
         self._alpha = "keep" if self._own_masks else o.alpha
+        self._most = o.max_pixels
         self.problems = Problems()
         size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
         self._fitting = Fitting.of(o.fit, size, self.where)
@@ -124,7 +125,7 @@ class Images(Dataset):
 
     def _decode(self, data: bytes) -> tuple[np.ndarray, np.ndarray | None, str | None]:
         """A picture (H, W, 1 or 3), its own mask (H, W) bool where it has one, and what it was converted from."""
-        pixels, lost = decode(data, self._alpha)
+        pixels, lost = decode(data, self._alpha, self._most)
         pixels, opacity = split_alpha(pixels)
         if opacity is None:
             return pixels, None, lost
@@ -139,7 +140,7 @@ class Images(Dataset):
             data = read_file(self.folder / name)
             self._hash.update(file_digest(name, data))
             if self._budget <= 0 and not (self._verify or self._own_masks):
-                return glance(data, self._alpha)
+                return glance(data, self._alpha, self._most)
             pixels, own, lost = self._decode(data)
             return (*self._keep(name, pixels, own), lost)
         except Transparent as error:
@@ -206,7 +207,7 @@ class Images(Dataset):
         beside = self._mask_name(name)
         try:
             data = read_file(self.folder / beside)
-            return decode_mask(data, self._sizes[name]), data
+            return decode_mask(data, self._sizes[name], most=self._most), data
         except Undecodable as error:
             raise Undecodable(f"its mask {beside} {error}") from None
 

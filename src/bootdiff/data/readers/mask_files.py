@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bootdiff.data.options import MAX_PIXELS
 from bootdiff.data.readers.decode import IMAGE_SUFFIXES, Undecodable, decode, split_alpha, to_channels
 
 __all__ = ["MASK_SUFFIX", "decode_mask", "is_opaque", "masks_beside", "masks_by_stem", "observed", "without_masks"]
@@ -80,12 +81,14 @@ def observed(pixels: np.ndarray) -> np.ndarray:
     return seen if opacity is None else seen & is_opaque(opacity, full)
 
 
-def decode_mask(data: bytes, size: Sequence[int], of: str = "pictures", all_hidden: bool = False) -> np.ndarray:
-    """A file of a mask -> (H, W) bool, True = observed. size: (height, width) of the `of` it belongs to.
+def decode_mask(
+    data: bytes, size: Sequence[int], of: str = "pictures", all_hidden: bool = False, most: int = MAX_PIXELS
+) -> np.ndarray:
+    """A file of a mask -> (H, W) bool, True = observed. size: (height, width) of the `of` it belongs to; most: pixels.
 
     Raises Undecodable for a damaged mask, one of a different size, and, unless `all_hidden`, one that hides everything.
     """
-    pixels = decode(data, "keep")[0]
+    pixels = decode(data, "keep", most)[0]
     if pixels.shape[:2] != tuple(size):
         found = f"{pixels.shape[0]} x {pixels.shape[1]}"
         raise Undecodable(f"is {found} pixels (height x width), the {of} are {size[0]} x {size[1]}")

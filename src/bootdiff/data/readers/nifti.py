@@ -13,13 +13,14 @@ Nothing is resampled: voxels that are longer along one axis stay so. Values are 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bootdiff.data.readers.decode import Undecodable
-from bootdiff.data.readers.stacks import Stack, library, quiet, unsigned_bits
+from bootdiff.data.readers.stacks import Stack, check_count, library, quiet, unsigned_bits
 
 __all__ = ["NIFTI_SUFFIXES", "Nifti"]
 
@@ -58,8 +59,13 @@ class Nifti(Stack):
         size = [shape[self._axis[a]] for a in range(3)]
         self._times = shape[3] if len(shape) == 4 else 1
         self._slices, self._shape = size[across], shape
+        if path.name.lower().endswith(".gz"):
+            self.unpacked = math.prod(shape) * dtype.itemsize
+        elif (needed := math.prod(shape) * dtype.itemsize) > (there := path.stat().st_size):
+            raise Undecodable(f"is cut short: its header says {needed:,} bytes of values, the file has {there:,}")
         self.shape = (size[down], size[along], 3 if self._colour else 1)
         self.count = self._slices * self._times
+        check_count(self.count)
         self.labels = [
             f"{t},{k}" if self._times > 1 else str(k) for t in range(self._times) for k in range(size[across])
         ]

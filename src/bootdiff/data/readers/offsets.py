@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bootdiff.data.readers.decode import check_regular
+from bootdiff.data.readers.numpy_files import read_npy
 from bootdiff.errors import BootdiffError
 
 __all__ = ["read_offsets"]
@@ -23,11 +25,13 @@ def read_offsets(path: Path) -> Tensor:
     """
     try:
         if path.suffix == ".npy":
-            rows = np.load(path, allow_pickle=False)
+            rows = np.array(read_npy(path))
         else:
+            check_regular(path)
             rows = np.loadtxt(path, delimiter=",", ndmin=2)
         rows = rows[:, None] if rows.ndim == 1 else rows
-        whole = rows.astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            whole = rows.astype(np.int64)
     except (OSError, ValueError) as error:
         raise BootdiffError(
             f"{path}: cannot be read ({error}); need an .npy array or a text file, a row of whole numbers for each file"

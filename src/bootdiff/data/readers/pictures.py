@@ -20,7 +20,16 @@ import numpy as np
 from bootdiff.data.dataset import Dataset, Span
 from bootdiff.data.folders import list_files, nothing_found, passed_over
 from bootdiff.data.options import ImageOptions
-from bootdiff.data.readers.decode import IMAGE_SUFFIXES, Transparent, Undecodable, decode, read_file
+from bootdiff.data.readers.decode import (
+    IMAGE_SUFFIXES,
+    Transparent,
+    Undecodable,
+    check_pixels,
+    check_regular,
+    decode,
+    read_file,
+    too_large,
+)
 from bootdiff.data.readers.dicom import DICOM_SUFFIXES, Dicom, is_dicom
 from bootdiff.data.readers.images import Images
 from bootdiff.data.readers.mask_files import is_opaque, masks_beside, masks_by_stem, without_masks
@@ -41,15 +50,15 @@ STACK_SUFFIXES = (*TIFF_SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
 class _Encoded(Stack):
     """A PNG, JPEG ... among them. Raises Undecodable."""
 
-    def __init__(self, path: Path, alpha: str) -> None:
-        self.path, self._alpha, self.labels = path, alpha, [""]
-        pixels, self.lost = decode(read_file(path), alpha)
+    def __init__(self, path: Path, alpha: str, most: int) -> None:
+        self.path, self._alpha, self._most, self.labels = path, alpha, most, [""]
+        pixels, self.lost = decode(read_file(path), alpha, most)
         self.shape, self.bits = pixels.shape, 8 * pixels.itemsize
         self.alpha = pixels.shape[-1] in (2, 4)
         self.values = str(pixels.dtype)
 
     def read(self, k: int) -> tuple[np.ndarray, np.ndarray | None]:
-        return decode(read_file(self.path), self._alpha)[0], None
+        return decode(read_file(self.path), self._alpha, self._most)[0], None
 
 
 class SciencePictures(Images):
@@ -102,8 +111,12 @@ class SciencePictures(Images):
         for name in files:
             try:
                 stack = self._stacks[name] = self._opened(self.folder / name)
+                check_pixels(stack.shape[1], stack.shape[0] * max(1, stack.shape[2] // 4), self._most)
+                if stack.unpacked > self._options.max_bytes:
+                    raise Undecodable(too_large(stack.unpacked, self._options.max_bytes))
             except (Undecodable, OSError) as error:
-                self.problems.add(name, str(error))
+                said = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+                self.problems.add(name, said)
                 self._pictures[name] = name, 0
                 self._damaged.add(name)
                 continue
@@ -118,6 +131,7 @@ class SciencePictures(Images):
 
     def _opened(self, path: Path) -> Stack:
         """Raises Undecodable, or BootdiffError where its library is not installed."""
+        check_regular(path)
         low = path.name.lower()
         if low.endswith(TIFF_SUFFIXES):
             return Tiff(path)
@@ -125,7 +139,7 @@ class SciencePictures(Images):
             return Nifti(path, self._options.slices)
         if low.endswith(".npy"):
             return NpyPicture(path)
-        return _Encoded(path, self._alpha) if low.endswith(IMAGE_SUFFIXES) else Dicom(path)
+        return _Encoded(path, self._alpha, self._most) if low.endswith(IMAGE_SUFFIXES) else Dicom(path)
 
     def _read_header(self, name: str) -> tuple[int, int, int, str | None] | None:
         file, k = self._pictures[name]

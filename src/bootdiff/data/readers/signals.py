@@ -21,13 +21,14 @@ from bootdiff.data.folders import list_files, nothing_found, passed_over
 from bootdiff.data.options import SignalOptions, defaults_of
 from bootdiff.data.readers.audio import AUDIO_SUFFIXES, AudioFile
 from bootdiff.data.readers.decode import Undecodable
+from bootdiff.data.readers.numpy_files import read_npy
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.recordings import Recordings, long_file_digest
 from bootdiff.data.readers.tables import TABLE_SUFFIXES, read_table
 from bootdiff.data.readers.wav_files import amplitude, read_wav
 from bootdiff.data.transforms import windows
 from bootdiff.data.units import Units
-from bootdiff.data.value_range import outside, slack_of
+from bootdiff.data.value_range import LARGEST, beyond, outside, slack_of
 from bootdiff.errors import BootdiffError
 
 __all__ = ["SIGNAL_SUFFIXES", "SignalReader", "Signals"]
@@ -173,6 +174,8 @@ class Signals(Recordings):
                     v = self._values(name, start, min(start + _STEP, self._steps[name]))
                     square = square + np.where(np.isnan(v), 0, (v - mean) ** 2).sum(0)
             deviation = np.sqrt(square / np.maximum(count, 1))
+            for c in np.flatnonzero(~np.isfinite(deviation) | (np.abs(mean) > LARGEST) | (deviation > LARGEST)):
+                raise BootdiffError(f"{self.where}: {self._channel(int(c))} {beyond()}")
             for c in np.flatnonzero(deviation <= 1e-12 * np.maximum(1, np.abs(mean))):
                 raise BootdiffError(f"{self.where}: {self._channel(int(c))} holds one and the same value; leave it out")
             units = Units(tuple(mean.tolist()), tuple(deviation.tolist()), standardized=True)
@@ -239,10 +242,7 @@ def _pieces(steps: int) -> range:
 def _read_signal(path: Path) -> tuple[np.ndarray, float | None]:
     """(L, C) as stored, mapped where that is possible, and values per second (None: not known)."""
     if path.suffix.lower() == ".npy":
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise Undecodable(f"cannot be read ({error})") from None
+        array = read_npy(path)
         if array.ndim not in (1, 2) or array.dtype.kind not in "biuf" or 0 in array.shape:
             raise Undecodable(f"holds {array.dtype} of shape {array.shape}; a signal is L or L x C numbers")
         return array[:, None] if array.ndim == 1 else array, None

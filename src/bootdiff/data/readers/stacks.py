@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from bootdiff.data.kinds import layout
-from bootdiff.data.readers.decode import Undecodable
+from bootdiff.data.options import MAX_FRAMES
+from bootdiff.data.readers.decode import Undecodable, check_regular
 from bootdiff.errors import BootdiffError
 
-__all__ = ["NpyPicture", "Stack", "library", "quiet", "unsigned_bits"]
+__all__ = ["NpyPicture", "Stack", "check_count", "library", "quiet", "unsigned_bits"]
 
 
 class Stack(ABC):
@@ -31,9 +32,9 @@ class Stack(ABC):
     Attributes: ``count`` of them; ``shape`` (H, W, C) of each; ``labels``, what tells them apart in the file, "" for
     the only one. ``values``, the type of what `read` gives, as `Units.values`; ``bits``, where values are unsigned
     integers of so many bits, which says their range, else None. ``inverted``: the lowest value is white. ``alpha``: the
-    last channel is opacity. ``lost``: what pixels were converted from where that loses something. Where they are known,
-    ``spacing``: (height, width) of a pixel in mm; ``apart``: from one picture to the next in mm; ``number``: of a file
-    among others of its series.
+    last channel is opacity. ``lost``: what pixels were converted from where that loses something. ``unpacked``: bytes
+    that reading one picture unpacks, of packed files. Where they are known, ``spacing``: (height, width) of a pixel in
+    mm; ``apart``: from one picture to the next in mm; ``number``: of a file among others of its series.
     """
 
     count: int = 1
@@ -47,6 +48,7 @@ class Stack(ABC):
     apart: float | None = None
     number: float | None = None
     lost: str | None = None
+    unpacked: int = 0
     _held: Any = None  # what was read and may be let go of; it is not sent to workers
 
     @abstractmethod
@@ -62,7 +64,8 @@ class Stack(ABC):
         return self.__dict__ | {"_held": None}
 
     def numbered(self) -> list[str]:
-        """The usual labels."""
+        """The usual labels. Raises Undecodable for more than are read of one file: a header may claim any number."""
+        check_count(self.count)
         return [""] if self.count == 1 else [str(k) for k in range(self.count)]
 
 
@@ -78,9 +81,10 @@ class NpyPicture(Stack):
         self.bits = 1 if dtype.kind == "b" else unsigned_bits(dtype)
 
     def _array(self) -> np.ndarray:
+        check_regular(self.path)
         try:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, OverflowError, EOFError, OSError) as error:
             raise Undecodable(f"cannot be read ({error})") from None
         if array.ndim not in (2, 3):
             raise Undecodable(f"has the shape {array.shape}; a picture is H x W or H x W x C")
@@ -94,6 +98,12 @@ class NpyPicture(Stack):
         if array.shape != self.shape:
             raise Undecodable("has changed since the folder was opened")
         return array, None
+
+
+def check_count(count: int) -> None:
+    """Raises Undecodable for a file that says to hold no pictures, or more than are read of one."""
+    if not 0 < count <= MAX_FRAMES:
+        raise Undecodable(f"says that it holds {count:,} pictures; 1 to {MAX_FRAMES:,} are read of one file")
 
 
 def unsigned_bits(dtype: np.dtype) -> int | None:

@@ -22,7 +22,7 @@ from bootdiff.data.folders import PICTURES_IN_PARQUET
 from bootdiff.data.labels import shortened
 from bootdiff.data.options import TableOptions, defaults_of
 from bootdiff.data.readers.arrays import Arrays
-from bootdiff.data.readers.decode import Undecodable
+from bootdiff.data.readers.decode import Undecodable, check_regular, too_large
 from bootdiff.data.readers.reader import Reader
 from bootdiff.errors import BootdiffError
 
@@ -74,6 +74,7 @@ def read_table(path: Path, options: TableOptions, label: str | None = None) -> T
 
 def _frame(pandas: Any, path: Path, o: TableOptions) -> Any:
     try:
+        check_regular(path)
         with warnings.catch_warnings():
             # A column of numbers and text is reported below, with its row.
             warnings.simplefilter("ignore", pandas.errors.DtypeWarning)
@@ -81,9 +82,10 @@ def _frame(pandas: Any, path: Path, o: TableOptions) -> Any:
                 for name in ("header", "separator", "decimal"):
                     if getattr(o, name) != defaults_of(TableOptions)[name]:
                         raise Undecodable(f"is a Parquet table, to which {name} means nothing; leave it out")
+                _check_parquet(path, o)
                 return pandas.read_parquet(path)
             return _csv(pandas, path, o)
-    except Undecodable:
+    except (Undecodable, MemoryError):
         raise
     except ImportError:
         raise BootdiffError(f"{path}: Parquet files need pyarrow: pip install 'bootdiff[data]'") from None
@@ -92,12 +94,32 @@ def _frame(pandas: Any, path: Path, o: TableOptions) -> Any:
         raise Undecodable(f"cannot be read as a table ({' '.join(str(error).split())[:200]})") from None
 
 
+def _check_width(count: int, o: TableOptions) -> None:
+    if count > o.max_columns:
+        raise Undecodable(
+            f"has {count:,} columns, more than max_columns ({o.max_columns:,}): raise that if it is meant"
+        )
+
+
+def _check_parquet(path: Path, o: TableOptions) -> None:
+    """Undecodable for a table that is too large, by what it says of itself."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        about = file.metadata
+        _check_width(about.num_columns, o)
+        # As what it is read: runs of one value are packed into almost nothing.
+        if (unpacked := 8 * about.num_rows * about.num_columns) > o.max_bytes:
+            raise Undecodable(too_large(unpacked, o.max_bytes))
+
+
 # --- text tables ---
 
 
 def _csv(pandas: Any, path: Path, o: TableOptions) -> Any:
     separator = o.separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
     first, second = ([row for _, row in itertools.islice(_rows(path, separator), 2)] + [[], []])[:2]
+    _check_width(len(first), o)
     names = [str(k + 1) for k in range(len(first))]
     if o.header is not False:
         _check_header(first, o)

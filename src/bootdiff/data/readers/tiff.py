@@ -38,7 +38,8 @@ class Tiff(Stack):
     def _open(self) -> Any:
         tifffile = self._library
         try:
-            return tifffile.TiffFile(self.path)
+            # Of these formats the metadata name other files, which would be opened.
+            return tifffile.TiffFile(self.path, is_ome=False, is_mmstack=False, is_ndtiff=False)
         except Exception as error:
             raise Undecodable(f"cannot be read ({error}); it is damaged, cut short or no TIFF file") from None
 

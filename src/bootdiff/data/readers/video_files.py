@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bootdiff.data.readers.decode import Undecodable, decode, from_pillow, glance, read_file
+from bootdiff.data.options import MAX_FRAMES, MAX_PIXELS
+from bootdiff.data.readers.decode import (
+    Undecodable,
+    check_pixels,
+    check_regular,
+    decode,
+    from_pillow,
+    glance,
+    own_limit,
+    read_file,
+)
 from bootdiff.errors import BootdiffError
 
 __all__ = [
@@ -28,6 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 _PILLOW = {".gif": "GIF", ".webp": "WEBP"}
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,mpegtsraw"  # FFmpeg's names
 PYAV_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg")
 
 
@@ -60,14 +72,16 @@ class Video(ABC):
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
         """The frames of these numbers, which rise and may repeat. Only after `scan`."""
 
-    def scan(self, budget: int) -> VideoInfo:
-        """Every frame once; they are kept while they fit into `budget` bytes."""
+    def scan(self, budget: int, most: int = MAX_FRAMES) -> VideoInfo:
+        """Every frame once; they are kept while they fit into `budget` bytes. Not more than `most` frames."""
         kept: list[np.ndarray] | None = []
         stamps: list[float | None] = []
         size: tuple[int, ...] | None = None
         lost = None
         used = 0
         for k, (time, frame, loss) in enumerate(self.frames()):
+            if k == most:
+                raise Undecodable(_too_many(most))
             if size is None or frame.shape[-1] > size[-1]:
                 size = frame.shape if size is None else (*size[:2], frame.shape[-1])
             if frame.shape[:2] != size[:2]:
@@ -96,8 +110,10 @@ class FrameFolder(Video):
         note: Callable[[str, bytes], None],
         *,
         verify: bool = False,
+        most: int = MAX_PIXELS,
     ) -> None:
         self.folder, self.names, self.alpha, self._verify = folder, list(names), alpha, verify
+        self._most = most
         self._note: Callable[[str, bytes], None] | None = note
 
     def _bytes(self, name: str) -> bytes:
@@ -108,7 +124,7 @@ class FrameFolder(Video):
 
     def _decode(self, name: str, data: bytes) -> tuple[np.ndarray, str | None]:
         try:
-            return decode(data, self.alpha)
+            return decode(data, self.alpha, self._most)
         except Undecodable as error:
             raise Undecodable(f"its frame {name} {error}") from None
 
@@ -121,9 +137,10 @@ class FrameFolder(Video):
             yield None, pixels, lost
         self._note = None
 
-    def scan(self, budget: int) -> VideoInfo:
+    def scan(self, budget: int, most: int = MAX_FRAMES) -> VideoInfo:
+        # Of frames in files of their own there are as many as there are files.
         if budget > 0 or self._verify:
-            return super().scan(budget)
+            return super().scan(budget, len(self.names))
         # Too many to decode them all twice: headers and ends tell of most damage.
         size: tuple[int, int, int] | None = None
         lost = None
@@ -132,7 +149,7 @@ class FrameFolder(Video):
             if self._note is not None:
                 self._note(name, data)
             try:
-                height, width, channels, loss = glance(data, self.alpha)
+                height, width, channels, loss = glance(data, self.alpha, self._most)
             except Undecodable as error:
                 raise Undecodable(f"its frame {name} {error}") from None
             lost = lost or loss
@@ -150,16 +167,25 @@ class FrameFolder(Video):
 
 
 class PillowVideo(Video):
-    """An animated GIF or WebP file."""
+    """An animated GIF or WebP file, its frames of at most `most` pixels."""
 
-    def __init__(self, path: Path, alpha: str) -> None:
-        self.path, self.alpha = path, alpha
+    def __init__(self, path: Path, alpha: str, most: int = MAX_PIXELS) -> None:
+        self.path, self.alpha, self._most = path, alpha, most
+
+    @contextmanager
+    def _opened(self) -> Iterator[Image.Image]:
+        check_regular(self.path)
+        with own_limit():
+            opened = Image.open(self.path, formats=[_PILLOW[self.path.suffix.lower()]])
+        with opened as picture:
+            check_pixels(*picture.size, self._most)
+            yield picture
 
     def frames(self) -> Iterator[tuple[float | None, np.ndarray, str | None]]:
         time: float | None = 0.0
         count = 0
         try:
-            with Image.open(self.path, formats=[_PILLOW[self.path.suffix.lower()]]) as picture:
+            with self._opened() as picture:
                 for k in itertools.count():
                     try:
                         picture.seek(k)
@@ -175,6 +201,15 @@ class PillowVideo(Video):
         except Exception as error:
             raise Undecodable(f"its stream is damaged at frame {count} ({error})") from None
         self._whole(count)
+
+    def scan(self, budget: int, most: int = MAX_FRAMES) -> VideoInfo:
+        # Counting goes from block to block and decodes nothing; what is damaged is said when it is decoded.
+        many = False
+        with suppress(Exception), self._opened() as picture:
+            many = getattr(picture, "n_frames", 1) > most
+        if many:
+            raise Undecodable(_too_many(most))
+        return super().scan(budget, most)
 
     def _frame(self, picture: Image.Image, k: int) -> tuple[np.ndarray, str | None]:
         try:
@@ -195,7 +230,7 @@ class PillowVideo(Video):
             raise Undecodable(f"is cut short after frame {count - 1} (its end is missing)")
 
     def read(self, indices: Sequence[int]) -> list[np.ndarray]:
-        with Image.open(self.path, formats=[_PILLOW[self.path.suffix.lower()]]) as picture:
+        with self._opened() as picture:
 
             def at(i: int) -> np.ndarray:
                 picture.seek(i)
@@ -205,19 +240,20 @@ class PillowVideo(Video):
 
 
 class PyAVVideo(Video):
-    """A file that PyAV reads: MP4, WebM and others. Its sound and further streams are not looked at.
+    """A file that PyAV reads: MP4, WebM and others, its frames of at most `most` pixels. Its sound and further streams
+    are not looked at, and no other file is: lists of files and streams from a network are no videos.
 
     Raises BootdiffError where PyAV is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int = MAX_PIXELS) -> None:
         try:
             import av
         except ImportError:
             raise BootdiffError(
                 f"{path}: this kind of video needs PyAV: pip install 'bootdiff[video]', or save frames as pictures"
             ) from None
-        self.path, self._stamps = path, np.zeros(0, np.int64)
+        self.path, self._most, self._stamps = path, most, np.zeros(0, np.int64)
         del av
 
     def _decoded(self, start: int | None = None) -> Iterator[Any]:
@@ -228,10 +264,14 @@ class PyAVVideo(Video):
         end: float | None = None
         try:
             # Without these options damage is painted over.
-            with av.open(str(self.path), options={"err_detect": "explode"}) as container:
+            check_regular(self.path)
+            options = {"err_detect": "explode", "format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+            # FFmpeg takes what stands before a colon for a protocol.
+            with av.open(str(self.path.absolute()), options=options) as container:
                 if not container.streams.video:
                     raise Undecodable("holds no video")
                 stream = container.streams.video[0]
+                check_pixels(stream.codec_context.width, stream.codec_context.height, self._most)
                 self.pixel_aspect = stream.sample_aspect_ratio or Fraction(1)  # 0 and None: not known
                 stream.codec_context.options = {"err_detect": "explode"}
                 if start is not None:
@@ -302,9 +342,13 @@ class PyAVVideo(Video):
         return None
 
 
-def open_video(path: Path, alpha: str) -> Video:
-    """The reader of a video file."""
-    return PillowVideo(path, alpha) if path.suffix.lower() in _PILLOW else PyAVVideo(path)
+def open_video(path: Path, alpha: str, most: int = MAX_PIXELS) -> Video:
+    """The reader of a video file, whose frames have at most `most` pixels."""
+    return PillowVideo(path, alpha, most) if path.suffix.lower() in _PILLOW else PyAVVideo(path, most)
+
+
+def _too_many(most: int) -> str:
+    return f"has more than max_frames ({most:,}) frames: raise that if it is meant, or cut it into parts"
 
 
 def nearest_frames(info: VideoInfo, fps: float) -> list[int]:

@@ -67,7 +67,8 @@ class Videos(Recordings):
     def __init__(self, path: str | Path, options: VideoOptions | None = None, *, memory: int = 512 << 20) -> None:
         o = options or VideoOptions()
         super().__init__(path, o)
-        self._square = o.pixel_aspect == "refuse"
+        self.options: VideoOptions = o
+        self._square, self._most = o.pixel_aspect == "refuse", o.max_pixels
         self._alpha, self._budget, self._fps, self.masked = o.alpha, memory, o.fps, bool(o.masks)
         self.units = Units.of_range(0, 255, "pixels")
         size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
@@ -143,12 +144,12 @@ class Videos(Recordings):
                     raise Undecodable(reason)
                 video: Video = FrameFolder(
                     path, frames, self._alpha, lambda n, data: self._hash.update(file_digest(f"{name}/{n}", data)),
-                    verify=self.options.on_error == "skip",
+                    verify=self.options.on_error == "skip", most=self._most,
                 )  # fmt: skip
             else:
-                video = open_video(path, self._alpha)
+                video = open_video(path, self._alpha, self._most)
                 self._hash.update(long_file_digest(name, path))
-            info = video.scan(self._budget)
+            info = video.scan(self._budget, self.options.max_frames)
             shown = video.pixel_aspect
             # Encoders round: 1279:1280 is square.
             if self._square and abs(shown - 1) > 0.02:
@@ -256,7 +257,7 @@ class Videos(Recordings):
     def _mask(self, file: Path, *, shared: bool) -> np.ndarray:
         """(H, W) bool. The mask of one frame may hide everything: a lost frame."""
         try:
-            return decode_mask(read_file(file), self._size, "frames", all_hidden=not shared)
+            return decode_mask(read_file(file), self._size, "frames", all_hidden=not shared, most=self._most)
         except Undecodable as error:
             raise Undecodable(f"its mask {file.name} {error}") from None
 

@@ -36,7 +36,20 @@ class Volumes(Recordings):
     def __init__(self, path: str | Path, options: VideoOptions | None = None, *, memory: int = 512 << 20) -> None:
         o = options or VideoOptions()
         super().__init__(path, o)
-        alike = ("channels", "alpha", "masks", "size", "range", "missing", "slices", "on_error", "units", "std")
+        alike = (
+            "channels",
+            "alpha",
+            "masks",
+            "size",
+            "range",
+            "missing",
+            "slices",
+            "on_error",
+            "units",
+            "std",
+            "max_pixels",
+            "max_bytes",
+        )
         pictures = ImageOptions(kind="image", **{name: getattr(o, name) for name in alike})
         self.pictures = SciencePictures(path, pictures, memory=memory)
         self.units, self.notes, self.masked = self.pictures.units, self.pictures.notes, self.pictures.masked

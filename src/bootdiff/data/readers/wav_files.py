@@ -95,7 +95,7 @@ def _chunks(file: BinaryIO, end: int) -> tuple[bytes, int, int] | None:
         name, size = head[:4], struct.unpack("<I", head[4:])[0]
         if name == b"data":
             return (form, file.tell(), size) if len(form) >= 16 else None
-        if name == b"fmt ":
+        if name == b"fmt " and file.tell() + size <= end:
             form = file.read(size)
             file.seek(size % 2, 1)
         elif file.tell() + size > end:

@@ -1,0 +1,114 @@
+"""Are long videos right in the long run, when only clips and stills were plentiful?  Two digits that bounce.
+
+    python -m experiments.scripts.prepare --data DIR --only moving32
+    bootdiff arms experiments/recipes/moving32.yaml --out runs/moving32/seed-0
+    python -m experiments.scripts.moving measure runs/moving32/seed-0
+    python -m experiments.scripts.moving picture runs/moving32/seed-0
+
+`measure` draws videos of the run's arms, and measures them and the test videos by
+`experiments.benchmark.moving_digits`; as a contrast also real ones that are cut in the middle and go on as another does
+("cut"). It writes experiments/results/moving32/measures-seed-S.json and prints a table. `picture` draws
+docs/images/moving.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bootdiff.cli.compare import Assessment, draw
+from bootdiff.cli.console import Console
+from bootdiff.cli.session import accelerate, load_arm, read_run, saved_arms
+from bootdiff.method.plan import ARMS
+from bootdiff.method.problem import in_memory
+from bootdiff.recipe.build import build_problem
+from experiments.benchmark.moving_digits import measures
+from experiments.scripts.results import RESULTS, ROOT, write_result
+
+__all__ = ["main", "table"]
+
+_SHOWN = 3  # videos of each arm in the picture
+
+
+def opened(folder: Path) -> Assessment:
+    """A run's arms and data."""
+    _, recipe = read_run(folder)
+    device, problem = accelerate(recipe).device, build_problem(recipe)
+    denoisers = {arm: load_arm(folder, arm, device)[1] for arm in ARMS if arm in saved_arms(folder)}
+    return Assessment(recipe, problem, folder, denoisers, {}, Console(), device)
+
+
+def frames(x: torch.Tensor) -> np.ndarray:
+    """Samples (n, 1, T, H, W) in [-1, 1] as (n, T, H, W) in [0, 1]."""
+    return np.asarray((x[:, 0].double().cpu() / 2 + 0.5).clamp(0, 1))
+
+
+def measure(folder: Path, count: int) -> dict[str, Any]:
+    """{"seed", "count", "found": {videos: `moving_digits.measures`}}: of test videos, cut ones, and of each arm."""
+    assessment = opened(folder)
+    real = frames(in_memory(assessment.reference).x)[:count]
+    cut = np.concatenate([real[:, : real.shape[1] // 2], np.roll(real, 1, 0)[:, real.shape[1] // 2 :]], axis=1)
+    drawn = {arm: frames(draw(assessment, arm, count)) for arm in assessment.denoisers}
+    found = {name: measures(x) for name, x in {"real": real, "cut": cut, **drawn}.items()}
+    return {"seed": assessment.recipe.seed, "count": count, "found": found}
+
+
+def table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Markdown."""
+    names = list(next(iter(found.values())))
+    units = {"alone": "apart", "count": "one or two things", "off course": "off course, pixels"}
+    lines = [
+        "| videos | " + " | ".join(units.get(name, name) for name in names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for videos, row in found.items():
+        cells = [f"{row[name]['mean']:.3f} ± {row[name]['stderr']:.3f}" for name in names]
+        lines.append(f"| {videos.replace('_', '-')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def picture(folder: Path, out: Path) -> None:
+    """Videos of each arm beside real ones, a row each, every frame."""
+    from bootdiff.cli.report.images import grid, panels, save_png, to_pil
+
+    assessment = opened(folder)
+    shown = {"real": in_memory(assessment.reference).x[:_SHOWN]}
+    shown |= {arm.replace("_", "-"): draw(assessment, arm, _SHOWN) for arm in assessment.denoisers}
+    sheets = {
+        name: grid([to_pil(x[i, :, t]) for i in range(len(x)) for t in range(x.shape[2])], x.shape[2], 48)
+        for name, x in shown.items()
+    }
+    save_png(grid([panels({name: sheet}) for name, sheet in sheets.items()], 1, side=1, gap=0), out)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """One of the two verbs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, what in {"measure": "are the videos right?", "picture": "draw some"}.items():
+        verb = verbs.add_parser(name, help=what)
+        verb.add_argument("run", type=Path, help="run of experiments/recipes/moving32.yaml")
+        if name == "measure":
+            verb.add_argument("--count", type=int, default=200, help="videos drawn of each arm")
+            verb.add_argument("--out", type=Path, default=RESULTS / "moving32")
+        else:
+            verb.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "moving.png")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_args(given)
+    if args.verb == "picture":
+        picture(args.run, args.out)
+        return
+    found = measure(args.run, args.count)
+    path = args.out / f"measures-seed-{found['seed']}.json"
+    write_result(path, "moving", given, found)
+    print(f"{path}\n\n{table(found['found'])}")
+
+
+if __name__ == "__main__":
+    main()
