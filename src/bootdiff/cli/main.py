@@ -35,6 +35,7 @@ from bootdiff.cli.report_command import report
 from bootdiff.cli.restore import restore
 from bootdiff.cli.sample import sample
 from bootdiff.cli.stages import stages
+from bootdiff.cli.ui import ui
 from bootdiff.cli.verify import verify
 from bootdiff.errors import BootdiffError
 
@@ -154,7 +155,7 @@ def _add(panel: str, *verbs: Callable[..., None]) -> None:
 
 _add("Start", demo, new, recipe, masks)
 _add("Train", check, plan, fit, arms, stages)
-_add("Use", report, gallery, sample, restore, evaluate, verify)
+_add("Use", report, gallery, sample, restore, evaluate, verify, ui)
 
 
 def _add_experiments() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bootdiff.recipe.schema import Recipe
     from bootdiff.views import View
 
-__all__ = ["restore"]
+__all__ = ["open_partial", "placements_of", "restore", "view_of"]
 
 
 def restore(
@@ -108,7 +108,7 @@ def restore(
         raise BootdiffError("give either IN, the partial files (with --truth, if known), or --held-out N")
     name, denoiser = load_arm(run, arm, accelerate(recipe).device)
     full = tuple(denoiser.shape)
-    chosen, called = _view(recipe, full, view, view_config, mask, placement, std)
+    chosen, called = view_of(recipe, full, view, view_config, mask, placement, std)
     info = DataInfo.of_run(run)
     label_number = None if label is None else class_number(label, classes_of(run), count_classes(denoiser) or 0)
     problem = which = None
@@ -121,8 +121,8 @@ def restore(
         files, which = restorations.cut_out(problem, chosen, held_out, seed)
     else:
         assert partial is not None
-        known = None if truth is None else _open(truth, recipe, None, full, None, info, key, bounds)
-        opened = _open(partial, recipe, view, full, chosen, info, key, bounds, mask)
+        known = None if truth is None else open_partial(truth, recipe, None, full, None, info, key, bounds)
+        opened = open_partial(partial, recipe, view, full, chosen, info, key, bounds, mask)
         files = restorations.partial_of(opened, chosen, full, known)
     given = files.observe(chosen, full, str(partial or "--held-out"))
     count = samples or (4 if files.truth is None else 19)
@@ -147,7 +147,7 @@ def restore(
     screen.print(f"{len(given)} file(s), {count} answer(s) each: {folder}; look at {folder / 'overview.png'}", "bold")
 
 
-def _view(
+def view_of(
     recipe: Recipe,
     full: tuple[int, ...],
     name: str | None,
@@ -196,6 +196,16 @@ def _view(
         option = "--view" if name is not None else "--mask" if mask is not None else "--view-config"
         raise BootdiffError(f"{option}: {error}") from None
     return (Observed(chosen, noise) if noise else chosen), called
+
+
+def placements_of(recipe: Recipe, full: tuple[int, ...], name: str) -> int:
+    """How many placements a view of the recipe has. Raises BootdiffError: it does not fit the samples."""
+    from bootdiff.views import compose, from_config, unmasked
+
+    try:
+        return len(unmasked(compose(*(from_config(c) for c in _chain(recipe, name)))).placements(full))
+    except ValueError as error:
+        raise BootdiffError(f"view {name}: {error}") from None
 
 
 def _chain(recipe: Recipe, path: str) -> list[dict[str, Any]]:
@@ -265,7 +275,7 @@ _FILES = {
 """Keys of a data block for reading files of a kind."""
 
 
-def _open(
+def open_partial(
     path: Path,
     recipe: Recipe,
     name: str | None,
@@ -275,6 +285,7 @@ def _open(
     key: str | None,
     bounds: tuple[float, float] | None,
     mask: Path | None = None,
+    fit: str | None = None,
 ) -> Dataset:
     """Files, read as the recipe reads those of this view; without a view of the recipe, as it reads full samples.
 
@@ -283,6 +294,7 @@ def _open(
         view: of the files; None for full samples.
         bounds: range of the values; None: as in the recipe.
         mask: what --mask names; None: no such option.
+        fit: how pictures of other sizes are brought to the view's; None: as the recipe says.
 
     Raises:
         BootdiffError: missing or unusable files.
@@ -324,6 +336,8 @@ def _open(
         options["range"] = list(bounds)
     elif info.units is not None and kind_of(full) in ("signal", "vector") and (own is None or own.range is None):
         options.pop("range", None)
+    if fit is not None and kind == "image" and not array:
+        options["fit"] = fit
     if options.get("fit", "refuse") != "refuse":
         options["size"] = size_through(view, full, options["fit"], "--view")
     if info.units is not None and "range" not in options:

@@ -15,7 +15,7 @@ from typing import IO
 
 from bootdiff.errors import BootdiffError
 
-__all__ = ["check_held", "command_line", "is_lock", "lock", "now"]
+__all__ = ["check_held", "command_line", "in_use", "is_lock", "lock", "now"]
 
 _HELD: weakref.WeakSet[IO[str]] = weakref.WeakSet()
 
@@ -57,6 +57,28 @@ def lock(directory: Path) -> IO[str]:
     file.flush()
     _HELD.add(file)
     return file
+
+
+def in_use(directory: Path) -> bool:
+    """Whether a process of this machine has the lock: without trying it, which would disturb one that begins just then.
+
+    Linux lists the locks that are held. Elsewhere the process that had it last is looked for, by its number and start.
+    """
+    import psutil
+
+    path = directory / "lock"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        began = time.mktime(time.strptime(str(about["started"])[:19], "%Y-%m-%dT%H:%M:%S"))
+        if about["host"] != socket.gethostname():
+            return False
+        # A number is used again after its process has ended.
+        if psutil.Process(int(about["pid"])).create_time() > began + 1:
+            return False
+        held = Path("/proc/locks")
+        return not held.is_file() or f":{path.stat().st_ino} " in held.read_text()
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return False
 
 
 def check_held(directory: Path, file: IO[str]) -> None:
