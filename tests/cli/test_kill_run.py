@@ -38,7 +38,7 @@ device: cpu
 """
 TIMING = {
     "seconds", "images_per_second", "evaluation_seconds", "peak_memory", "sessions", "ratio", "seconds_per_step",
-    "command", "started", "pid", "checksum", "crc",  # sums of timing, too
+    "command", "started", "pid", "checksum", "crc", "digest",  # sums of timing, too
 }  # fmt: skip
 ARMS = ("full_only", "views_only", "unregularized", "bootdiff", "distilled", "oracle")
 
