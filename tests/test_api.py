@@ -171,6 +171,7 @@ pathlib.Path(sys.argv[1] + ".answer-" + os.environ["RANK"]).write_text(str(answe
 """
 
 
+@pytest.mark.slow  # two processes that import torch: 8 s; tests/training has two in every run
 def test_two_processes_get_what_one_gets_on_whatever_device_there_is(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -92,8 +92,9 @@ def test_deterministic_schedulers_end_at_the_exact_flow(name, config, bound):
 
 
 STOCHASTIC = [
-    ("EulerAncestralDiscreteScheduler", {}, 160, 0.12),
-    ("DDPMScheduler", {}, 160, 0.12),
+    # The two of first order need 160 steps: 5 s each.
+    pytest.param("EulerAncestralDiscreteScheduler", {}, 160, 0.12, marks=pytest.mark.slow),
+    pytest.param("DDPMScheduler", {}, 160, 0.12, marks=pytest.mark.slow),
     ("KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}, 60, 0.05),
     ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}, 60, 0.05),
     ("EDMDPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, 60, 0.05),

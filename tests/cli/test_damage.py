@@ -101,7 +101,13 @@ def damaged(run, tmp_path, kind, damage):
     return folder, path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# The others are the same forms: 2 s each.
+QUICK = ("run.json", "metrics.jsonl", "data.json", "stages/residual-local/done.json", "bootdiff/model.json")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_verify_names_every_damaged_file(run, tmp_path, kind):
     for damage in damages.of(kind):
         folder, path = damaged(run, tmp_path, kind, damage)
@@ -161,22 +167,25 @@ def _not_used(run, tmp_path, kind, damage, verbs):
             assert outcome(folder, verb, tmp_path) == run.want[verb], verb
 
 
+# Two trainings each: one of each remedy is quick enough for every day.
 @pytest.mark.parametrize(
     ("kind", "damage", "remedy"),
     [
-        ("recipe.yaml", "digit", "delete"),
-        ("provenance.json", "null", "delete"),
+        pytest.param("recipe.yaml", "digit", "delete", marks=pytest.mark.slow),
+        pytest.param("provenance.json", "null", "delete", marks=pytest.mark.slow),
         ("metrics.jsonl", "digit", "delete the line"),
-        ("ledger.json", "digit", "delete"),
-        ("trainings.json", "null", "delete"),
+        pytest.param("ledger.json", "digit", "delete", marks=pytest.mark.slow),
+        pytest.param("trainings.json", "null", "delete", marks=pytest.mark.slow),
         ("data.json", "lost", "fit"),
-        ("stages/residual-local/final.safetensors", "cut in half", "delete the folder"),
+        pytest.param(
+            "stages/residual-local/final.safetensors", "cut in half", "delete the folder", marks=pytest.mark.slow
+        ),
         ("stages/residual-local/done.json", "lost", "delete the folder"),
-        ("stages/residual-local/start.json", "lost", "delete the folder"),
-        ("stages/full-gaussian/final.safetensors", "lost", "delete the folder"),
-        ("stages/full-stack/done.json", "digit", "delete the folder"),
+        pytest.param("stages/residual-local/start.json", "lost", "delete the folder", marks=pytest.mark.slow),
+        pytest.param("stages/full-gaussian/final.safetensors", "lost", "delete the folder", marks=pytest.mark.slow),
+        pytest.param("stages/full-stack/done.json", "digit", "delete the folder", marks=pytest.mark.slow),
         ("bootdiff/weights/*.safetensors", "high bit of a value", "fit"),
-        ("bootdiff/model.json", "lost", "fit"),
+        pytest.param("bootdiff/model.json", "lost", "fit", marks=pytest.mark.slow),
     ],
 )
 def test_the_remedy_works(run, tmp_path, kind, damage, remedy):
