@@ -10,7 +10,21 @@ from bootdiff.recipe.schema import load_recipe
 from experiments.scripts.results import RECIPES, RESULTS
 
 WRITTEN = {
-    *(f"{name}.npz" for name in ("cats64", "cats32", "cats16", "mnist28", "mnist16", "mnist-tiny", "radar32", "ecg")),
+    *(
+        f"{name}.npz"
+        for name in (
+            "cats64",
+            "cats32",
+            "cats16",
+            "mnist28",
+            "mnist16",
+            "mnist-tiny",
+            "radar32",
+            "ecg",
+            "medical64",
+            "moving32",
+        )
+    ),
     *(f"traffic/{name}.npz" for name in ("full", "broadcast", "before", "test", "test-broadcast", "few")),
     "traffic/logo/mask.png",
 }
