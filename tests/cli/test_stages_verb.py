@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bootdiff.cli.stages import _short
 from bootdiff.errors import BootdiffError
 from bootdiff.method.plan import parents_of
 from bootdiff.method.stages import Bootstrap
@@ -126,6 +127,14 @@ def test_the_table_says_what_each_is_made_of(tmp_path):
     assert said.exit_code == 0
     row = next(line for line in said.output.splitlines() if line.split()[:1] == ["view-halves-local"])
     assert row.split()[1] == "-"
+
+
+def test_many_parents_are_counted_where_they_are_the_tables_first():
+    rows = [{"stage": name} for name in "abcdefgh"]
+    assert _short(list("abcdef"), rows) == "the first 6"
+    assert _short(list("abcdeg"), rows) == "a, b, c, d, e, g"
+    assert _short(list("ab"), rows) == "a, b"
+    assert _short([], rows) == "-"
 
 
 @pytest.mark.slow  # four commands, each of which imports torch: 20 s

@@ -93,8 +93,8 @@ def jobs_of(run: Path) -> tuple[Path, list[Path]]:
 
 
 def _short(made_of: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """Names of stages; all that stand above, if that is so."""
+    """Names of stages; how many of the table's first ones, where they are just these."""
     before = [row["stage"] for row in rows]
     if len(made_of) > 4 and set(made_of) == set(before[: len(made_of)]):
-        return f"the {len(made_of)} above"
+        return f"the first {len(made_of)}"
     return ", ".join(made_of) or "-"

@@ -12,13 +12,10 @@ import io
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from torch import Tensor
 
+from bootdiff.cli.report.html import template
 from bootdiff.cli.report.images import animation, grid, to_pil
 
 __all__ = ["REAL", "Sheet", "build"]
@@ -66,7 +63,7 @@ def build(
     ]
     random.Random(seed).shuffle(questions)
     video = next(iter(sheets.values())).samples.ndim == 5
-    return _template().render(
+    return template("gallery.html").render(
         title=title, lead=lead, sheets=shown, questions=questions, names=names, blind=blind, made=made,
         drawn=[name for name in names if name != REAL], things="videos" if video else "pictures",
     )  # fmt: skip
@@ -82,10 +79,3 @@ def _source(x: Tensor, side: int, rate: float | None) -> str:
         return "data:image/gif;base64," + base64.b64encode(file.getvalue()).decode()
     grid([to_pil(one) for one in x], min(len(x), _COLUMNS), side).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    text = files("bootdiff.cli.report").joinpath("gallery.html").read_text(encoding="utf-8")
-    return environment.from_string(text)

@@ -17,7 +17,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-__all__ = ["Block", "Bullets", "Code", "Picture", "Pictures", "Plots", "Progress", "Section", "Table", "Text", "render"]
+__all__ = [
+    "Block", "Bullets", "Code", "Picture", "Pictures", "Plots", "Progress", "Section", "Table", "Text", "render",
+    "template",
+]  # fmt: skip
 
 _LARGE = 150_000  # bytes of a picture from which on it is made smaller
 
@@ -139,11 +142,12 @@ class Section:
 
 def render(**content: Any) -> str:
     """The page. content: title, lead, badge (text, look), facts (label, value), notes, sections, made."""
-    return _template().render(**content)
+    return template("page.html").render(**content)
 
 
 @cache
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A template of jinja2 beside this file: what is put into it is escaped, what is missing is an error."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    text = files("bootdiff.cli.report").joinpath("page.html").read_text(encoding="utf-8")
+    text = files("bootdiff.cli.report").joinpath(name).read_text(encoding="utf-8")
     return environment.from_string(text)
