@@ -234,11 +234,15 @@ def test_a_hang_up_leaves_a_checkpoint_and_a_word(long):
         assert load_tensors(run / "stages" / "full-local" / "checkpoint.safetensors")[1]["counts"]["step"] > 0
 
 
-@pytest.mark.timeout(300)
-def test_data_workers_end_with_the_training_and_it_names_them(long):
-    run, command, _ = long
+def with_workers(command):
     recipe = Path(command[4])
     recipe.write_text(recipe.read_text().replace("batch: 16", "batch: 16, workers: 2"))
+
+
+@pytest.mark.timeout(300)
+def test_data_workers_end_with_the_training(long):
+    run, command, _ = long
+    with_workers(command)
     with begun(command, run) as process:
         workers = psutil.Process(process.pid).children()
         assert len(workers) == 2
@@ -246,7 +250,13 @@ def test_data_workers_end_with_the_training_and_it_names_them(long):
         process.communicate()
         assert gone(workers, 4)  # torch looks every five seconds only
 
-    with begun(command, run, len(read_metrics(run / "metrics.jsonl")) + 1) as process:
+
+@pytest.mark.slow  # a training starts; what torch says of dead workers is known by tests/training, too
+@pytest.mark.timeout(300)
+def test_a_dead_data_worker_is_named(long):
+    run, command, _ = long
+    with_workers(command)
+    with begun(command, run) as process:
         psutil.Process(process.pid).children()[0].kill()
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 2, said

@@ -482,8 +482,8 @@ def test_parts_that_are_not_equal_are_refused(run):
 # --- two processes
 
 
-# Muon's processes move other weights by AdamW, too; two more processes take 5 s.
-@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
+@pytest.mark.slow  # two processes start: 5 s each; a whole run by two is in tests/test_api.py
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_two_processes_get_what_one_gets(run, tmp_path, optimizer):
     """Two processes as torchrun starts them (it sets these variables), with gloo."""
     with socket.create_server(("127.0.0.1", 0)) as free:
