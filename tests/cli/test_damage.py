@@ -119,7 +119,7 @@ def test_verify_names_every_damaged_file(run, tmp_path, kind):
         assert all(path.name in found.text for found in verify(folder).damaged), damage
 
 
-@pytest.mark.slow  # every kind of file and damage, by every command: minutes
+@pytest.mark.drill  # every kind of file and damage, by every command: minutes
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("kind", "damage"), CASES)
 def test_no_damage_is_used(run, tmp_path, kind, damage):

@@ -266,6 +266,15 @@ def test_a_dead_data_worker_is_named(long):
         assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("verb", ["sample", "restore", "evaluate", "check", "plan"])
+def test_what_several_processes_cannot_divide_is_refused_under_a_launcher(monkeypatch, verb):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["bootdiff", verb, "mine"])
+    said = " ".join(refused(verb, "mine").split())
+    assert f"{verb}: this command works in one process, and a launcher (torchrun, accelerate) started 2" in said
+    assert f"call it without: bootdiff {verb} mine" in said
+
+
 def torchrun(arguments):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return [*launch, "-m", "bootdiff", *arguments]

@@ -140,7 +140,7 @@ def test_a_run_under_random_faults_ends_the_same(straight, tmp_path, monkeypatch
     _end(straight, tmp_path, monkeypatch, 0, faults=5)
 
 
-@pytest.mark.slow  # the same, many times
+@pytest.mark.drill  # the same, many times
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(1, 13))
 def test_many_runs_under_random_faults_end_the_same(straight, tmp_path, monkeypatch, seed):
