@@ -26,6 +26,7 @@ from bootdiff.errors import BootdiffError
 from bootdiff.training import checkpoint, state
 from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.optim import learning_rate
+from bootdiff.training.recompute import recomputed
 from bootdiff.training.run import StageDir
 from bootdiff.training.settings import TrainingSettings
 from bootdiff.training.state import (
@@ -116,7 +117,11 @@ def fit(
     rng = torch.Generator(job.device)
     stopping = False
 
-    with _stop_on_signals() as stop, job.session(batches.stream(job.step)) as stream:
+    with (
+        _stop_on_signals() as stop,
+        recomputed(model, settings.gradient_checkpointing),
+        job.session(batches.stream(job.step)) as stream,
+    ):
         for t, batch in zip(range(job.step, steps), stream, strict=False):
             # -- loss: everything random in it is a function of (seed, t) ----------------------------------------
             job.seed_dropout(t)
