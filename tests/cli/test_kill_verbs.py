@@ -58,8 +58,8 @@ def command(verb, folder):
         "restore": ("restore", folder / "trained", folder / "out", "--view", "thumbnails", "--held-out", 2,
                     "--samples", 2, "--steps", 3),
         "evaluate": ("evaluate", folder / "trained", "--samples", 8),
-        "bench": ("bench", "tiny", "--out", folder / "results", "--runs", folder / "run", "--data", folder, "--n-full",
-                  20, "--arms", "full_only naive_mix", "--views", "noise"),
+        "bench": ("bench", "tiny", "--out", folder / "results", "--runs", run, "--data", folder.parent, "--n-full", 20,
+                  "--arms", "full_only naive_mix", "--views", "noise"),
     }  # fmt: skip
     return [str(part) for part in calls[verb]]
 

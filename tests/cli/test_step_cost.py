@@ -225,7 +225,7 @@ def test_no_size_of_picture_asks_for_more_than_a_laptop_has(side):
 
 
 def test_blocks_that_are_computed_again_are_counted_twice_and_kept_once(boot):
-    """Depth 8: six blocks of one convolution each, which is the last layer and not computed again, unlike the linear one
+    """Depth 8: six blocks of one convolution each, the last layer and not computed again, unlike the linear one
     before. Of six blocks their inputs are kept, and what one keeps inside."""
     deep = OwnNetwork(LocalNet, {"width": 8, "depth": 8})
     found = {}

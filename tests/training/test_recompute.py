@@ -82,7 +82,11 @@ class Blocks(nn.Module):
 def test_blocks_are_those_to_train_and_their_forwards_come_back():
     net = Blocks()
     assert blocks_of(net) == list(net.net)
-    assert blocks_of(nn.ModuleList([net])) == [net]  # the outermost
+    assert blocks_of(nn.ModuleList([net])) == list(net.net)  # in which all of its parameters lie
+    mixed = nn.ModuleDict({"blocks": nn.ModuleList([net, nn.Linear(4, 4)]), "last": nn.Linear(4, 4)})
+    assert blocks_of(mixed) == [*net.net, mixed["blocks"][1]]
+    small = nn.ModuleList([nn.ModuleDict({"a": nn.Linear(9, 9), "b": nn.ModuleList([nn.Linear(4, 4)])})])
+    assert blocks_of(small) == [small[0]]  # most of it lies beside its own list
     asked = []
     with pytest.raises(ZeroDivisionError), wrapped(net, lambda forward, args, kwargs: asked.append(args) or 1 / 0):
         net(torch.zeros(1, 4))

@@ -1,6 +1,6 @@
 """Gradient checkpointing: what a block computes on the way is forgotten, and computed again for the gradient.
 
-Of a network with blocks b_1 ... b_n (all that lies in its `nn.ModuleList`s, the outermost ones), a step then keeps
+Of a network with blocks b_1 ... b_n (`blocks_of`), a step then keeps
 
     the inputs of all blocks + what is kept outside of them + what one block keeps, the largest
 
@@ -22,10 +22,25 @@ __all__ = ["blocks_of", "recomputed", "wrapped"]
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a network that have parameters to train, in the order of its modules."""
-    if isinstance(module, nn.ModuleList):
-        return [block for block in module if any(p.requires_grad for p in block.parameters())]
-    return [block for child in module.children() for block in blocks_of(child)]
+    """The blocks of a network that have parameters to train, in the order of its modules.
+
+    They are the entries of its `nn.ModuleList`s; where most of an entry's parameters lie in lists of its own, as in
+    diffusers' blocks of residual blocks, these entries are.
+    """
+    if not isinstance(module, nn.ModuleList):
+        return [block for child in module.children() for block in blocks_of(child)]
+    found: list[nn.Module] = []
+    for entry in module:
+        within = blocks_of(entry)
+        if 2 * sum(map(_trained, within)) > _trained(entry):
+            found += within
+        elif _trained(entry):
+            found.append(entry)
+    return found
+
+
+def _trained(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 @contextmanager
