@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -308,6 +309,53 @@ def test_the_process_that_is_killed_is_named(long):
         assert "rank      : 1 (local_rank: 1)" in said
         assert f"exitcode  : -9 (pid: {second.pid})" in said
         assert "gloo" not in said or "the connection to another process of this training broke" in said
+
+
+def node(number, port, arguments):
+    """What one machine of two starts."""
+    where = ["--nnodes", "2", "--node_rank", str(number), "--nproc_per_node", "1", "--master_addr", "127.0.0.1"]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *where,
+        "--master_port",
+        str(port),
+        "-m",
+        "bootdiff",
+        *arguments,
+    ]
+
+
+@pytest.mark.slow  # two launchers start, twice
+@pytest.mark.timeout(600)
+def test_two_machines_train_what_one_trains_and_end_with_one_another(tmp_path, long):
+    def port():
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            return free.getsockname()[1]
+
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(TINY)
+    fit = ["fit", str(recipe), "--arm", "full_only", "--out"]
+    at = port()
+    two = [subprocess.Popen(node(n, at, [*fit, str(tmp_path / "two")]), stdout=subprocess.DEVNULL) for n in (0, 1)]
+    assert [process.wait(timeout=200) for process in two] == [0, 0]
+    assert call(*fit, tmp_path / "one").exit_code == 0
+    final = "stages/full-local/final.safetensors"
+    ours, theirs = (load_tensors(tmp_path / name / final)[0] for name in ("two", "one"))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
+
+    run, _, arguments = long
+    at = port()
+    other = subprocess.Popen(node(1, at, arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with begun(node(0, at, arguments), run) as process:
+        (lost,) = psutil.Process(other.pid).children()
+        lost.kill()
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert "the connection to another process of this training broke" in " ".join(said.split())
+        assert other.wait(timeout=60) != 0
 
 
 def test_a_lock_that_is_deleted_stops_the_training(tmp_path):
