@@ -138,9 +138,10 @@ Size = Annotated[
 ]
 Fit = Annotated[
     Literal["refuse", "resize", "crop", "pad"],
-    ForKinds(("image",)),
+    ForKinds(("image", "video")),
     Doc(
-        "pictures larger than `size`: refuse them, shrink them to it, shrink and cut, or shrink and hide what is beyond"
+        "pictures and frames larger than `size`: refuse them, shrink them to it, shrink and cut, or shrink and hide "
+        "what is beyond"
     ),
 ]
 Slices = Annotated[
@@ -257,6 +258,7 @@ class PictureOptions(ReaderOptions):
     alpha: Alpha = "refuse"
     masks: Masks = False
     size: Size = None
+    fit: Fit = "refuse"
     max_pixels: MaxPixels = MAX_PIXELS
     max_bytes: MaxBytes = MAX_BYTES
 
@@ -265,7 +267,6 @@ class PictureOptions(ReaderOptions):
 class ImageOptions(PictureOptions):
     """Of a folder of pictures."""
 
-    fit: Fit = "refuse"
     range: Range = None
     missing: Missing = "refuse"
     slices: Slices = "axial"
