@@ -26,12 +26,11 @@ FLOORS = [
     ["restoration"],
     ["method"],
     ["serialization"],
-    ["api"],
     ["card", "saved_scheduler", "verification"],
     ["pipeline", "recipe"],
     ["evaluation", "forecast", "tools"],
     ["cli"],
-    ["__main__"],
+    ["api", "__main__"],
 ]
 """Modules and packages of bootdiff, from the bottom to the top: each may import what stands on its floor or below."""
 
@@ -118,6 +117,13 @@ def test_imports_run_only_downwards():
 def test_nothing_below_the_recipe_imports_it():
     importers = {(a, b) for a, b, _ in IMPORTS if b.split(".")[0] == "recipe" and floor(a) < FLOOR["recipe"]}
     assert importers == set()
+
+
+def test_the_door_for_python_takes_of_the_command_line_its_reports_alone():
+    taken = {b for a, b, _ in IMPORTS if a == "api"}
+    assert {b for b in taken if b.split(".")[0] == "cli"} <= {name for name in KNOWN if name.startswith("cli.report.")}
+    assert not any(b.split(".")[0] == "recipe" for b in taken)
+    assert [a for a, b, _ in IMPORTS if b == "api"] == []
 
 
 def test_nobody_inside_imports_what_the_face_hands_on():

@@ -5,8 +5,8 @@
         views={"thumbs": (bootdiff.Downsample(4), thumbnails)},      # plenty of partial ones
     )
 
-What the command line does from a recipe, `fit` does from objects: it makes the `Problem` and the `MethodSettings` and
-carries out the stages of `method.stages`.
+What the command line does from a recipe, `fit` does from objects: it makes the `Problem` and the `MethodSettings`,
+carries out the stages of `method.stages`, and keeps the report of a run's folder up to date (`cli.report`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bootdiff.data import Dataset, as_dataset
 from bootdiff.data.dataset import VIEW_HOLDOUT, held_out_count
@@ -49,6 +49,9 @@ from bootdiff.training.run import Run
 from bootdiff.training.settings import TrainingSettings
 from bootdiff.views import VIEWS, View
 from bootdiff.views.laws import check_view
+
+if TYPE_CHECKING:
+    from bootdiff.cli.report.record import RunRecord
 
 __all__ = ["fit"]
 
@@ -92,7 +95,7 @@ def fit(
         training: of every network; or by part: "views", "full", "visible" (by default as "views"), "residual",
             "oracle", "distilled", the others having the defaults.
         run: folder of the run: killed, the same call goes on; called with more steps, it trains on.  None: a temporary
-            folder.
+            folder.  It gets report.html, a page that says how the training stands and what came of it.
         arm: what to train: "bootdiff", "full_only", "views_only", "unregularized", "distilled" or "oracle".
         held_out: full samples to choose with, never trained on: a number, a share, or samples.
         test: full samples for reporting only, not used here: for `evaluation`.
@@ -139,13 +142,28 @@ def fit(
         for remark in opened.remarks if main else ():
             say(remark)
         accelerator.wait_for_everyone()
-        stages = Bootstrap(settings, problem, opened, accelerator, progress, say, reuse)
+        record = None if run is None else _record(opened, problem, say, main)
+        stages = Bootstrap(
+            settings, problem, opened, accelerator, record.progress(progress) if record else progress,
+            record.log(say) if record else say, reuse, watch=record.previews(settings.sampling) if record else None,
+        )  # fmt: skip
         stages.check_networks([arm])
+        if record is not None:
+            stack.enter_context(record.written(stages, [arm]))
         model = stages.denoiser(arm)
         if main:
             save(model, opened.path / arm)
         accelerator.wait_for_everyone()
     return model
+
+
+def _record(run: Run, problem: Problem, say: Callable[[str], None], main: bool) -> RunRecord:
+    """What writes of a run for people; it draws, so a run in a temporary folder does without."""
+    from bootdiff.cli.report.record import RunRecord
+
+    record = RunRecord(run, problem, say, main=main)
+    record.describe()
+    return record
 
 
 def _problem(

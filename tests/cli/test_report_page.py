@@ -13,11 +13,14 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
+import bootdiff as bd
 from bootdiff.cli.report import comparison, live, page, svg, words
 from bootdiff.cli.report.live import LiveReport
 from bootdiff.cli.report.run_facts import RunFacts
+from bootdiff.nets import BuiltIn
 from bootdiff.training.files import read_json, read_metrics, row_line, stamped, write_stamped
 from bootdiff.training.run import Run
 from cli_calls import TINY, call, refused
@@ -391,3 +394,106 @@ def test_a_forecast_that_lies_in_the_run_is_shown(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     found = read(tmp_path / "runs" / "mine" / "report.html")
     assert all(" ".join(text.split()) in found.text for text in words.values())
+
+
+# --- of a run from Python ---
+
+
+G = torch.Generator().manual_seed(0)
+X = torch.randn(64, 1, 4, 4, generator=G).repeat_interleave(2, 2).repeat_interleave(2, 3).clamp(-2, 2) / 2
+SMALL = {"small": (bd.Downsample(2), torch.nn.functional.avg_pool2d(X[16:], 2))}
+NOISE = {"noise": (bd.Downsample(2), torch.rand(48, 1, 4, 4, generator=G) * 0.1)}
+
+
+def fit(views=SMALL, **more):
+    training = bd.TrainingSettings(steps=60, batch=32, evaluate_every=20, warmup=0)
+    local = BuiltIn("local", {"width": 4, "depth": 3})
+    how = {"networks": {"local": local}, "training": training, "levels": (0.3, 1.5), "log": None}
+    return bd.fit(X[:16], views, **{**how, **more})
+
+
+@pytest.fixture(scope="module")
+def from_python(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("python") / "mine"
+    lines = []
+    fit(run=folder, log=lines.append)
+    return SimpleNamespace(run=folder, lines=lines)
+
+
+def test_a_run_from_python_has_the_report_of_a_run_from_a_recipe(from_python):
+    found = read(from_python.run / "report.html")
+    assert "Trained on 13 full samples and 43 partial ones." in found.text
+    assert found.titles() == [
+        "The data", "The result", "Samples over time", "Who decides at which noise", "What each view is worth",
+        "Learning curves", "The networks", "Cost", "How to use the model",
+    ]  # fmt: skip
+    assert "not shown" not in found.text.lower()
+    assert any(attributes["alt"].startswith("Full samples, each view of them") for attributes in found.all("img"))
+    assert 'bd.load("mine/bootdiff")' in found.text
+    assert any(str(from_python.run / "report.html") in line for line in from_python.lines)
+    assert (from_python.run / "losses.png").is_file()
+    assert str(from_python.run.parent) not in (from_python.run / "report.html").read_text()
+
+
+def test_commands_that_need_a_recipe_are_not_recommended_for_it(from_python, trained):
+    text = read(from_python.run / "report.html").text
+    assert "bootdiff sample mine" in text
+    assert "bootdiff evaluate" not in text
+    assert "bootdiff plan" not in text
+    assert "bootdiff evaluate" in read(trained.run / "report.html").text
+
+
+def test_the_commands_take_a_run_from_python(from_python, tmp_path, trained):
+    shutil.copytree(from_python.run, tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()
+    assert call("sample", tmp_path / "run", "-n", 4, "--steps", 4).exit_code == 0
+    assert call("report", tmp_path / "run").exit_code == 0
+    assert "samples of bootdiff" in read(tmp_path / "run" / "report.html").text
+    both = tmp_path / "both.html"
+    assert call("report", tmp_path / "run", trained.run, "--out", both).exit_code == 0
+    assert both.is_file()
+    assert call("verify", tmp_path / "run").exit_code == 0
+
+
+def test_a_run_from_python_that_is_stopped_says_so_and_goes_on(tmp_path):
+    def stop(line):
+        if line.startswith("full-local"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(run=tmp_path / "run", log=stop)
+    found = read(tmp_path / "run" / "report.html")
+    assert "in training, or interrupted" in found.text
+    assert found.titles()[0] == "Where it stands"
+    fit(run=tmp_path / "run")
+    assert "in training" not in read(tmp_path / "run" / "report.html").text
+
+
+def test_networks_that_a_run_turned_out_not_to_need_are_not_waited_for(tmp_path):
+    fit(NOISE, run=tmp_path / "run")
+    facts = RunFacts.read(tmp_path / "run")
+    assert facts.left_out
+    assert facts.finished
+    assert not [stage for stage in facts.stages if stage.part == "residual"]
+
+
+def test_a_report_that_cannot_be_written_stops_no_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "write", refuse := Refusal())
+    lines = []
+    fit(run=tmp_path / "run", log=lines.append)
+    assert refuse.calls
+    assert len([line for line in lines if "not written (no room)" in line]) == 1
+
+
+class Refusal:
+    calls = 0
+
+    def __call__(self, folder):
+        self.calls += 1
+        raise OSError("no room")
+
+
+def test_a_fit_without_a_folder_draws_nothing(monkeypatch):
+    monkeypatch.setattr(page, "write", refuse := Refusal())
+    fit(training=bd.TrainingSettings(steps=2, batch=8, evaluate_every=2, warmup=0))
+    assert not refuse.calls

@@ -33,7 +33,8 @@ def check(
     from bootdiff.cli import costs
     from bootdiff.cli.console import Console
     from bootdiff.cli.report import images
-    from bootdiff.cli.session import accelerate, arms_of, report_notes, report_unusable
+    from bootdiff.cli.report.record import report_notes, report_unusable
+    from bootdiff.cli.session import accelerate, arms_of
     from bootdiff.errors import BootdiffError
     from bootdiff.method.plan import plan
     from bootdiff.recipe.build import build_problem, method_settings
@@ -47,8 +48,8 @@ def check(
     problem = build_problem(loaded)
     settings = method_settings(loaded, problem.shape)
     folder.mkdir(parents=True, exist_ok=True)
-    report_unusable(folder, problem, screen)
-    notes = report_notes(problem, screen)
+    report_unusable(folder, problem, screen.warn)
+    notes = report_notes(problem, screen.warn)
     data = costs.describe(problem)
     screen.show(costs.data_table(data))
     warnings = costs.warnings_of(problem, data)

@@ -26,13 +26,13 @@ from bootdiff.cli.console import Console
 from bootdiff.cli.report import ceilings as ceiling_report
 from bootdiff.cli.report import curves, images, tables
 from bootdiff.cli.report.metadata import DataInfo
+from bootdiff.cli.report.record import read_ledger
 from bootdiff.cli.session import (
     Session,
     accelerate,
     arms_of,
     load_arm,
     open_session,
-    read_ledger,
     read_run,
     saved_arms,
 )
@@ -112,7 +112,7 @@ def compare(
     costs = session.write_ledger()
     if not session.main:
         return {}
-    curves.loss_curves(session.run.metrics(), session.run.path / "losses.png")
+    session.record.draw_losses()
     a = Assessment(
         session.recipe, session.problem, session.run.path, denoisers, costs, session.screen,
         session.accelerator.device, samples, features,

@@ -77,6 +77,10 @@ class Console:
             with self._terminal():
                 self.console.print(escape(text), style=style, soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """Print a line that should not be missed."""
+        self.print(text, "yellow")
+
     def show(self, *what: Any) -> None:
         """Print rich's renderables, such as tables."""
         if not self.quiet:

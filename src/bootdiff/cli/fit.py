@@ -57,7 +57,7 @@ def fit(
     accelerate launch -m bootdiff fit mine.yaml
     """
     from bootdiff.cli.console import Console
-    from bootdiff.cli.report import curves
+    from bootdiff.cli.report.record import LOSSES
     from bootdiff.cli.session import arms_of, open_session
     from bootdiff.cli.stages import jobs_of
     from bootdiff.errors import BootdiffError
@@ -77,9 +77,8 @@ def fit(
         session.expect(arms)
         for name in arms:
             session.train(name)
-        if session.main:
-            curves.loss_curves(session.run.metrics(), session.run.path / "losses.png")
-        screen.print(f"trained: {', '.join(arms)}. Loss curves: {folder / 'losses.png'}")
+        session.record.draw_losses()
+        screen.print(f"trained: {', '.join(arms)}. Loss curves: {folder / LOSSES}")
         screen.print(f"Next: bootdiff sample {folder}    or: bootdiff evaluate {folder}", "bold")
 
 

@@ -214,7 +214,7 @@ def costs_of_views(rows: Sequence[Cost], names: Sequence[str]) -> dict[str, dict
 
 def draw(found: Forecast, path: Path) -> None:
     """The share of what can be known per noise level, and the improvement, with 90 % intervals; PNG or SVG."""
-    figure, axes = new_figure(1, 2, 5.0, 3.4)
+    figure, axes = new_figure(1, 2, 5.0, 3.4 + 0.2 * len(found.views))
     share, gain = axes[0]
     for k, (name, view) in enumerate(found.views.items()):
         look = {"color": COLOURS[k % len(COLOURS)], "linestyle": "-" if view.keep else ":"}
@@ -234,5 +234,5 @@ def draw(found: Forecast, path: Path) -> None:
     gain.set(xscale="log", xlabel="noise level sigma", ylabel="loss below full samples alone")
     for axis in (share, gain):
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8, frameon=False)
+            axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     write_figure(figure, path)

@@ -3,15 +3,7 @@
     with open_session(load_recipe("recipe.yaml"), "runs/mine", Screen()) as session:
         session.bootstrap.denoiser("bootdiff")
 
-A run directory gets, beside what `runs` and `boot.stages` write,
-
-    report.html       how it stands and what came of it (`report.page`), anew while it is trained
-    views.png         each view beside a full sample
-    trainings.json    the networks to be trained for the arms that were asked for
-    samples/          samples that networks drew while they were trained (`report.previews`)
-    problems.json     files that could not be used: data, file, reason
-    data.json         shape, classes, counts and units of the data
-    ledger.json       cost of each stage
+`report.record` says what a run's folder gets beside the training's own files.
 """
 
 from __future__ import annotations
@@ -26,13 +18,8 @@ import torch
 from PIL import Image
 
 from bootdiff.cli.console import Console
-from bootdiff.cli.report import images
-from bootdiff.cli.report.live import LiveReport
-from bootdiff.cli.report.metadata import DATA, DataInfo, data_note
-from bootdiff.cli.report.page import FILE
-from bootdiff.cli.report.previews import Previews
-from bootdiff.cli.report.run_facts import TRAININGS, VIEWS, TrainingNote
-from bootdiff.data import report_notes as notes_of
+from bootdiff.cli.report.metadata import data_note
+from bootdiff.cli.report.record import RunRecord
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.method.plan import ARMS, Stage
@@ -44,10 +31,8 @@ from bootdiff.recipe.trust import imported_classes
 from bootdiff.serialization import arm_folder, load, save
 from bootdiff.training import trackers
 from bootdiff.training.device import device_name, make_accelerator
-from bootdiff.training.files import atomic_write_json, write_stamped
-from bootdiff.training.forms import Cost
 from bootdiff.training.run import Run, StageDir
-from bootdiff.training.state import Interrupted, Progress
+from bootdiff.training.state import Interrupted
 
 __all__ = [
     "Session",
@@ -56,10 +41,7 @@ __all__ = [
     "classes_of",
     "load_arm",
     "open_session",
-    "read_ledger",
     "read_run",
-    "report_notes",
-    "report_unusable",
     "saved_arms",
 ]
 
@@ -74,7 +56,7 @@ class Session:
     accelerator: Any
     screen: Console
     bootstrap: Bootstrap
-    report: LiveReport
+    record: RunRecord
 
     @property
     def main(self) -> bool:
@@ -93,16 +75,7 @@ class Session:
     def expect_stages(self, trainings: Sequence[Stage]) -> None:
         """Note the networks to be trained, in order."""
         self.screen.expect([stage.name for stage in trainings])
-        if not self.main:
-            return
-        path = self.run.path / TRAININGS
-        remedy = "delete it: the same command writes it anew"
-        there = self.run.read_json(TRAININGS, dict[str, TrainingNote], remedy) if path.is_file() else {}
-        new = {stage.name: {"network": stage.network, "steps": _steps(self.bootstrap, stage)} for stage in trainings}
-        # What an earlier command asked for keeps its place.
-        write_stamped(path, there | new)
-        self.screen.print(f"how it stands, meanwhile and in the end: {self.run.path / FILE}")
-        self.report.due()
+        self.record.expect(self.bootstrap, trainings)
 
     def train(self, arm: str) -> Denoiser:
         """An arm's finished denoiser; trains what is missing, saves the arm and the ledger."""
@@ -118,24 +91,7 @@ class Session:
 
     def write_ledger(self) -> dict[str, Any]:
         """The cost of every stage so far, also of those an earlier command trained, into ledger.json."""
-        path = self.run.path / "ledger.json"
-        ledger = (read_ledger(self.run) if path.is_file() else {}) | self.bootstrap.ledger
-        if self.main:
-            write_stamped(path, ledger)
-        return ledger
-
-
-def read_ledger(run: Run) -> dict[str, Any]:
-    """What each stage of a run cost. BootdiffError: lost or damaged."""
-    remedy = "restore it from a copy, or delete it and run the commands that trained the run again, which write it anew"
-    found: dict[str, Any] = run.read_json("ledger.json", dict[str, Cost], remedy)
-    return found
-
-
-def _steps(bootstrap: Bootstrap, stage: Stage) -> int:
-    settings = bootstrap.within(stage.around).settings
-    part = settings.training[stage.part] if stage.view is None else settings.views[stage.view].training
-    return part.steps
+        return self.record.write_ledger(self.bootstrap.ledger)
 
 
 def arms_of(problem: Problem, arms: Sequence[str] = ()) -> list[str]:
@@ -200,10 +156,11 @@ def open_session(
         processes=accelerator.num_processes, device=device_name(accelerator.device),
     )  # fmt: skip
     with run:
+        record = RunRecord(run, problem, screen.print, screen.warn, main=accelerator.is_main_process)
+        record.describe()
         if accelerator.is_main_process:
-            _describe(run, problem, screen)
             for remark in run.remarks:
-                screen.print(remark, "yellow")
+                screen.warn(remark)
         accelerator.wait_for_everyone()  # the others find the run as the first has left it
         about = {
             "recipe": recipe.name,
@@ -213,78 +170,27 @@ def open_session(
         }
         trackers.start(accelerator, track, run.path, about)
         others = [Path(other) for other in reuse if Path(other).resolve() != run.path.resolve()]
-        report = LiveReport(run.path, screen.print, main=accelerator.is_main_process)
 
         def drawn(stage: StageDir, step: int, picture: Image.Image) -> None:
             trackers.log_picture(accelerator, stage.name, picture, step)
-            report.due()
 
-        watch = Previews(problem.shape, recipe.sampling.settings(), recipe.sampling.preview_every, screen.print, drawn)
-
-        def progress(standing: Progress) -> None:
-            screen(standing)
-            report.tick()
-
-        def log(line: str) -> None:
-            screen.print(line)
-            report.due()
-
+        watch = record.previews(recipe.sampling.settings(), recipe.sampling.preview_every, drawn)
         allowed = None if only is None else frozenset(only)
-        bootstrap = Bootstrap(settings, problem, run, accelerator, progress, log, others, watch=watch, only=allowed)
+        bootstrap = Bootstrap(
+            settings, problem, run, accelerator, record.progress(screen), record.log(screen.print), others,
+            watch=watch, only=allowed,
+        )  # fmt: skip
         try:
-            yield Session(recipe, problem, run, accelerator, screen, bootstrap, report)
+            yield Session(recipe, problem, run, accelerator, screen, bootstrap, record)
+            record.settle()
         except Interrupted:
             accelerator.wait_for_everyone()  # for the first process to write the checkpoint
             raise
         finally:
             screen.clear()
-            report.write()
+            record.report.write()
             if track:
                 accelerator.end_training()
-
-
-def report_unusable(folder: Path, problem: Problem, screen: Console) -> None:
-    """Count the files that were left out on screen and list them in folder/problems.json."""
-    problems = problem.unusable()
-    if problems:
-        path = folder / "problems.json"
-        atomic_write_json(path, problems)
-        count = len({(row["data"], row["file"]) for row in problems})
-        screen.print(f"{count} file(s) cannot be used and are left out; {path} lists them", "yellow")
-
-
-def report_notes(problem: Problem, screen: Console) -> list[str]:
-    """Say what was done to the files and what was passed over: the lines."""
-    lines = notes_of(problem.datasets())
-    for line in lines:
-        screen.print(line, "yellow")
-    return lines
-
-
-def _describe(run: Run, problem: Problem, screen: Console) -> None:
-    report_unusable(run.path, problem, screen)
-    report_notes(problem, screen)
-    counts = {name: len(source) for name, source in problem.datasets().items()}
-    write_stamped(
-        run.path / DATA,
-        {
-            "shape": list(problem.shape),
-            "classes": problem.classes,
-            "counts": counts,
-            "meaning": DataInfo.of(problem.full).record(),
-        },
-    )
-    parts = [
-        f"{name} {n:,}" + (f" + {counts[f'{name} (held out)']:,} held out" if f"{name} (held out)" in counts else "")
-        for name, n in counts.items()
-        if not name.endswith(" (held out)")
-    ]
-    screen.print("samples: " + ", ".join(parts))
-    if not (run.path / VIEWS).is_file():
-        try:
-            images.save_png(images.view_rows(problem), run.path / VIEWS)
-        except Exception as error:  # a picture for people: whatever it is, the training is worth more
-            screen.print(f"{run.path / VIEWS}: not drawn; the training goes on ({error})", "yellow")
 
 
 def read_run(path: str | Path, device: str | None = None) -> tuple[Run, Recipe]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,18 @@ from bootdiff.cli.report.figures import COLOURS, new_figure, write_figure
 __all__ = ["level_curves", "loss_curves"]
 
 
+_KINDS = {  # of networks, in the order of their columns, and what these are called
+    "view": "views", "full": "full samples alone", "visible": "all visible pixels", "residual": "residual",
+    "unregularized": "unregularized", "distilled": "distilled", "oracle": "oracle",
+}  # fmt: skip
+_LINES = ("held-out loss", "training loss")
+_ABREAST = 4  # columns beside each other
+_STYLES = ("-", "--", ":", "-.")  # once for each round of the colours
+
+
 def loss_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path | None:
-    """Held-out loss (above) and training loss (below) against steps, a column per kind of network; None without rows.
+    """Held-out loss (above) and training loss (below) against steps, a column per kind of network, with its legend
+    below it; None where there is nothing to draw.
 
     Held-out losses are means over the noise levels, 1 for the isotropic Gaussian base; the training loss of a residual
     is in units of what the views leave over.
@@ -22,35 +31,63 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path | N
         rows: those of metrics.jsonl.
         path: PNG to write.
     """
-    groups: dict[str, dict[str, tuple[list[tuple[int, float]], ...]]] = {}
+    groups: dict[str, dict[str, tuple[_Curve, _Curve]]] = {}
     for row in rows:
         if ".start-" in row["stage"]:
             continue  # a race between starts
-        kind = str(row["stage"]).split("-")[0]
-        held_out, training = groups.setdefault(kind, {}).setdefault(row["stage"], ([], []))
         losses = [v for v in (row.get("heldout") or {}).values() if v is not None]
-        if losses:
-            held_out.append((row["step"], sum(losses) / len(losses)))
-        elif row.get("loss") is not None:
-            training.append((row["step"], row["loss"]))
-    order = ["view", "full", "visible", "residual", "unregularized", "distilled", "oracle"]
-    kinds = sorted(groups, key=lambda kind: order.index(kind) if kind in order else len(order))
+        if losses or row.get("loss") is not None:
+            kind = str(row["stage"]).split("-")[0]
+            held_out, training = groups.setdefault(kind, {}).setdefault(row["stage"], ([], []))
+            point = (row["step"], sum(losses) / len(losses) if losses else row["loss"])
+            (held_out if losses else training).append(point)
+    known = list(_KINDS)
+    kinds = sorted(groups, key=lambda kind: known.index(kind) if kind in known else len(known))
     if not kinds:
         return None
-    titles = {"view": "views", "full": "full samples alone", "visible": "all visible pixels"}
-    figure, axes = new_figure(2, len(kinds))
-    for column, kind in enumerate(kinds):
-        for line, axis in enumerate(axes[:, column]):
-            for colour, (stage, curves) in zip(itertools.cycle(COLOURS), groups[kind].items(), strict=False):
-                if curves[line]:
-                    style = {"marker": "." if line == 0 else None, "label": stage.removeprefix(f"{kind}-")}
-                    axis.plot(*zip(*curves[line], strict=True), color=colour, linewidth=1.5, **style)
-        axes[0, column].set_title(titles.get(kind, kind), fontsize=11)
-        axes[0, column].legend(frameon=False, fontsize=9)
-        axes[1, column].set_xlabel("step")
-    axes[0, 0].set_ylabel("held-out loss")
-    axes[1, 0].set_ylabel("training loss")
+    lines = [line for line in (0, 1) if any(curves[line] for g in groups.values() for curves in g.values())]
+    bands = [kinds[i : i + _ABREAST] for i in range(0, len(kinds), _ABREAST)]
+    deepest = [max(len(groups[kind]) for kind in band) for band in bands]
+    heights = [2.6 if line != lines[-1] else 2.9 + 0.2 * n for n in deepest for line in lines]
+    figure, axes = new_figure(len(heights), min(len(kinds), _ABREAST), height=sum(heights) / len(heights))
+    for axis in axes.flat:
+        axis.set_visible(False)  # until there is something in it
+    for place, band in enumerate(bands):
+        for column, kind in enumerate(band):
+            _column(axes[place * len(lines) :, column], lines, kind, groups[kind])
     return write_figure(figure, path)
+
+
+_Curve = list[tuple[int, float]]  # (step, loss)
+
+
+def _column(axes: Any, lines: Sequence[int], kind: str, stages: Mapping[str, tuple[_Curve, _Curve]]) -> None:
+    """The curves of a kind of network, from the top axis of its column downwards."""
+    last = max(step for curves in stages.values() for curve in curves for step, _ in curve)
+    handles: dict[str, Any] = {}
+    shown = []
+    for axis, line in zip(axes, lines, strict=False):
+        for k, (stage, curves) in enumerate(stages.items()):
+            if not curves[line]:
+                continue
+            style = _STYLES[k // len(COLOURS) % len(_STYLES)]
+            dots = "." if line == 0 or len(curves[line]) == 1 else None  # a single point is no line
+            (drawn,) = axis.plot(
+                *zip(*curves[line], strict=True), color=COLOURS[k % len(COLOURS)], linestyle=style, linewidth=1.5,
+                marker=dots,
+            )  # fmt: skip
+            handles.setdefault(stage.removeprefix(f"{kind}-"), drawn)
+        if axis.has_data():
+            axis.set_visible(True)
+            axis.set_xlim(0, 1.03 * last)
+            axis.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+            axis.set_ylabel(_LINES[line])
+            shown.append(axis)
+    shown[0].set_title(_KINDS.get(kind, kind), fontsize=11)
+    shown[-1].set_xlabel("step")
+    shown[-1].legend(
+        handles.values(), handles.keys(), frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2)
+    )
 
 
 _ARMS: dict[str, dict[str, Any]] = {

@@ -63,7 +63,8 @@ class StageFacts:
 
 @dataclass
 class RunFacts:
-    """Everything the report shows. `notes`: what could not be read, in sentences; absent parts are empty or None."""
+    """Everything the report shows. `notes`: what could not be read, in sentences; absent parts are empty or None.
+    has_recipe: a run from Python has none, and the commands that need one are not for it."""
 
     path: Path
     notes: list[str] = field(default_factory=list)
@@ -77,6 +78,7 @@ class RunFacts:
     arms: list[str] = field(default_factory=list)
     weights: dict[str, dict[str, Any]] = field(default_factory=dict)
     stamps: bool = False
+    has_recipe: bool = True
 
     @classmethod
     def read(cls, folder: str | Path) -> RunFacts:
@@ -90,6 +92,7 @@ class RunFacts:
             raise BootdiffError(f"{run.path}: not a run (no run.json in it); give a folder that a training wrote")
         facts = cls(run.path)
         facts.stamps = facts._try(lambda: run.stamps, False)
+        facts.has_recipe = facts._try(lambda: run.has_recipe, True)
         facts.data = facts._mapping("data.json")
         facts.metrics = facts._mapping("metrics.json")
         facts.ledger = facts._mapping("ledger.json")

@@ -205,7 +205,8 @@ def _so_far(facts: RunFacts) -> list[Block]:
     caption = (
         "Best held-out loss of each network of the full samples so far. They are weighed against each other in the end."
     )
-    note = "Not measured yet on samples that chose nothing: bootdiff evaluate RUN does that, and draws samples."
+    note = "Not measured yet on samples that chose nothing"
+    note += ": bootdiff evaluate RUN does that, and draws samples." if facts.has_recipe else "."
     return [Plots([(plot, svg.legend(list(by_name)), caption)]), Text(note, soft=True)]
 
 
@@ -297,7 +298,7 @@ def views(facts: RunFacts) -> list[Block]:
         blocks += [Text("Measured (bootdiff evaluate --ceilings):"), Bullets(ceilings.sentences(measured))]
     if not facts.left_out and facts.weights.get("gains"):
         blocks.insert(0, Text("No view was left out."))
-    if blocks and not (told or measured):
+    if blocks and facts.has_recipe and not (told or measured):
         how = "bootdiff plan RECIPE forecasts what each view is worth, bootdiff evaluate RUN --ceilings measures it."
         blocks.append(Text(how, soft=True))
     return blocks
@@ -356,8 +357,9 @@ def use(facts: RunFacts) -> list[Block]:
         return [Text("There is no finished model yet: the command that began the training goes on with it.")]
     arm = "bootdiff" if "bootdiff" in facts.arms else facts.arms[0]
     only = "" if arm == "bootdiff" or len(facts.arms) == 1 else f" --arm {arm}"
-    commands = f"bootdiff sample {folder}{only} -n 64\nbootdiff evaluate {folder}"
-    python = f'import bootdiff as bd\nmodel = bd.load("{folder}/{arm}")\nimages = bd.sample(model, 64, seed=0)'
+    commands = f"bootdiff sample {folder}{only} -n 64" + (f"\nbootdiff evaluate {folder}" if facts.has_recipe else "")
+    own = "" if facts.has_recipe else "  # networks and views of your own: classes=[...]"
+    python = f'import bootdiff as bd\nmodel = bd.load("{folder}/{arm}"){own}\nimages = bd.sample(model, 64, seed=0)'
     known = ", ".join(words.arm(arm) for arm in facts.arms)
     return [
         Text(f"Beside the run's folder, {folder} (trained arms: {known}):"), Code(commands), Text("or in Python:"),
