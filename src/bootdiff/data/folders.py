@@ -69,8 +69,10 @@ def list_files(folder: Path, what: str, report: Callable[[str, str], None] | Non
                 continue
             raise BootdiffError(f"{parent}: is a link to {here}, around the folder itself; link to what is meant in it")
         below[:] = [b for b in below if not b.startswith(".")]
+        inside = Path(parent).relative_to(folder).as_posix()
+        start = "" if inside == "." else f"{inside}/"
         # macOS leaves ._name.jpg beside name.jpg, which is no picture.
-        names += [(Path(parent) / f).relative_to(folder).as_posix() for f in files if not f.startswith(".")]
+        names += [f"{start}{f}" for f in files if not f.startswith(".")]
     return sorted(names)
 
 
