@@ -96,6 +96,8 @@ def nothing_found(
         if {".npy", ".npz"} & others.keys()
         else f"Need {', '.join(need)}."
     )
+    if ".tar" in others:
+        hint += f" Tar files are named one by one, or by braces: {folder}/{{00..19}}.tar."
     if ".parquet" in others and what == "pictures":
         hint += f" {PICTURES_IN_PARQUET[0].upper()}{PICTURES_IN_PARQUET[1:]}."
     return BootdiffError(f"{folder}: none of its {others.total()} files is {one} (found {kinds}). {hint}")

@@ -23,6 +23,7 @@ from bootdiff.data.readers.mask_files import without_masks
 from bootdiff.data.readers.numpy_files import ArrayReader
 from bootdiff.data.readers.pictures import STACK_SUFFIXES, ImageReader
 from bootdiff.data.readers.reader import Reader
+from bootdiff.data.readers.shards import SHARD_SUFFIXES, ShardReader, is_shards
 from bootdiff.data.readers.signals import SignalReader
 from bootdiff.data.readers.tables import TableReader
 from bootdiff.data.readers.tensors import tensor_dataset
@@ -39,7 +40,7 @@ _FILES: tuple[Reader, ...] = (ArrayReader(), TableReader())
 
 _NO_READER = {
     (".pt", ".pth", ".pkl", ".pickle", ".ckpt"): "may run foreign code when opened and is never read; save an .npz",
-    (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"): "is packed; unpack it and give the folder",
+    (".zip", ".gz", ".7z", ".rar"): "is packed; unpack it and give the folder",
     ImageReader.suffixes: "is one picture; give the folder that holds the pictures",
 }
 
@@ -49,8 +50,9 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
 
     Args:
         path: a folder of pictures, videos or signals, a file of several pictures (TIFF, DICOM, NIfTI), a video or
-            signal file, a .npy or .npz file, a table (CSV, TSV, Parquet), a saved Hugging Face data set, "digits"
-            (scikit-learn's) or "letters" (of matplotlib's fonts).
+            signal file, tar files of pictures (one, or several by braces: shards/{00..19}.tar), a .npy or .npz file, a
+            table (CSV, TSV, Parquet), a saved Hugging Face data set, "digits" (scikit-learn's) or "letters" (of
+            matplotlib's fonts).
         options: those of `DataOptions`: kind (needed where the files leave it open), labels, on_error, limit for all
             data, and others for some. None, or the default, is the same as leaving one out.
 
@@ -132,6 +134,8 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
     if path == "letters":
         return LettersReader()
     path = Path(path)
+    if is_shards(path):
+        return ShardReader()
     if not _exists(path):
         parent = next((p for p in path.parents if _exists(p)), Path())
         raise BootdiffError(
@@ -181,6 +185,7 @@ def _reader_of_recording(path: Path, suffix: str, kind: str | None) -> Reader:
         reason = f"has the unknown suffix {suffix!r}" if suffix else "is a file without a suffix"
         reason += f"; data are read from folders of pictures ({', '.join(ImageReader.suffixes)}), videos or signals, "
         single = [s for reader in (*_FOLDERS[1:], *_FILES) for s in (*reader.folder_suffixes, *reader.suffixes)]
+        single += SHARD_SUFFIXES
         reason += f"from {', '.join(s for s in dict.fromkeys(single) if s != '.webp')} files"
     raise BootdiffError(f"{path}: {reason}.")
 

@@ -27,6 +27,7 @@ __all__ = [
     "HFOptions",
     "ImageOptions",
     "ReaderOptions",
+    "ShardOptions",
     "SignalOptions",
     "TableOptions",
     "VideoOptions",
@@ -58,7 +59,13 @@ Kind = Annotated[
     Doc("what one sample is; null: what the files leave no doubt about"),
 ]
 Key = Annotated[str | None, Doc("name of the array in an .npz file, or of the part of a Hugging Face data set")]
-Labels = Annotated[bool | str, Doc("true: sub-folders are classes; or the name of the array or column of labels")]
+Labels = Annotated[
+    bool | str,
+    Doc(
+        "true: sub-folders are classes, in shards the numbers in .cls files; or the name of the array, of the column, "
+        "or of the field in .json files, of labels"
+    ),
+]
 Unlabelled = Annotated[Literal["refuse", "keep"], Doc("with labels: what to do with samples without")]
 OnError = Annotated[Literal["refuse", "skip"], Doc("what to do with files that cannot be used")]
 Channels = Annotated[
@@ -262,10 +269,16 @@ class PictureOptions(ReaderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(PictureOptions):
-    """Of a folder of pictures."""
+class ShardOptions(PictureOptions):
+    """Of pictures in tar files."""
 
     fit: Fit = "refuse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(ShardOptions):
+    """Of a folder of pictures."""
+
     range: Range = None
     missing: Missing = "refuse"
     slices: Slices = "axial"

@@ -22,7 +22,7 @@ from torch import Tensor
 from bootdiff.data.dataset import Dataset, Sample, spaced_indices
 from bootdiff.data.folders import Problems, classes_by_folder, list_files, nothing_found, passed_over, unusable_files
 from bootdiff.data.index import Index, Stamp, stamp_of
-from bootdiff.data.options import ImageOptions
+from bootdiff.data.options import ImageOptions, ShardOptions
 from bootdiff.data.readers.decode import (
     IMAGE_SUFFIXES,
     Transparent,
@@ -94,9 +94,10 @@ class Images(Dataset):
     _has_gaps = False  # whether files of this kind say themselves what of them is not observed
     _is_indexed = True  # whether what is known of a file may stand for opening it
 
-    def __init__(self, folder: str | Path, options: ImageOptions | None = None, *, memory: int = 512 << 20) -> None:
+    def __init__(self, folder: str | Path, options: ShardOptions | None = None, *, memory: int = 512 << 20) -> None:
         o = options or ImageOptions()
-        self.folder, self.where = Path(folder), str(folder)
+        self.folder = Path(folder)
+        self.where = str(self._root())
         self._own_masks = o.masks == "alpha"
         self._beside = bool(o.masks) and not self._own_masks
         self._alpha = "keep" if self._own_masks else o.alpha
@@ -131,7 +132,7 @@ class Images(Dataset):
         self._check_shapes(headers, "as most are" if size is None else "as asked for")
         self._labels: dict[str, int] = {}
         if o.labels:
-            self._labels, self.classes = classes_by_folder(headers, o.classes, o.unlabelled, self.problems.add)
+            self._labels, self.classes = self._number_classes(list(headers), o)
             self.unlabelled = o.unlabelled == "keep"
         if self._beside:
             self._check_masks(list(headers))
@@ -161,6 +162,10 @@ class Images(Dataset):
         self._passed_over = passed_over(n for n in rest if not n.lower().endswith(IMAGE_SUFFIXES))
         return pictures
 
+    def _number_classes(self, names: list[str], o: ShardOptions) -> tuple[dict[str, int], list[str]]:
+        """The class number of each that has one, and the classes; problems of those that should have one."""
+        return classes_by_folder(names, o.classes, o.unlabelled, self.problems.add)
+
     def _check_shapes(self, headers: Mapping[str, tuple[int, int, int, str | None]], wanted: str) -> None:
         """Problems of pictures whose size or channels are not those of the samples."""
         for name, (height, width, channels, _) in headers.items():
@@ -172,6 +177,10 @@ class Images(Dataset):
                 self.problems.add(name, f"is {height} x {width} pixels (height x width), not {want} {wanted}")
             if channels != self._channels and (channels, self._channels) not in ((1, 3), (3, 1)):
                 self.problems.add(name, f"has {channels} channels, not {self._channels}, as most have")
+
+    def _glance(self, data: bytes) -> tuple[int, int, int, str | None]:
+        """Height, width, channels and lossy conversion, from the header. Raises Undecodable."""
+        return glance(data, self._alpha, self._most)
 
     def _decode(self, data: bytes) -> tuple[np.ndarray, np.ndarray | None, str | None]:
         """A picture (H, W, 1 or 3), its own mask (H, W) bool where it has one, and what it was converted from."""
@@ -200,7 +209,7 @@ class Images(Dataset):
             digest = file_digest(name, data)
             self._hash.update(digest)
             if header_is_enough:
-                header, memory = glance(data, self._alpha, self._most), None
+                header, memory = self._glance(data), None
             else:
                 pixels, own, lost = self._decode(data)
                 left = self._budget
