@@ -25,7 +25,7 @@ from typing import Any
 
 from bootdiff import __version__
 
-__all__ = ["VARIABLE", "Index", "Stamp", "cache_folder", "stamp_of"]
+__all__ = ["RECENT", "VARIABLE", "Index", "Stamp", "cache_folder", "stamp_of"]
 
 VARIABLE = "BOOTDIFF_CACHE"
 """The environment's variable that names the cache folder; empty: none."""
@@ -33,8 +33,10 @@ VARIABLE = "BOOTDIFF_CACHE"
 Stamp = tuple[int, int]
 """Size of a file in bytes, and the time of its last change in ns."""
 
+RECENT = 2_000_000_000
+"""ns, longer than the ticks of file systems: what was changed so shortly before it was read may have changed since."""
+
 _FORM = 1  # of the files; others are made again
-_RECENT = 2_000_000_000  # ns, longer than the ticks of file systems
 _LONGEST = 1 << 30  # bytes
 
 
@@ -78,7 +80,7 @@ class Index:
         name = hashlib.sha256(json.dumps(self._about).encode()).hexdigest()[:32]
         self._path = None if folder is None else folder / "index" / f"{name}.json"
         self._valid, self._changed = valid, False
-        self._before = time.time_ns() - _RECENT
+        self._before = time.time_ns() - RECENT
         self._entries: dict[str, list[Any]] = self._read()
 
     def _read(self) -> dict[str, list[Any]]:

@@ -17,6 +17,7 @@ from bootdiff.settings import Doc, Ge, Gt, MinLen, annotations_of, check, short_
 
 __all__ = [
     "EMBEDDED",
+    "HUB",
     "MAX_BYTES",
     "MAX_COLUMNS",
     "MAX_FRAMES",
@@ -26,6 +27,7 @@ __all__ = [
     "EmbeddedOptions",
     "HFOptions",
     "ImageOptions",
+    "ParquetOptions",
     "ReaderOptions",
     "ShardOptions",
     "SignalOptions",
@@ -33,6 +35,7 @@ __all__ = [
     "VideoOptions",
     "conflicts",
     "defaults_of",
+    "is_path",
     "kinds_of",
 ]  # fmt: skip
 
@@ -46,6 +49,10 @@ class ForKinds:
 
 EMBEDDED = ("digits", "letters")
 """Paths that stand for data that need no files: scikit-learn's digits, letters of matplotlib's fonts."""
+
+
+HUB = "hf://"
+"""Begins the name of a data set on the Hugging Face Hub, hf://owner/name."""
 
 
 _LONGEST_SIDE = 65_536  # of a picture, that memory is taken for
@@ -84,7 +91,7 @@ Masks = Annotated[
     ),
 ]
 Missing = Annotated[Literal["refuse", "mask"], Doc("NaN, empty cells and pixels without data: damage, or not observed")]
-Column = Annotated[str | None, Doc("column of pictures in a Hugging Face dataset saved to disk")]
+Column = Annotated[str | None, Doc("column of pictures in a Hugging Face data set or a Parquet table")]
 Columns = Annotated[
     Annotated[list[str], MinLen(1)] | None,
     ForKinds(("vector", "signal")),
@@ -310,8 +317,25 @@ class HFOptions(ReaderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParquetOptions(ShardOptions):
+    """Of pictures in Parquet tables."""
+
+    key: Key = None
+    column: Column = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions(HFOptions, ImageOptions, VideoOptions, SignalOptions, ArrayOptions):
     """Every option of every reader."""
+
+
+def is_path(path: str) -> bool:
+    """Whether data are named by a path of files: neither `EMBEDDED` nor on the Hub.
+
+    >>> is_path("photos"), is_path("digits"), is_path("hf://owner/name")
+    (True, False, False)
+    """
+    return path not in EMBEDDED and not path.startswith(HUB)
 
 
 def defaults_of(options: type[ReaderOptions]) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class Images(Dataset):
         memory: bytes of decoded pictures that are kept; while they fit, every file is decoded on opening, beyond them
             only its header and end are read (but see on_error). What is known of a file from the last time
             (`data.index`) is believed, and then it is decoded when it is first asked for.
+        where: what messages call the data; None: the folder.
 
     Attribute ``converted``: counts of inexact conversions, which ``notes`` say, too. Raises BootdiffError for anything
     wrong with the files.
@@ -94,10 +95,17 @@ class Images(Dataset):
     _has_gaps = False  # whether files of this kind say themselves what of them is not observed
     _is_indexed = True  # whether what is known of a file may stand for opening it
 
-    def __init__(self, folder: str | Path, options: ShardOptions | None = None, *, memory: int = 512 << 20) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        options: ShardOptions | None = None,
+        *,
+        memory: int = 512 << 20,
+        where: str | None = None,
+    ) -> None:
         o = options or ImageOptions()
         self.folder = Path(folder)
-        self.where = str(self._root())
+        self.where = where or str(folder)
         self._own_masks = o.masks == "alpha"
         self._beside = bool(o.masks) and not self._own_masks
         self._alpha = "keep" if self._own_masks else o.alpha
@@ -143,6 +151,10 @@ class Images(Dataset):
     def _root(self) -> Path:
         """What the index of these files is kept by."""
         return self.folder
+
+    def _full_name(self, name: str) -> str:
+        """A file as messages call it."""
+        return str(self.folder / name)
 
     def _stamp(self, name: str) -> Stamp | None:
         return stamp_of(f"{self.folder}/{name}")
@@ -384,8 +396,8 @@ class Images(Dataset):
                 self._keep_awaited(name, pixels, mask)
         except Undecodable as error:
             raise BootdiffError(
-                f"{self.folder / name}: {error}. Mend or remove the file and start again; on_error: skip decodes every "
-                "file on opening and leaves such ones out."
+                f"{self._full_name(name)}: {error}. Mend or remove the file and start again; on_error: skip decodes "
+                "every file on opening and leaves such ones out."
             ) from None
         observed = None if mask is None else torch.from_numpy(mask.astype(np.float32))[None]
         return Sample(to_tensor(pixels), self._labels.get(name), observed)

@@ -17,7 +17,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +98,29 @@ class Shards(Images):
         options: as for `Images`; labels: True for the numbers in .cls files, or the name of a field of .json files.
             max_bytes: a longer member cannot be used.
         memory: as for `Images`.
+        shards: the files by the names that messages give them; None: those that the pattern stands for.
+        where: what messages call the data; None: the pattern.
 
     Raises BootdiffError for anything wrong with the files.
     """
 
-    def __init__(self, pattern: Path, options: ShardOptions | None = None, *, memory: int = 512 << 20) -> None:
+    def __init__(
+        self,
+        pattern: Path,
+        options: ShardOptions | None = None,
+        *,
+        memory: int = 512 << 20,
+        shards: Mapping[str, Path] | None = None,
+        where: str | None = None,
+    ) -> None:
         o = options or ShardOptions()
         paths = [Path(path) for path in (expand(str(pattern)) if "{" in str(pattern) else [str(pattern)])]
         common = os.path.commonpath([path.parent for path in paths])
-        self._shards = {path.relative_to(common).as_posix(): path for path in paths}
+        self._shards = dict(shards or {path.relative_to(common).as_posix(): path for path in paths})
         self._stamps: dict[str, Stamp | None] = {}
         self._places: dict[str, tuple[str, int, int]] = {}  # shard, offset and size of each member
         self._longest, self._pattern = o.max_bytes, pattern
-        super().__init__(common, o, memory=memory)
+        super().__init__(common, o, memory=memory, where=where or str(pattern))
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -145,7 +155,7 @@ class Shards(Images):
         self._masks = masks_by_stem(names) if self._beside else {}
         found = [name for name in rest if name.lower().endswith(_SAMPLES)]
         if not found and self.problems:
-            raise unusable_files(str(self._pattern), self.problems, len(self._shards), 0, "shards")
+            raise unusable_files(self.where, self.problems, len(self._shards), 0, "shards")
         if not found:
             raise nothing_found(self._pattern, rest, "pictures", "a picture", _SAMPLES)
         by_key: dict[str, str] = {}
