@@ -1,4 +1,4 @@
-"""A folder of pictures: PNG, JPEG, WebP, BMP and AVIF, at any depth of sub-folders, in sorted order.
+"""A folder of pictures: PNG, JPEG, WebP, BMP, AVIF and HEIC, at any depth of sub-folders, in sorted order.
 
 Pixels v of b bits come out as x = 2 v / (2^b - 1) - 1; 16-bit files keep their depth. Nothing is resized or cropped
 unless asked for (`fit`, see `fitting`), and nothing is converted silently: gray in a colour folder is repeated (exact),
