@@ -40,6 +40,7 @@ from bootdiff.errors import BootdiffError
 
 __all__ = ["Images", "file_digest", "to_tensor"]
 
+_FULL = {1: 255, 2: 65535}  # by the bytes of a value
 _HASHED = 1 << 20  # files up to this many bytes are hashed whole, longer ones by their ends and length
 
 
@@ -416,10 +417,9 @@ class Images(Dataset):
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """(H, W, C) uint8 or uint16 -> (C, H, W) float32 in [-1, 1]; floats are in stored coordinates already."""
-    x = torch.from_numpy(np.moveaxis(pixels, -1, 0).astype(np.float32))
-    if pixels.dtype.kind == "f":
-        return x.contiguous()
-    return x.mul_(2 / np.iinfo(pixels.dtype).max).sub_(1).contiguous()
+    # Put in order while they are small: four times the bytes are moved as floats.
+    x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32))
+    return x if pixels.dtype.kind == "f" else x.mul_(2 / _FULL[pixels.dtype.itemsize]).sub_(1)
 
 
 def file_digest(name: str, data: bytes) -> bytes:
