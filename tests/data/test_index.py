@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bootdiff.data import Images, open_dataset
+from bootdiff.data import Batches, Images, Mixture, Subset, open_dataset
 from bootdiff.data import index as module
 from bootdiff.data.index import Index, cache_folder, stamp_of
 from bootdiff.data.options import ImageOptions
@@ -127,6 +127,19 @@ def test_a_worker_keeps_nothing_of_its_own(folder, read):
         for _ in range(3):
             assert one[0].x.shape == (3, 8, 10)
         assert len(read) == count
+
+
+def test_workers_share_what_is_in_memory(folder, read):
+    open_dataset(folder)
+    source = Subset(open_dataset(folder), range(4))
+    mixed = Mixture([source, open_dataset(folder)])
+    stream = Batches(mixed, batch_size=4, workers=1).stream()
+    read.clear()
+    next(stream)
+    assert sorted(read) == sorted([f"{i}.png" for i in range(6)] * 2)  # here, not in the worker
+    read.clear()
+    assert source[0].x.shape == (3, 8, 10)
+    assert read == []
 
 
 def test_a_changed_file_is_seen(folder, read):

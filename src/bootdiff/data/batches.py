@@ -163,6 +163,7 @@ class Batches:
         if self.workers == 0:
             for step in itertools.count(start):
                 yield self.at(step)
+        self.dataset.fill_memory()
         pinned = self.device.type == "cuda"
         loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             _Steps(self),

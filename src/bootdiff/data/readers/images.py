@@ -403,6 +403,11 @@ class Images(Dataset):
         observed = None if mask is None else torch.from_numpy(mask.astype(np.float32))[None]
         return Sample(to_tensor(pixels), self._labels.get(name), observed)
 
+    def fill_memory(self) -> None:
+        for i, name in enumerate(self.names):
+            if name in self._awaited or (self._beside and self._mask_name(name) in self._awaited):
+                self[i]
+
     def _keep_awaited(self, name: str, pixels: np.ndarray, mask: np.ndarray | None) -> None:
         if name in self._awaited:
             self._awaited.remove(name)
