@@ -157,7 +157,12 @@ class Dataset(ABC):
         Raises BootdiffError, naming the sample, where a labelled data set lacks a label or a masked one a mask.
         """
         samples = [self[i] for i in indices]
-        x = torch.stack([sample.x for sample in samples])
+        return self._batch_of(torch.stack([sample.x for sample in samples]), samples, indices)
+
+    def _batch_of(
+        self, x: Tensor, samples: Sequence[Sample], indices: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """`batch` of samples whose x are stacked already."""
         labels = masks = None
         if self.labelled:
             known = [

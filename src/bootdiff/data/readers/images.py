@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ from bootdiff.errors import BootdiffError
 
 __all__ = ["Images", "file_digest", "to_tensor"]
 
+_EMPTY = torch.empty(0)
 _FULL = {1: 255, 2: 65535}  # by the bytes of a value
 _HASHED = 1 << 20  # files up to this many bytes are hashed whole, longer ones by their ends and length
 
@@ -383,6 +385,19 @@ class Images(Dataset):
         return hashlib.sha256((self._digest + repr((self.names, self.classes, self.shape))).encode()).hexdigest()
 
     def __getitem__(self, index: int) -> Sample:
+        pixels, sample = self._read(index)
+        return replace(sample, x=to_tensor(pixels))
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        read = [self._read(i) for i in indices]
+        pixels, samples = [p for p, _ in read], [sample for _, sample in read]
+        # In one piece where all have as many bits.
+        alike = len({p.dtype for p in pixels}) == 1
+        x = to_tensor(np.stack(pixels)) if alike else torch.stack([to_tensor(p) for p in pixels])
+        return self._batch_of(x, samples, indices)
+
+    def _read(self, index: int) -> tuple[np.ndarray, Sample]:
+        """The pixels of a sample, (H, W, C), and all else of it: its x is empty."""
         name = self.name(index)
         try:
             pixels, mask, own = self._pixels.get(name), self._kept_masks.get(name), None
@@ -401,7 +416,7 @@ class Images(Dataset):
                 "every file on opening and leaves such ones out."
             ) from None
         observed = None if mask is None else torch.from_numpy(mask.astype(np.float32))[None]
-        return Sample(to_tensor(pixels), self._labels.get(name), observed)
+        return pixels, Sample(_EMPTY, self._labels.get(name), observed)
 
     def fill_memory(self) -> None:
         for i, name in enumerate(self.names):
@@ -421,9 +436,9 @@ class Images(Dataset):
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """(H, W, C) uint8 or uint16 -> (C, H, W) float32 in [-1, 1]; floats are in stored coordinates already."""
+    """(..., H, W, C) uint8 or uint16 -> (..., C, H, W) float32 in [-1, 1]; floats are in stored coordinates already."""
     # Put in order while they are small: four times the bytes are moved as floats.
-    x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32))
+    x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3)).astype(np.float32))
     return x if pixels.dtype.kind == "f" else x.mul_(2 / _FULL[pixels.dtype.itemsize]).sub_(1)
 
 

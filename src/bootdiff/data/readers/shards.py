@@ -179,7 +179,7 @@ class Shards(Images):
         if size > self._longest:
             raise Undecodable(too_large(size, self._longest).replace("unpacks to", "has"))
         try:
-            with self._shards[shard].open("rb", buffering=0) as file:
+            with open(self._shards[shard], "rb", buffering=0) as file:
                 found = os.fstat(file.fileno())
                 if (found.st_size, found.st_mtime_ns) != self._stamps[shard]:
                     raise Undecodable("lies in a shard that has changed since it was opened")
