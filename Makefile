@@ -1,5 +1,6 @@
 # make demo    a whole run on letters of many fonts, with its pictures, in runs/demo
-# make test    lint, types and the quick tests        make test-all   every test
+# make test    lint, types and the quick tests        make test-all   the slow ones, too
+# make drills  commands killed, files damaged and disks that fail, in hundreds: an hour
 # make lint    lint and types only                    make clean      remove what make and the tests made
 # make docs    the documentation as a site, in build/site; nothing in it is loaded from elsewhere
 # The first call makes .venv; later calls use it again until pyproject.toml or constraints.txt change.
@@ -13,7 +14,7 @@ WORKERS ?= 2
 # Busy-waiting OpenMP threads slow a step tenfold beside any other busy process.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help install demo test test-all lint docs clean
+.PHONY: help install demo test test-all drills lint docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,7 +46,10 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-all: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m ""
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not drill"
+
+drills: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m drill
 
 docs: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"

@@ -327,7 +327,7 @@ def saved(tmp_path_factory):
     "name", ["model_index.json", "scheduler/scheduler_config.json", "denoiser/model.json", "denoiser/weights/*"]
 )
 def test_a_damaged_file_is_named(saved, tmp_path, name, damage):
-    """FAULTS M: a damaged key of the scheduler's config drew other samples, as diffusers takes its defaults."""
+    """A damaged key of the scheduler's config drew other samples, as diffusers takes its defaults."""
     shutil.copytree(saved, tmp_path / "pipe")
     paths = sorted((tmp_path / "pipe").glob(name))
     data = paths[0].read_bytes()

@@ -119,7 +119,7 @@ def test_verify_names_every_damaged_file(run, tmp_path, kind):
         assert all(path.name in found.text for found in verify(folder).damaged), damage
 
 
-@pytest.mark.slow  # every kind of file and damage, by every command: minutes
+@pytest.mark.drill  # every kind of file and damage, by every command: minutes
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("kind", "damage"), CASES)
 def test_no_damage_is_used(run, tmp_path, kind, damage):
@@ -152,7 +152,7 @@ def test_no_damage_is_used(run, tmp_path, kind, damage):
     ],
 )
 def test_what_was_used_once_is_not(run, tmp_path, kind, damage, verb):
-    """One of each kind of fault that such drills have found (FAULTS E, L, M)."""
+    """One of each kind of fault that such drills have found."""
     _not_used(run, tmp_path, kind, damage, [verb])
 
 
@@ -189,7 +189,7 @@ def _not_used(run, tmp_path, kind, damage, verbs):
     ],
 )
 def test_the_remedy_works(run, tmp_path, kind, damage, remedy):
-    """FAULTS H: what the message says is done, and the same command ends with the same weights."""
+    """What the message says is done, and the same command ends with the same weights."""
     folder, path = damaged(run, tmp_path, kind, damage)
     said = "".join(found.text for found in verify(folder).damaged)
     assert {"fit": "the command that"}.get(remedy, remedy.split()[0]) in said

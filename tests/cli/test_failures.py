@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -234,11 +235,15 @@ def test_a_hang_up_leaves_a_checkpoint_and_a_word(long):
         assert load_tensors(run / "stages" / "full-local" / "checkpoint.safetensors")[1]["counts"]["step"] > 0
 
 
-@pytest.mark.timeout(300)
-def test_data_workers_end_with_the_training_and_it_names_them(long):
-    run, command, _ = long
+def with_workers(command):
     recipe = Path(command[4])
     recipe.write_text(recipe.read_text().replace("batch: 16", "batch: 16, workers: 2"))
+
+
+@pytest.mark.timeout(300)
+def test_data_workers_end_with_the_training(long):
+    run, command, _ = long
+    with_workers(command)
     with begun(command, run) as process:
         workers = psutil.Process(process.pid).children()
         assert len(workers) == 2
@@ -246,7 +251,13 @@ def test_data_workers_end_with_the_training_and_it_names_them(long):
         process.communicate()
         assert gone(workers, 4)  # torch looks every five seconds only
 
-    with begun(command, run, len(read_metrics(run / "metrics.jsonl")) + 1) as process:
+
+@pytest.mark.slow  # a training starts; what torch says of dead workers is known by tests/training, too
+@pytest.mark.timeout(300)
+def test_a_dead_data_worker_is_named(long):
+    run, command, _ = long
+    with_workers(command)
+    with begun(command, run) as process:
         psutil.Process(process.pid).children()[0].kill()
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 2, said
@@ -254,6 +265,15 @@ def test_data_workers_end_with_the_training_and_it_names_them(long):
         said = " ".join(said.split()).replace(", now 2)", ")")
         assert "a process that prepares batches (training.workers) has died: DataLoader worker" in said
         assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("verb", ["sample", "restore", "evaluate", "check", "plan"])
+def test_what_several_processes_cannot_divide_is_refused_under_a_launcher(monkeypatch, verb):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["bootdiff", verb, "mine"])
+    said = " ".join(refused(verb, "mine").split())
+    assert f"{verb}: this command works in one process, and a launcher (torchrun, accelerate) started 2" in said
+    assert f"call it without: bootdiff {verb} mine" in said
 
 
 def torchrun(arguments):
@@ -289,6 +309,53 @@ def test_the_process_that_is_killed_is_named(long):
         assert "rank      : 1 (local_rank: 1)" in said
         assert f"exitcode  : -9 (pid: {second.pid})" in said
         assert "gloo" not in said or "the connection to another process of this training broke" in said
+
+
+def node(number, port, arguments):
+    """What one machine of two starts."""
+    where = ["--nnodes", "2", "--node_rank", str(number), "--nproc_per_node", "1", "--master_addr", "127.0.0.1"]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *where,
+        "--master_port",
+        str(port),
+        "-m",
+        "bootdiff",
+        *arguments,
+    ]
+
+
+@pytest.mark.slow  # two launchers start, twice
+@pytest.mark.timeout(600)
+def test_two_machines_train_what_one_trains_and_end_with_one_another(tmp_path, long):
+    def port():
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            return free.getsockname()[1]
+
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(TINY)
+    fit = ["fit", str(recipe), "--arm", "full_only", "--out"]
+    at = port()
+    two = [subprocess.Popen(node(n, at, [*fit, str(tmp_path / "two")]), stdout=subprocess.DEVNULL) for n in (0, 1)]
+    assert [process.wait(timeout=200) for process in two] == [0, 0]
+    assert call(*fit, tmp_path / "one").exit_code == 0
+    final = "stages/full-local/final.safetensors"
+    ours, theirs = (load_tensors(tmp_path / name / final)[0] for name in ("two", "one"))
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
+
+    run, _, arguments = long
+    at = port()
+    other = subprocess.Popen(node(1, at, arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with begun(node(0, at, arguments), run) as process:
+        (lost,) = psutil.Process(other.pid).children()
+        lost.kill()
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert "the connection to another process of this training broke" in " ".join(said.split())
+        assert other.wait(timeout=60) != 0
 
 
 def test_a_lock_that_is_deleted_stops_the_training(tmp_path):

@@ -198,6 +198,10 @@ def test_other_endings_are_refused_with_those_that_are_known(trained, tmp_path):
     assert f"{trained.kind}s are written as .{ {'video': 'gif'}.get(trained.kind, 'png') }" in said
 
 
+# Each network's step is counted and timed: 8 s for the video's eleven.
+@pytest.mark.parametrize(
+    "trained", [*(k for k in KINDS if k != "video"), pytest.param("video", marks=pytest.mark.slow)], indirect=True
+)
 def test_check_draws_views_of_every_kind(trained, tmp_path):
     result = call("check", trained.recipe, "--out", tmp_path)
     assert result.exit_code == 0, result.output

@@ -49,8 +49,8 @@ def planned(text):
     return settings, problem
 
 
-# Jobs under "best" are made in the next test but one.
-@pytest.mark.parametrize("name", [pytest.param("best", marks=pytest.mark.slow), "scratch", "nested"])
+# 4 s each; jobs under "best" are made in the next test but one.
+@pytest.mark.parametrize("name", ["scratch", *(pytest.param(n, marks=pytest.mark.slow) for n in ("best", "nested"))])
 def test_what_must_be_there_before_a_network_is_all_that_its_training_needs(name, tmp_path):
     """Each is trained in a run of its own, which sees those of its parents and no others."""
     settings, problem = planned(RECIPES[name])

@@ -222,3 +222,22 @@ def test_no_size_of_picture_asks_for_more_than_a_laptop_has(side):
             net(x, c_noise).sum().backward()
         assert 0 < counter.get_total_flops() < 0.6e12
         assert 0 < sum(kept.values()) < 3e9
+
+
+def test_blocks_that_are_computed_again_are_counted_twice_and_kept_once(boot):
+    """Depth 8: six blocks of one convolution each, the last layer and not computed again, unlike the linear one
+    before. Of six blocks their inputs are kept, and what one keeps inside."""
+    deep = OwnNetwork(LocalNet, {"width": 8, "depth": 8})
+    found = {}
+    for on in (False, True):
+        asked = task(boot, deep)
+        asked = replace(asked, training=replace(asked.training, gradient_checkpointing=on))
+        found[on] = steps.step_cost(boot, asked)
+        counted = boot.step_flops(asked)
+        assert counted == pytest.approx(found[on].flops, rel=1e-3)
+    rows, pixels = 6, 16 * 16
+    assert found[True].flops - found[False].flops == 2 * rows * 6 * 8 * 16
+    map_ = 4 * rows * pixels * 8
+    saved = (found[False].memory - found[True].memory) / 2
+    inside = saved / 5  # of six blocks one is left, and all their inputs
+    assert 1.5 * map_ < inside < 6 * map_

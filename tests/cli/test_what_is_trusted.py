@@ -1,4 +1,4 @@
-"""What a recipe or a run may not do: run a program, or let a command write where no run is (FAULTS B, C)."""
+"""What a recipe or a run may not do: run a program, or let a command write where no run is."""
 
 from __future__ import annotations
 

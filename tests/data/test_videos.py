@@ -338,3 +338,80 @@ def test_pixels_that_are_not_square_are_named(tmp_path, suffix, aspect):
     assert source.shape == (3, 8, 16, 24)
     with pytest.raises(BootdiffError, match="not square"):
         open_dataset(tmp_path / f"a{suffix}")
+
+
+# --- frames of many sizes
+
+
+def of_many_sizes(folder):
+    """Videos of 16 x 24 and of twice that size, whose blocks of 2 x 2 are the small one's pixels."""
+    small = clip(6)
+    folder_of_frames(folder / "large", small.repeat(2, 1).repeat(2, 2))
+    folder_of_frames(folder / "small", small)
+    folder_of_frames(folder / "tall", small.repeat(2, 1).repeat(2, 2)[:, :, :24])
+    return small
+
+
+def test_frames_of_many_sizes_are_fitted_when_asked(tmp_path):
+    small = of_many_sizes(tmp_path)
+    with pytest.raises(BootdiffError, match=r"fit: resize, crop or pad") as refused:
+        videos(tmp_path)
+    assert "tall: its frames are 32 x 24 pixels (height x width), not " in str(refused.value)
+    source = videos(tmp_path, size=[16, 24], fit="crop", on_error="skip", frames=3)
+    assert source.shape == (3, 3, 16, 24)
+    assert [source.name(i) for i in (0, 2)] == ["large[0:3]", "small[0:3]"]
+    want = torch.from_numpy(np.moveaxis(small[:3], -1, 0).astype(np.int64))
+    for i in (0, 2):
+        assert np.array_equal(pixels(source[i].x), want.numpy())
+    tall = source[4].x  # the middle 16 x 24 of 32 x 24
+    assert np.array_equal(pixels(tall), np.moveaxis(small.repeat(2, 1).repeat(2, 2)[:3, 8:24, :24], -1, 0))
+    assert source.notes[0] == (
+        "1 resized, 1 as they were, 1 cropped (fit: crop to 16 x 24; 32 x 48 (1 file), 16 x 24 (1), 32 x 24 (1))"
+    )
+    lazy = videos(tmp_path, size=[16, 24], fit="crop", frames=3, memory=0)
+    assert all(torch.equal(lazy[i].x, source[i].x) for i in range(len(source)))
+    assert not source.masked
+    with pytest.raises(BootdiffError, match=r"small: is 16 x 24 pixels .* too small for 20 x 24 .* never enlarged"):
+        videos(tmp_path, size=[20, 24], fit="resize")
+    with pytest.raises(BootdiffError, match="fit: pad does not say to which size"):
+        videos(tmp_path, fit="pad")
+
+
+def test_what_is_padded_is_not_observed_in_any_frame_and_masks_are_fitted(tmp_path):
+    small = of_many_sizes(tmp_path)
+    source = videos(tmp_path, size=[16, 24], fit="pad")
+    assert source.masked
+    large, _, tall = (source[i] for i in range(3))
+    assert large.mask.shape == (1, 6, 16, 24)
+    assert large.mask.all()
+    assert torch.equal(tall.mask[0, 3], torch.tensor([0.0] * 6 + [1.0] * 12 + [0.0] * 6).expand(16, 24))
+    assert np.array_equal(pixels(tall.x)[:, :, :, 6:18], np.moveaxis(small[:, :, :12], -1, 0))
+    hidden = np.full((32, 48), 255, np.uint8)
+    hidden[:5] = 0  # half of the third row of blocks
+    Image.fromarray(hidden).save(tmp_path / "large.mask.png")
+    for name, size in (("small", (16, 24)), ("tall", (32, 24))):
+        Image.fromarray(np.full(size, 255, np.uint8)).save(tmp_path / f"{name}.mask.png")
+    masked = videos(tmp_path, size=[16, 24], fit="pad", masks=True)
+    seen = masked[0].mask
+    assert not seen[:, :, :3].any()
+    assert seen[:, :, 3:].all()
+    assert torch.equal(masked[2].mask, tall.mask)
+    assert torch.equal(videos(tmp_path, size=[16, 24], fit="pad", masks=True, memory=0)[0].mask, seen)
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+def test_views_of_films_are_fitted_as_the_full_films_are(tmp_path, fit):
+    """A still or a clip of a film, made from the file and fitted to its own size, is the fitted film's."""
+    from bootdiff.data.readers.fitting import Fitting, size_through
+    from bootdiff.views import Compose, Downsample, FrameWindow, Stills
+
+    full = (3, 6, 16, 24)
+    for view in (FrameWindow(2), Stills(), Compose(Downsample(2), Stills())):
+        shown = size_through(view, full, fit, "here")
+        assert shown == tuple(view.shape(full)[-2:])
+        film = RNG.integers(0, 255, (32, 56, 3)).astype(np.float64)  # one frame
+        fitted = Fitting(fit, (16, 24)).pixels(film)
+        straight = Fitting(fit, shown).pixels(film)
+        k = 16 // shown[0]
+        blocks = fitted.reshape(shown[0], k, shown[1], k, 3).mean((1, 3))
+        np.testing.assert_allclose(straight, blocks, atol=1e-9)

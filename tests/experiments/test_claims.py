@@ -10,7 +10,10 @@ from experiments.theory.claims import EXPERIMENTS
 from experiments.theory.claims.base import line_fit, picture_cov, slope
 
 
-@pytest.mark.parametrize("number", EXPERIMENTS)
+# The bounds over many draws (8) and networks on a mixture (9) take 3 s each.
+@pytest.mark.parametrize(
+    "number", [pytest.param(n, marks=[pytest.mark.slow] if n in (8, 9) else []) for n in EXPERIMENTS]
+)
 def test_experiment(number):
     position_conditioned: list[tuple[int, int]] = []
     result = EXPERIMENTS[number](fast=True, done=lambda n, of: position_conditioned.append((n, of)))

@@ -127,19 +127,19 @@ def test_a_stopped_training_goes_on_with_all_that_it_had(run):
     assert run.stage("toy").info["snapshots"] == run.stage("straight").info["snapshots"]
 
 
-def test_more_steps_help(run):
+@pytest.mark.parametrize("schedule", ["constant", pytest.param("cosine", marks=pytest.mark.slow)])  # 2 s each
+def test_more_steps_help(run, schedule):
     """A training that ended long before it had converged: what goes on ends near the straight one of as many steps."""
-    for schedule in ("constant", "cosine"):
-        how = {"schedule": schedule, "lr": 3e-3, "warmup": 10, "ema": 0.95, "evaluate": None}
-        models = {name: network() for name in ("short", "on", "straight")}
-        train(run.stage(f"{schedule}-short"), model=models["short"], steps=100, **how)
-        train(run.stage(f"{schedule}-on"), model=models["on"], steps=100, **how)
-        train(run.stage(f"{schedule}-on"), model=models["on"], steps=400, **how)
-        train(run.stage(f"{schedule}-straight"), model=models["straight"], steps=400, **how)
-        losses = {name: evaluate(model.eval())["1.0"] for name, model in models.items()}
-        gained = losses["short"] - losses["straight"]
-        assert gained > 0.05
-        assert losses["short"] - losses["on"] > 0.8 * gained, (schedule, losses)
+    how = {"schedule": schedule, "lr": 3e-3, "warmup": 10, "ema": 0.95, "evaluate": None}
+    models = {name: network() for name in ("short", "on", "straight")}
+    train(run.stage("short"), model=models["short"], steps=100, **how)
+    train(run.stage("on"), model=models["on"], steps=100, **how)
+    train(run.stage("on"), model=models["on"], steps=400, **how)
+    train(run.stage("straight"), model=models["straight"], steps=400, **how)
+    losses = {name: evaluate(model.eval())["1.0"] for name, model in models.items()}
+    gained = losses["short"] - losses["straight"]
+    assert gained > 0.05
+    assert losses["short"] - losses["on"] > 0.8 * gained, losses
 
 
 def test_what_was_best_before_is_compared_with(run):

@@ -20,6 +20,8 @@ import time
 import traceback
 from pathlib import Path
 
+import pytest
+
 KILLS = {60: 40, 90: 15}
 """At most, for each number of steps in turn."""
 EVERY = 3
@@ -102,6 +104,7 @@ def killed(path, steps, draw):
     return killed
 
 
+@pytest.mark.slow  # 15 s; crashes at every step: test_train.py, kills in every stage: tests/cli/test_kill_run.py
 def test_many_kills_leave_no_trace(tmp_path):
     from test_train import outcome
 

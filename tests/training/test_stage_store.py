@@ -67,7 +67,7 @@ def half_trained(stage, steps=60):
     ],
 )
 def test_what_was_made_with_something_else_is_never_taken(store, said, how, now, text):
-    """FAULTS A: a mask picture that was corrected after the training, or in the middle of it."""
+    """A mask picture that was corrected after the training, or in the middle of it."""
     stage = store.stage("view-t-local", MADE_WITH, steps=60)
     train(stage) if how == "complete" else half_trained(stage)
     before = content(stage)

@@ -420,6 +420,26 @@ def test_ranks_share_one_global_draw():
     assert torch.equal(global_draw(torch.arange, 3, rank=1, world=2), torch.tensor([3, 4, 5]))
 
 
+def test_many_ranks_draw_their_own_rows_only(monkeypatch):
+    """More than SHARED: each from its own seed, the same law, and none draws for the others."""
+    from bootdiff.training import loop
+
+    world, drawn = loop.SHARED + 1, []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world)
+    assert torch.equal(global_draw(lambda n: drawn.append(n) or torch.arange(n), 4), torch.arange(4))
+    assert drawn == [4]
+    with loop._part(1, 2):  # a part of its rows is the same part of what it draws
+        assert torch.equal(global_draw(torch.arange, 4), torch.tensor([4, 5, 6, 7]))
+    seeds = {loop._draws_seed(0, t, rank, world) for t in range(50) for rank in range(world)}
+    assert len(seeds) == 50 * world
+    assert {loop._draws_seed(0, 7, rank, loop.SHARED) for rank in range(loop.SHARED)} == {step_seed(0, 7)}
+    x = torch.cat([global_randn((64, 64), torch.Generator().manual_seed(s)) for s in sorted(seeds)[:world]])
+    assert float(x.mean()) == pytest.approx(0, abs=0.02)
+    assert float((x[:64] * x[64:128]).mean()) == pytest.approx(0, abs=0.08)
+
+
 def test_seeds_of_steps_differ():
     assert len({step_seed(seed, t) for seed in (0, 1, 2) for t in range(20_000)}) > 59_990
     assert len({step_seed(7, t) for t in range(50_000)}) == 50_000
@@ -482,8 +502,8 @@ def test_parts_that_are_not_equal_are_refused(run):
 # --- two processes
 
 
-# Muon's processes move other weights by AdamW, too; two more processes take 5 s.
-@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
+@pytest.mark.slow  # two processes start: 5 s each; a whole run by two is in tests/test_api.py
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_two_processes_get_what_one_gets(run, tmp_path, optimizer):
     """Two processes as torchrun starts them (it sets these variables), with gloo."""
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -43,12 +43,20 @@ __all__ = ["app", "main"]
 
 
 _TRUST = "--trust-imports"
+_TOGETHER = ("fit", "arms", "demo", "bench")
+"""Verbs whose work the processes of a launcher divide. Each would do all of any other verb, into the same files."""
 
 
 class _Verb(TyperCommand):
-    """Refuses empty arguments: an empty shell variable must not stand for the current folder."""
+    """Refuses empty arguments: an empty shell variable must not stand for the current folder. And a launcher of several
+    processes where there is nothing to divide."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if self.name not in _TOGETHER and _processes() > 1:
+            raise BootdiffError(
+                f"{self.name}: this command works in one process, and a launcher (torchrun, accelerate) started "
+                f"{_processes()}; call it without: {shlex.join(['bootdiff', *sys.argv[1:]])}"
+            )
         for before, arg in zip(["", *args], args, strict=False):
             if not arg.strip() or (arg.startswith("--") and arg.endswith("=")):
                 name = before if before.startswith("-") else arg.rstrip("=").strip() or "an argument"
@@ -87,10 +95,13 @@ class _Verbs(TyperGroup):
             raise typer.Exit(INTERRUPTED if interrupted else REFUSED) from None
 
 
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _command() -> str:
     command = shlex.join(["bootdiff", *sys.argv[1:]])
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return f"{command}    (through the same launcher, in as many processes)" if several else command
+    return f"{command}    (through the same launcher, in as many processes)" if _processes() > 1 else command
 
 
 app = typer.Typer(

@@ -265,9 +265,9 @@ def _mask_block(path: Path) -> list[dict[str, Any]]:
 
 _ARRAY = ("kind", "key", "range", "missing", "masks", "alpha", "channels", "frames", "length", "stride")
 _TABLES = ("columns", "header", "separator", "decimal", "missing_values")
-_PICTURES = ("kind", "channels", "alpha", "masks", "range", "missing", "slices")
+_PICTURES = ("kind", "channels", "alpha", "masks", "range", "missing", "slices", "fit")
 _FILES = {
-    "image": (*_PICTURES, "fit"),
+    "image": _PICTURES,
     "video": (*_PICTURES, "frames", "stride", "fps", "pixel_aspect"),
     "signal": ("kind", "range", "missing", *_TABLES, "length", "stride"),
     "vector": ("kind", "range", "missing", *_TABLES),
@@ -336,7 +336,7 @@ def open_partial(
         options["range"] = list(bounds)
     elif info.units is not None and kind_of(full) in ("signal", "vector") and (own is None or own.range is None):
         options.pop("range", None)
-    if fit is not None and kind == "image" and not array:
+    if fit is not None and kind in ("image", "video") and not array:
         options["fit"] = fit
     if options.get("fit", "refuse") != "refuse":
         options["size"] = size_through(view, full, options["fit"], "--view")

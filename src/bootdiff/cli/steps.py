@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from bootdiff.data import Batches
@@ -39,6 +40,7 @@ from bootdiff.method.trainer import Task, Trainer
 from bootdiff.nets.build import build_net
 from bootdiff.training.muon import hidden_matrices
 from bootdiff.training.optim import Optimizer
+from bootdiff.training.recompute import recomputed, wrapped
 
 __all__ = ["TRIAL", "StepCost", "step_cost"]
 
@@ -100,9 +102,37 @@ def _counted(trainer: Trainer, task: Task, expert: ResidualExpert, rows: int, de
         given = {f.name: getattr(objective, f.name) for f in fields(objective)}
         objective = replace(objective, **{k: _without_values(v) for k, v in given.items() if isinstance(v, nn.Module)})
     batch, rng = _batches(trainer, task, rows, device).at(0), torch.Generator().manual_seed(0)
-    with _kept_for_the_gradient() as kept, FlopCounterMode(display=False) as counter, trainer.accelerator.autocast():
-        objective(module, batch, rng).mean().backward()
-    return counter.get_total_flops(), sum(kept.values())
+
+    def step() -> int:
+        with FlopCounterMode(display=False) as counter, trainer.accelerator.autocast():
+            objective(module, batch, rng).mean().backward()
+        return int(counter.get_total_flops())
+
+    with _kept_for_the_gradient() as kept:
+        if not task.training.gradient_checkpointing:
+            return step(), sum(kept.values())
+        with _by_block(module, kept) as (inside, inputs):
+            step()
+        total = sum(kept.values()) - sum(inside) + sum(inputs) + max(inside, default=0)
+    with recomputed(module):
+        return step(), total
+
+
+@contextmanager
+def _by_block(module: nn.Module, kept: dict[int, int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Bytes that each block keeps for the gradient, and those that it is given (`recompute` has the sum)."""
+    inside: list[int] = []
+    given: list[int] = []
+
+    def around(forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        given.append(sum(x.nbytes for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)))
+        before = sum(kept.values())
+        out = forward(*args, **kwargs)
+        inside.append(sum(kept.values()) - before)
+        return out
+
+    with wrapped(module, around):
+        yield inside, given
 
 
 def _without_values(module: Any) -> Any:
@@ -135,7 +165,8 @@ def _gradient(trainer: Trainer, task: Task, module: LossModule, rows: int) -> fl
             loss = objective(module, batches.at(t), rng).mean()
         loss.backward()
 
-    return _median(step, trainer.device)
+    with recomputed(module, task.training.gradient_checkpointing):
+        return _median(step, trainer.device)
 
 
 def _optimizer(trainer: Trainer, task: Task, module: LossModule) -> float:

@@ -152,9 +152,10 @@ Size = Annotated[
 ]
 Fit = Annotated[
     Literal["refuse", "resize", "crop", "pad"],
-    ForKinds(("image",)),
+    ForKinds(("image", "video")),
     Doc(
-        "pictures larger than `size`: refuse them, shrink them to it, shrink and cut, or shrink and hide what is beyond"
+        "pictures and frames larger than `size`: refuse them, shrink them to it, shrink and cut, or shrink and hide "
+        "what is beyond"
     ),
 ]
 Slices = Annotated[
@@ -271,6 +272,7 @@ class PictureOptions(ReaderOptions):
     alpha: Alpha = "refuse"
     masks: Masks = False
     size: Size = None
+    fit: Fit = "refuse"
     max_pixels: MaxPixels = MAX_PIXELS
     max_bytes: MaxBytes = MAX_BYTES
 
@@ -278,8 +280,6 @@ class PictureOptions(ReaderOptions):
 @dataclass(frozen=True, kw_only=True)
 class ShardOptions(PictureOptions):
     """Of pictures in tar files."""
-
-    fit: Fit = "refuse"
 
 
 @dataclass(frozen=True, kw_only=True)

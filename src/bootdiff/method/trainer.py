@@ -37,6 +37,7 @@ from bootdiff.method.weights import Weights, WeightsRecord
 from bootdiff.nets.network import Network
 from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.loop import FitResult, Progress, fit
+from bootdiff.training.recompute import recomputed
 from bootdiff.training.run import Run, StageDir
 from bootdiff.training.settings import TrainingSettings
 from bootdiff.training.stages import StageStore
@@ -298,7 +299,8 @@ class Trainer:
         batch = next(batches.stream(0))
         # FLOPs are linear in the batch: two rows tell, and cost little.
         few = {key: value[:2].to(self.device) for key, value in batch.items()}
-        with FlopCounterMode(display=False) as counter, self.accelerator.autocast():
+        recompute = recomputed(module, task.training.gradient_checkpointing)
+        with recompute, FlopCounterMode(display=False) as counter, self.accelerator.autocast():
             task.loss()(module, few, torch.Generator(self.device).manual_seed(0)).mean().backward()
         rows = len(batch["x"]) * self.accelerator.num_processes
         return round(counter.get_total_flops() * rows / len(few["x"]))

@@ -7,7 +7,8 @@ is kept as a snapshot, since noise levels overfit at very different times.
 Everything random in step t is drawn from generators seeded by (seed, t), and the batch of step t is a function of
 t. So a training that is killed at any moment and started again by the same call ends with the same bits; and, since an
 objective draws noise for the global batch and takes its own rows (:func:`global_randn`), several processes
-get what one gets up to rounding.
+get what one gets up to rounding. More than `SHARED` processes draw for themselves, from generators seeded by
+(seed, t, rank): the same law, without each of them drawing for all.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from bootdiff.errors import BootdiffError
 from bootdiff.training import checkpoint, state
 from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.optim import learning_rate
+from bootdiff.training.recompute import recomputed
 from bootdiff.training.run import StageDir
 from bootdiff.training.settings import TrainingSettings
 from bootdiff.training.state import (
@@ -39,6 +41,7 @@ from bootdiff.training.state import (
 )
 
 __all__ = [
+    "SHARED",
     "TIMING",
     "Diverged",
     "FitResult",
@@ -51,6 +54,9 @@ __all__ = [
     "load_weights",
     "snapshot_path",
 ]
+
+SHARED = 16
+"""Processes that draw what one process draws; each of more draws its own rows only."""
 
 # The fields of a metrics row that are not the same from one run to the next.
 TIMING = ("seconds", "images_per_second")
@@ -116,14 +122,18 @@ def fit(
     rng = torch.Generator(job.device)
     stopping = False
 
-    with _stop_on_signals() as stop, job.session(batches.stream(job.step)) as stream:
+    with (
+        _stop_on_signals() as stop,
+        recomputed(model, settings.gradient_checkpointing),
+        job.session(batches.stream(job.step)) as stream,
+    ):
         for t, batch in zip(range(job.step, steps), stream, strict=False):
             # -- loss: everything random in it is a function of (seed, t) ----------------------------------------
             job.seed_dropout(t)
             with job.count_flops(t):
                 parts = _parts(batch, settings.accumulate)
                 for k, rows in enumerate(parts):
-                    rng.manual_seed(step_seed(seed, t))
+                    rng.manual_seed(_draws_seed(seed, t, job.accelerator.process_index, job.world))
                     with _part(k, len(parts)), _alone(net, k + 1 < len(parts)):
                         losses = objective(net, _to(rows, job.device), rng)
                         loss = losses.mean() / len(parts)
@@ -169,13 +179,15 @@ def fit(
 def global_draw(draw: Callable[[int], Tensor], n: int, rank: int | None = None, world: int | None = None) -> Tensor:
     """This process's n rows of ``draw(world * n)``, a draw for the global batch (first axis) from the step's generator.
 
-    Each process draws all rows and takes its own, so the noise does not depend on the number of processes; nor on the
-    number of parts that a process computes its rows in, of which each asks anew. ``rank`` and ``world`` are those of
-    torch.distributed unless given.
+    Each process draws all rows and takes its own, so the noise does not depend on the number of processes (up to
+    `SHARED`); nor on the number of parts that a process computes its rows in, of which each asks anew. ``rank`` and
+    ``world`` are those of torch.distributed unless given.
     """
     if world is None or rank is None:
         here = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if here else (0, 1)
+        if world > SHARED:
+            rank, world = 0, 1  # its generator is its own
         part, parts = _PART.get()
         rank, world = rank * parts + part, world * parts
     drawn = draw(world * n)
@@ -188,6 +200,12 @@ def global_randn(
     """White noise of the local ``shape`` (b, ...), on the generator's device: see :func:`global_draw`."""
     b, *rest = shape
     return global_draw(lambda n: torch.randn(n, *rest, generator=generator, device=generator.device), b, rank, world)
+
+
+def _draws_seed(seed: int, t: int, rank: int, world: int) -> int:
+    """What all that is random in a process's step is seeded by, but for dropout; up to `SHARED` processes share it."""
+    shared = step_seed(seed, t)
+    return shared if world <= SHARED else step_seed(shared, rank + 1)
 
 
 # Which part of its rows a process is at, of how many: parts divide the global batch as processes do.

@@ -1,4 +1,4 @@
-"""Pictures of many sizes brought to one, by averages over areas.
+"""Pictures and frames of many sizes brought to one, by averages over areas.
 
 A pixel i of the result covers the stretch
 
@@ -25,18 +25,31 @@ import numpy as np
 from scipy import sparse
 
 from bootdiff.errors import BootdiffError
-from bootdiff.views import ChannelMix, Compose, Downsample, Identity, Mask, Observed, Pick, RandomMask, View
+from bootdiff.views import (
+    ChannelMix,
+    Compose,
+    Downsample,
+    FrameStride,
+    FrameWindow,
+    Identity,
+    Mask,
+    Observed,
+    Pick,
+    RandomMask,
+    Stills,
+    View,
+)
 
 __all__ = ["Fitting", "fit_hint", "size_through"]
 
-_WHOLE = (Identity, Downsample, Mask, RandomMask, ChannelMix, Pick)
+_WHOLE = (Identity, Downsample, Mask, RandomMask, ChannelMix, Pick, FrameWindow, FrameStride, Stills)
 
 
 @dataclass
 class Fitting:
     """How pictures are brought to `size`, (height, width); ``done`` counts what was done, ``sizes`` the files' own.
 
-    how: "resize", "crop" or "pad".
+    how: "resize", "crop" or "pad". A video's frames are one file's pictures, all of one size.
     """
 
     how: str
@@ -167,7 +180,8 @@ def _sizes_met(sizes: Counter[tuple[int, int]], most: int = 5) -> str:
     '8 x 10 (3 files), 4 x 4 (1)'
     """
     shown = sizes.most_common(most)
-    said = [f"{h} x {w} ({n}{' files' if i == 0 else ''})" for i, ((h, w), n) in enumerate(shown)]
+    unit = ["" if not shown else " file" if shown[0][1] == 1 else " files", *[""] * most]
+    said = [f"{h} x {w} ({n}{unit[i]})" for i, ((h, w), n) in enumerate(shown)]
     rest = len(sizes) - len(shown)
     return ", ".join(said) + (f" and {rest} other sizes" if rest else "")
 
@@ -177,7 +191,7 @@ def fit_hint(sizes: Counter[tuple[int, int]]) -> str:
     if len(sizes) < 2:
         return ""
     return (
-        f" The sizes are {_sizes_met(sizes)}. Pictures of many sizes are brought to one by size: [height, width] with "
+        f" The sizes are {_sizes_met(sizes)}. They are brought to one by size: [height, width] with "
         "fit: resize, crop or pad."
     )
 
@@ -187,7 +201,7 @@ def size_through(view: View | None, full: Sequence[int], how: str, where: str) -
 
     Args:
         view: what the files show; None: all of a full sample.
-        full: shape of a full sample, (C, H, W).
+        full: shape of a full sample, (C, H, W) or (C, T, H, W).
         how: the rule, as in `Fitting`.
         where: what messages call the key.
 

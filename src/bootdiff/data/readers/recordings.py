@@ -80,14 +80,14 @@ class Recordings(Dataset):
             self._labels, self.classes = classes_by_folder(self._usable(), o.classes, o.unlabelled, self.problems.add)
             self.unlabelled = o.unlabelled == "keep"
 
-    def _finish(self, total: int, dropped: set[Span] | None = None) -> None:
+    def _finish(self, total: int, dropped: set[Span] | None = None, hint: str = "") -> None:
         """Settles which recordings are used and cuts them; BootdiffError where none is, or one is not that should be.
 
-        dropped: windows left out, by the number of their recording among the usable ones.
+        dropped: windows left out, by the number of their recording among the usable ones. hint: a remedy to add.
         """
         self.names = self._usable()
         if self.problems and (self.options.on_error == "refuse" or not self.names):
-            raise unusable_files(self.where, self.problems, total, len(self.names), "recordings")
+            raise unusable_files(self.where, self.problems, total, len(self.names), "recordings", more=hint)
         self._spans = [
             span
             for k, name in enumerate(self.names)

@@ -1,7 +1,7 @@
 """Folders of videos: sub-folders of frames, GIF, WebP, and through PyAV MP4, WebM and others.
 
 Pixels v of b bits come out as x = 2 v / (2^b - 1) - 1, samples as (C, T, H, W). Frames in a folder are sorted as people
-count (frame2 before frame10). Nothing is resized, cropped or resampled unless asked for.
+count (frame2 before frame10). Nothing is resized, cropped or resampled unless asked for (`fit`, `fps`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bootdiff.data.dataset import Dataset, Sample, Span
 from bootdiff.data.folders import frame_problem, list_files, natural_order, nothing_found, passed_over
 from bootdiff.data.options import VideoOptions
 from bootdiff.data.readers.decode import IMAGE_SUFFIXES, Undecodable, read_file, to_channels
+from bootdiff.data.readers.fitting import Fitting, fit_hint
 from bootdiff.data.readers.images import file_digest, to_tensor
 from bootdiff.data.readers.mask_files import MASK_SUFFIX, decode_mask, masks_beside, without_masks
 from bootdiff.data.readers.pictures import STACK_SUFFIXES
@@ -56,7 +57,7 @@ class Videos(Recordings):
             "refuse" takes files whose pixels are not square for unusable, "ignore" as they are stored. labels: a
             video's class is the first sub-folder on its path. masks: beside ``name.mp4`` or the folder ``name`` lies
             ``name.mask.png``, one mask for all frames, or a folder ``name.mask`` with one per frame; white = observed.
-            on_error, size, channels, alpha, classes, unlabelled: as for Images.
+            on_error, size, fit, channels, alpha, classes, unlabelled: as for Images.
         memory: bytes of decoded frames and masks that are kept.
 
     Raises BootdiffError for anything wrong with the files.
@@ -69,16 +70,20 @@ class Videos(Recordings):
         super().__init__(path, o)
         self.options: VideoOptions = o
         self._square, self._most = o.pixel_aspect == "refuse", o.max_pixels
-        self._alpha, self._budget, self._fps, self.masked = o.alpha, memory, o.fps, bool(o.masks)
+        self._alpha, self._budget, self._fps = o.alpha, memory, o.fps
         self.units = Units.of_range(0, 255, "pixels")
         size = None if o.size is None else (int(o.size[0]), int(o.size[1]))
-        settings = (bool(o.labels), self.masked, o.frames, o.stride, o.fps, size, o.channels, o.alpha)
+        self._fitting = Fitting.of(o.fit, size, self.where)
+        self.masked = bool(o.masks) or (self._fitting is not None and self._fitting.masks)
+        fitted = [] if self._fitting is None else [o.fit]
+        settings = (bool(o.labels), bool(o.masks), o.frames, o.stride, o.fps, size, o.channels, o.alpha, *fitted)
         self._hash.update(repr(settings).encode())
         self._videos: dict[str, Video] = {}
         self._frames: dict[str, list[np.ndarray]] = {}
         self._frame_numbers: dict[str, list[int]] = {}
         self._kept_masks: dict[str, np.ndarray] = {}
         self._counts: dict[str, int] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
         listed = self._list()
         infos = {name: info for name in listed if (info := self._scan(name, listed[name])) is not None}
         self._check_sizes(infos, size, o.channels)
@@ -93,7 +98,8 @@ class Videos(Recordings):
         dropped = self._check_masks() if o.masks else set()
         number = {name: k for k, name in enumerate(self._usable())}
         spans = {Span(number[n], start, start + self.steps) for n, start in dropped if n in number}
-        self._finish(len(listed), spans)
+        hint = "" if self._fitting is not None else fit_hint(Counter(self._sizes.values()))
+        self._finish(len(listed), spans, hint)
         self.shape = (self._channels, self.steps, *self._size)
         self._convert(infos)
 
@@ -177,13 +183,17 @@ class Videos(Recordings):
         return info
 
     def _check_sizes(self, infos: dict[str, VideoInfo], size: tuple[int, int] | None, channels: int | None) -> None:
-        frequent = Counter(info.size[:2] for info in infos.values()).most_common(1)
+        self._sizes = {name: info.size[:2] for name, info in infos.items()}
+        frequent = Counter(self._sizes.values()).most_common(1)
         self._size = size if size is not None else (frequent[0][0] if frequent else (0, 0))
-        fitting = [info.size[2] for info in infos.values() if info.size[:2] == self._size]
-        self._channels = channels or (Counter(fitting).most_common(1)[0][0] if fitting else 3)
+        alike = [info.size[2] for info in infos.values() if self._fitting or info.size[:2] == self._size]
+        self._channels = channels or (Counter(alike).most_common(1)[0][0] if alike else 3)
         wanted = "as asked for" if size is not None else "as most are"
         for name, info in infos.items():
-            if info.size[:2] != self._size:
+            if self._fitting is not None:
+                if reason := self._fitting.problem(info.size):
+                    self.problems.add(name, reason)
+            elif info.size[:2] != self._size:
                 want, found = (f"{s[0]} x {s[1]}" for s in (self._size, info.size))
                 self.problems.add(name, f"its frames are {found} pixels (height x width), not {want} {wanted}")
 
@@ -199,7 +209,10 @@ class Videos(Recordings):
                 lost = lost or "colour to gray"
             if lost:
                 self.converted[lost] += 1
-        self.notes = [*(f"{n} video(s) converted: {what}" for what, n in self.converted.items()), *self.notes]
+            if self._fitting is not None:
+                self._fitting.count(self._sizes[name])
+        fitted = [] if self._fitting is None else self._fitting.said()
+        self.notes = [*fitted, *(f"{n} video(s) converted: {what}" for what, n in self.converted.items()), *self.notes]
         for kept in (self._frames, self._videos, self._kept_masks, self._frame_numbers):
             for name in kept.keys() - set(self.names):
                 del kept[name]
@@ -235,7 +248,7 @@ class Videos(Recordings):
                 masks = []
                 for file in files:
                     self._hash.update(file_digest(file.name, read_file(file)))
-                    masks.append(self._mask(file, shared=shared))
+                    masks.append(self._mask(name, file, shared=shared))
             except (Undecodable, OSError) as error:
                 reason = f"its masks cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
                 self.problems.add(name, reason)
@@ -254,10 +267,15 @@ class Videos(Recordings):
                 self._kept_masks[name] = np.stack(masks)
         return dropped
 
-    def _mask(self, file: Path, *, shared: bool) -> np.ndarray:
-        """(H, W) bool. The mask of one frame may hide everything: a lost frame."""
+    def _mask(self, name: str, file: Path, *, shared: bool) -> np.ndarray:
+        """(H, W) bool, fitted. The mask of one frame may hide everything: a lost frame."""
         try:
-            return decode_mask(read_file(file), self._size, "frames", all_hidden=not shared, most=self._most)
+            mask = decode_mask(read_file(file), self._sizes[name], "frames", all_hidden=not shared, most=self._most)
+            if self._fitting is not None:
+                mask = self._fitting.mask(self._sizes[name], mask)
+                if shared and not mask.any():
+                    raise Undecodable(f"leaves nothing once it is fitted to {self._size[0]} x {self._size[1]}")
+            return mask
         except Undecodable as error:
             raise Undecodable(f"its mask {file.name} {error}") from None
 
@@ -272,8 +290,10 @@ class Videos(Recordings):
                 frames = [kept[i] for i in wanted]
             else:
                 frames = [to_channels(frame, self._channels)[0] for frame in self._videos[name].read(wanted)]
-            if any(frame.shape[:2] != self._size for frame in frames):
+            if any(frame.shape[:2] != self._sizes[name] for frame in frames):
                 raise Undecodable("has changed its size since it was opened")
+            if self._fitting is not None:
+                frames = [self._fitting.pixels(frame) for frame in frames]
             mask = self._window_mask(name, wanted) if self.masked else None
         except (Undecodable, OSError) as error:
             raise BootdiffError(f"{self._path(name)}: {error}. Mend or remove it and start again.") from None
@@ -283,11 +303,13 @@ class Videos(Recordings):
     def _window_mask(self, name: str, wanted: Sequence[int]) -> torch.Tensor:
         """(1, T, H, W) float32."""
         kept = self._kept_masks.get(name)
-        if kept is None:
+        if not self.options.masks:
+            assert self._fitting is not None
+            kept = self._fitting.mask(self._sizes[name])[None]
+        elif kept is None:
             files, shared = self._mask_files(name)
-            kept = np.stack(
-                [self._mask(file, shared=shared) for file in ([files[0]] if shared else [files[i] for i in wanted])]
-            )
+            files = [files[0]] if shared else [files[i] for i in wanted]
+            kept = np.stack([self._mask(name, file, shared=shared) for file in files])
         elif len(kept) > 1:
             kept = kept[list(wanted)]
         mask = np.broadcast_to(kept, (len(wanted), *self._size))
@@ -303,13 +325,15 @@ class VideoReader(Reader):
     def open(self, path: Path, options: VideoOptions) -> Dataset:
         self.refuse_names(path, options)
         names = [path.name] if path.is_file() else list_files(path, "videos", lambda name, reason: None)
+        defaults = VideoOptions()
         if any(name.lower().endswith(STACK_SUFFIXES) for name in names):
             if options.fps is not None:
                 raise BootdiffError(
                     f"{path}: holds files whose pictures have no times, so fps means nothing; remove it"
                 )
+            if options.fit != defaults.fit:
+                raise BootdiffError(f"{path}: volumes are not fitted to a size; remove fit, and bring them to one size")
             return Volumes(path, options)
-        defaults = VideoOptions()
         for name in ("range", "missing", "slices"):
             if getattr(options, name) != getattr(defaults, name):
                 raise BootdiffError(f"{path}: holds ordinary videos, to which {name} means nothing; remove it")

@@ -1,0 +1,22 @@
+"""experiments.scripts.training_keys: what each key of `training` saves or costs."""
+
+from __future__ import annotations
+
+import json
+
+from experiments.scripts import training_keys
+
+
+def test_ratios_are_those_to_no_key(tmp_path, capsys, monkeypatch):
+    # In this process, whose peak is that of all tests so far: what is measured is held against nothing here.
+    monkeypatch.setattr(training_keys, "apart", training_keys.measure)
+    out = tmp_path / "keys.json"
+    training_keys.main(["--side", "16", "--steps", "1", "--only", "gradient_checkpointing", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert found["command"].startswith("python -m experiments.scripts.training_keys --side 16")
+    assert found["shape"] == [3, 16, 16]
+    for kind in ("unet", "local"):
+        plain, again = found["rows"][kind][""], found["rows"][kind]["gradient_checkpointing"]
+        assert plain["seconds_ratio"] == plain["memory_ratio"] == 1
+        assert again["seconds_ratio"] == again["seconds"] / plain["seconds"] > 0
+    assert "local gradient_checkpointing: " in capsys.readouterr().out
