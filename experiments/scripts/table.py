@@ -26,7 +26,7 @@ from bootdiff.evaluation.sample_weights import weighted_mean
 from bootdiff.method.stages import ARMS
 from bootdiff.training.files import read_json
 from experiments.benchmark.overlay_detection import table as traces
-from experiments.scripts import backbones, forecast
+from experiments.scripts import backbones, forecast, throughput
 from experiments.scripts.results import RESULTS, ROOT, insert, outdated
 
 __all__ = ["main", "tables"]
@@ -220,6 +220,8 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
     made = {path.stem: variants(todays(read_json(path))) for path in results.glob("regularization-*.json")}
     if (results / "backbones.json").is_file():
         made["backbones"] = backbones.table(read_json(results / "backbones.json")["rows"])
+    if (results / "speed" / "data.json").is_file():
+        made["throughput"] = throughput.table(read_json(results / "speed" / "data.json"))
     if (results / "forecast" / "comparison.json").is_file():
         made |= forecast.tables(read_json(results / "forecast" / "comparison.json"))
     radar = {}

@@ -190,6 +190,18 @@ def test_gray_and_colour(folder):
     assert images(folder, limit=None).shape[0] == 3  # six in colour, five gray
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_batch_is_its_samples(folder, deep):
+    if deep:  # files of 8 and of 16 bits
+        (folder / "3.png").write_bytes(png16(RNG.integers(0, 65536, (8, 10, 3), dtype=np.uint16), [1]))
+    for source in (images(folder), images(folder, memory=0)):
+        x, labels, masks = source.batch([4, 3, 3, 0])
+        assert (labels, masks) == (None, None)
+        assert torch.equal(x, torch.stack([source[i].x for i in (4, 3, 3, 0)]))
+        x.zero_()  # nobody else's
+        assert source[4].x.abs().max() > 0
+
+
 def test_cmyk_is_counted_and_exif_is_obeyed(tmp_path):
     Image.fromarray(PIXELS[0]).convert("CMYK").save(tmp_path / "a.jpg")
     assert dict(images(tmp_path).converted) == {"CMYK to RGB": 1}

@@ -121,12 +121,12 @@ class TestTiff:
         tifffile.imwrite(tmp_path / "0.tif", pixels[0], photometric="rgb")
         for i, name in enumerate(("1.png", "2.bmp", "3.avif", "4.jfif"), 1):
             Image.fromarray(pixels[i]).save(tmp_path / name, format="JPEG" if name.endswith("jfif") else None)
-        (tmp_path / "5.heic").write_bytes(b"?")
+        (tmp_path / "5.cr2").write_bytes(b"?")
         source = open_dataset(tmp_path)
         assert [source.name(i) for i in range(5)] == ["0.tif", "1.png", "2.bmp", "3.avif", "4.jfif"]
         for i in range(3):
             assert np.allclose(stored(source[i], 0, 255), pixels[i], atol=1e-4)
-        assert source.notes == ["1 file(s) of other suffixes are not read: 1 .heic"]
+        assert source.notes == ["1 file(s) of other suffixes are not read: 1 .cr2"]
         fitted = open_dataset(tmp_path, size=[3, 3], fit="crop")
         assert fitted.shape == (3, 3, 3)
         assert measure(fitted)["count"] == 5

@@ -297,7 +297,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path):
     assert dumped["views"]["thumbs"]["data"]["path"] == str(file.parent / "small")
     assert dumped["test"]["path"] == "/abs/test"
     assert yaml.safe_load(recipe.dump(absolute=False))["full"]["path"] == "photos"
-    assert load_recipe_text(SIMULATED).simulate.pool.is_embedded
+    assert load_recipe_text(SIMULATED).simulate.pool.is_path is False
     assert yaml.safe_load(load_recipe_text(SIMULATED).dump())["simulate"]["pool"]["path"] == "digits"
 
 

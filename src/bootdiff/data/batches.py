@@ -145,7 +145,7 @@ class Batches:
 
     def _batch(self, indices: list[int]) -> dict[str, Tensor]:
         x, labels, masks = self.dataset.batch(indices)
-        batch = {"x": x * self.scale, "index": torch.tensor(indices, dtype=torch.int64)}
+        batch = {"x": x if self.scale == 1 else x * self.scale, "index": torch.tensor(indices, dtype=torch.int64)}
         if labels is not None:
             batch["label"] = labels
         if masks is None and self.mask is not None:
@@ -163,6 +163,7 @@ class Batches:
         if self.workers == 0:
             for step in itertools.count(start):
                 yield self.at(step)
+        self.dataset.fill_memory()
         pinned = self.device.type == "cuda"
         loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             _Steps(self),

@@ -131,6 +131,10 @@ class Dataset(ABC):
         ``View.position_channels``; None where the data set is not ``position_conditioned``."""
         return None
 
+    def fill_memory(self) -> None:  # noqa: B027 - most have nothing to read
+        """Read now what is kept in memory once it is read: workers share what there is when they begin, and each would
+        else read it for itself."""
+
     def restore(self, x: Tensor) -> Tensor:
         """Stored coordinates -> original units, float64. x: (C, *space) or (b, C, *space), as samples are."""
         if x.ndim not in (len(self.shape), len(self.shape) + 1):
@@ -153,7 +157,12 @@ class Dataset(ABC):
         Raises BootdiffError, naming the sample, where a labelled data set lacks a label or a masked one a mask.
         """
         samples = [self[i] for i in indices]
-        x = torch.stack([sample.x for sample in samples])
+        return self._batch_of(torch.stack([sample.x for sample in samples]), samples, indices)
+
+    def _batch_of(
+        self, x: Tensor, samples: Sequence[Sample], indices: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """`batch` of samples whose x are stacked already."""
         labels = masks = None
         if self.labelled:
             known = [

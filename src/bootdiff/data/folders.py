@@ -18,14 +18,9 @@ from bootdiff.data.dataset import UnusableFile
 from bootdiff.errors import BootdiffError
 
 __all__ = [
-    "PICTURES_IN_PARQUET", "Problems", "classes_by_folder", "frame_problem", "list_files", "natural_order",
+    "Problems", "classes_by_folder", "frame_problem", "list_files", "natural_order",
     "nothing_found", "passed_over", "unusable_files",
 ]  # fmt: skip
-
-PICTURES_IN_PARQUET = (
-    "pictures in Parquet tables, as the Hugging Face Hub has them, are read from a saved data set: run "
-    "datasets.load_dataset('parquet', data_files=...).save_to_disk(FOLDER), and give that folder"
-)
 
 # What lies beside data and is none: notes, tables of labels, thumbnails of file managers.
 _COMPANIONS = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".xml", ".html", ".pdf", "thumbs.db",
@@ -69,8 +64,10 @@ def list_files(folder: Path, what: str, report: Callable[[str, str], None] | Non
                 continue
             raise BootdiffError(f"{parent}: is a link to {here}, around the folder itself; link to what is meant in it")
         below[:] = [b for b in below if not b.startswith(".")]
+        inside = Path(parent).relative_to(folder).as_posix()
+        start = "" if inside == "." else f"{inside}/"
         # macOS leaves ._name.jpg beside name.jpg, which is no picture.
-        names += [(Path(parent) / f).relative_to(folder).as_posix() for f in files if not f.startswith(".")]
+        names += [f"{start}{f}" for f in files if not f.startswith(".")]
     return sorted(names)
 
 
@@ -94,8 +91,10 @@ def nothing_found(
         if {".npy", ".npz"} & others.keys()
         else f"Need {', '.join(need)}."
     )
+    if ".tar" in others:
+        hint += f" Tar files are named one by one, or by braces: {folder}/{{00..19}}.tar."
     if ".parquet" in others and what == "pictures":
-        hint += f" {PICTURES_IN_PARQUET[0].upper()}{PICTURES_IN_PARQUET[1:]}."
+        hint += " Parquet tables of pictures are read where they lie in a folder of their own."
     return BootdiffError(f"{folder}: none of its {others.total()} files is {one} (found {kinds}). {hint}")
 
 

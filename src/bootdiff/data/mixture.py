@@ -57,6 +57,10 @@ class Mixture(Dataset):
         x, labels, masks = self.batch([self._check_index(index)])
         return Sample(x[0], int(labels[0]), masks[0])
 
+    def fill_memory(self) -> None:
+        for dataset in self.datasets:
+            dataset.fill_memory()
+
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         at = [self._at(int(i)) for i in indices]
         x = torch.empty(len(at), *self.shape)

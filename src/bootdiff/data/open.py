@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from bootdiff.data.dataset import Dataset, spaced_indices
-from bootdiff.data.folders import PICTURES_IN_PARQUET, list_files
+from bootdiff.data.folders import list_files
 from bootdiff.data.kinds import KINDS
-from bootdiff.data.options import EMBEDDED, DataOptions, defaults_of
+from bootdiff.data.options import HUB, DataOptions, defaults_of, is_path
 from bootdiff.data.readers.digits import DigitsReader
 from bootdiff.data.readers.hf import MARKERS, HFReader
 from bootdiff.data.readers.letters import LettersReader
 from bootdiff.data.readers.mask_files import without_masks
 from bootdiff.data.readers.numpy_files import ArrayReader
+from bootdiff.data.readers.parquet import ParquetReader, holds_pictures
 from bootdiff.data.readers.pictures import STACK_SUFFIXES, ImageReader
 from bootdiff.data.readers.reader import Reader
+from bootdiff.data.readers.shards import SHARD_SUFFIXES, ShardReader, is_shards
 from bootdiff.data.readers.signals import SignalReader
 from bootdiff.data.readers.tables import TableReader
 from bootdiff.data.readers.tensors import tensor_dataset
@@ -39,7 +41,7 @@ _FILES: tuple[Reader, ...] = (ArrayReader(), TableReader())
 
 _NO_READER = {
     (".pt", ".pth", ".pkl", ".pickle", ".ckpt"): "may run foreign code when opened and is never read; save an .npz",
-    (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"): "is packed; unpack it and give the folder",
+    (".zip", ".gz", ".7z", ".rar"): "is packed; unpack it and give the folder",
     ImageReader.suffixes: "is one picture; give the folder that holds the pictures",
 }
 
@@ -49,8 +51,9 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
 
     Args:
         path: a folder of pictures, videos or signals, a file of several pictures (TIFF, DICOM, NIfTI), a video or
-            signal file, a .npy or .npz file, a table (CSV, TSV, Parquet), a saved Hugging Face data set, "digits"
-            (scikit-learn's) or "letters" (of matplotlib's fonts).
+            signal file, tar files of pictures (one, or several by braces: shards/{00..19}.tar), a .npy or .npz file, a
+            table (CSV, TSV, Parquet; of pictures, too), a Hugging Face data set that was saved, or by its name on the
+            Hub, hf://owner/name, "digits" (scikit-learn's) or "letters" (of matplotlib's fonts).
         options: those of `DataOptions`: kind (needed where the files leave it open), labels, on_error, limit for all
             data, and others for some. None, or the default, is the same as leaving one out.
 
@@ -69,12 +72,11 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
     kind = given.pop("kind", None)
     if kind not in (None, *KINDS):
         raise ValueError(f"open_dataset: kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    path = path if str(path) in EMBEDDED else Path(path)
+    path = Path(path) if is_path(str(path)) else str(path)
     reader = _reader(path, kind)
     if kind is not None and kind not in reader.kinds:
-        hint = f"; {PICTURES_IN_PARQUET}" if (Path(path).suffix.lower(), kind) == (".parquet", "image") else ""
         raise BootdiffError(
-            f"{path}: is {reader.what}, which has no samples of kind {kind}; give other data or a different kind{hint}"
+            f"{path}: is {reader.what}, which has no samples of kind {kind}; give other data or a different kind"
         )
     known = defaults_of(reader.options)
     if unused := sorted(given.keys() - known):
@@ -85,7 +87,7 @@ def open_dataset(path: str | Path, **options: Any) -> Dataset:
     checked = reader.options(kind=kind, **given)
     if getattr(checked, "channels", None) not in (None, *reader.channels):
         raise BootdiffError(f"{path}: is {reader.what}, whose channels can be {' or '.join(map(str, reader.channels))}")
-    dataset = reader.open(Path(path), checked)
+    dataset = reader.open(path, checked)
     if checked.limit is None or checked.limit >= len(dataset):
         return dataset
     return Subset(dataset, spaced_indices(len(dataset), checked.limit))
@@ -131,7 +133,11 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
         return DigitsReader()
     if path == "letters":
         return LettersReader()
+    if str(path).startswith(HUB):
+        return ParquetReader()
     path = Path(path)
+    if is_shards(path):
+        return ShardReader()
     if not _exists(path):
         parent = next((p for p in path.parents if _exists(p)), Path())
         raise BootdiffError(
@@ -141,6 +147,8 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
     if path.is_dir():
         if any((path / name).is_file() for name in MARKERS):
             return HFReader()
+        if kind in (None, "image") and _is_only_parquet(path) and (kind or holds_pictures(path)):
+            return ParquetReader()
         kind = _kind_of_folder(path) if kind is None else kind
         # There are no folders of vectors: one of pictures will say so.
         return next((reader for reader in _FOLDERS if kind in reader.kinds), _FOLDERS[0])
@@ -151,6 +159,8 @@ def _reader(path: str | Path, kind: str | None) -> Reader:
         return _FOLDERS[0]
     if path.name.lower().endswith(STACK_SUFFIXES) and kind == "video":
         return _FOLDERS[1]
+    if suffix == ".parquet" and (kind == "image" or (kind is None and holds_pictures(path))):
+        return ParquetReader()
     # A table is one of vectors, or one signal where that is asked for.
     for reader in _FILES if kind != "signal" or suffix not in TableReader.suffixes else ():
         if suffix in reader.suffixes:
@@ -181,8 +191,17 @@ def _reader_of_recording(path: Path, suffix: str, kind: str | None) -> Reader:
         reason = f"has the unknown suffix {suffix!r}" if suffix else "is a file without a suffix"
         reason += f"; data are read from folders of pictures ({', '.join(ImageReader.suffixes)}), videos or signals, "
         single = [s for reader in (*_FOLDERS[1:], *_FILES) for s in (*reader.folder_suffixes, *reader.suffixes)]
+        single += SHARD_SUFFIXES
         reason += f"from {', '.join(s for s in dict.fromkeys(single) if s != '.webp')} files"
     raise BootdiffError(f"{path}: {reason}.")
+
+
+def _is_only_parquet(path: Path) -> bool:
+    """Whether the samples in a folder can be in Parquet files alone; notes and such may lie beside them."""
+    names = list_files(path, "samples", lambda name, reason: None)
+    tables = [name for name in names if name.lower().endswith(".parquet")]
+    others = {s for reader in (*_FOLDERS, *_FILES) for s in reader.suffixes} - {".parquet", ".csv", ".tsv"}
+    return bool(tables) and not any(name.lower().endswith(tuple(others)) for name in names)
 
 
 def _kind_of_folder(path: Path) -> str:

@@ -17,6 +17,7 @@ from bootdiff.settings import Doc, Ge, Gt, MinLen, annotations_of, check, short_
 
 __all__ = [
     "EMBEDDED",
+    "HUB",
     "MAX_BYTES",
     "MAX_COLUMNS",
     "MAX_FRAMES",
@@ -26,12 +27,15 @@ __all__ = [
     "EmbeddedOptions",
     "HFOptions",
     "ImageOptions",
+    "ParquetOptions",
     "ReaderOptions",
+    "ShardOptions",
     "SignalOptions",
     "TableOptions",
     "VideoOptions",
     "conflicts",
     "defaults_of",
+    "is_path",
     "kinds_of",
 ]  # fmt: skip
 
@@ -47,6 +51,10 @@ EMBEDDED = ("digits", "letters")
 """Paths that stand for data that need no files: scikit-learn's digits, letters of matplotlib's fonts."""
 
 
+HUB = "hf://"
+"""Begins the name of a data set on the Hugging Face Hub, hf://owner/name."""
+
+
 _LONGEST_SIDE = 65_536  # of a picture, that memory is taken for
 _LARGEST = 1e30
 
@@ -58,7 +66,13 @@ Kind = Annotated[
     Doc("what one sample is; null: what the files leave no doubt about"),
 ]
 Key = Annotated[str | None, Doc("name of the array in an .npz file, or of the part of a Hugging Face data set")]
-Labels = Annotated[bool | str, Doc("true: sub-folders are classes; or the name of the array or column of labels")]
+Labels = Annotated[
+    bool | str,
+    Doc(
+        "true: sub-folders are classes, in shards the numbers in .cls files; or the name of the array, of the column, "
+        "or of the field in .json files, of labels"
+    ),
+]
 Unlabelled = Annotated[Literal["refuse", "keep"], Doc("with labels: what to do with samples without")]
 OnError = Annotated[Literal["refuse", "skip"], Doc("what to do with files that cannot be used")]
 Channels = Annotated[
@@ -77,7 +91,7 @@ Masks = Annotated[
     ),
 ]
 Missing = Annotated[Literal["refuse", "mask"], Doc("NaN, empty cells and pixels without data: damage, or not observed")]
-Column = Annotated[str | None, Doc("column of pictures in a Hugging Face dataset saved to disk")]
+Column = Annotated[str | None, Doc("column of pictures in a Hugging Face data set or a Parquet table")]
 Columns = Annotated[
     Annotated[list[str], MinLen(1)] | None,
     ForKinds(("vector", "signal")),
@@ -264,7 +278,12 @@ class PictureOptions(ReaderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(PictureOptions):
+class ShardOptions(PictureOptions):
+    """Of pictures in tar files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(ShardOptions):
     """Of a folder of pictures."""
 
     range: Range = None
@@ -298,8 +317,25 @@ class HFOptions(ReaderOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParquetOptions(ShardOptions):
+    """Of pictures in Parquet tables."""
+
+    key: Key = None
+    column: Column = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions(HFOptions, ImageOptions, VideoOptions, SignalOptions, ArrayOptions):
     """Every option of every reader."""
+
+
+def is_path(path: str) -> bool:
+    """Whether data are named by a path of files: neither `EMBEDDED` nor on the Hub.
+
+    >>> is_path("photos"), is_path("digits"), is_path("hf://owner/name")
+    (True, False, False)
+    """
+    return path not in EMBEDDED and not path.startswith(HUB)
 
 
 def defaults_of(options: type[ReaderOptions]) -> dict[str, Any]:

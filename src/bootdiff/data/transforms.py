@@ -51,6 +51,9 @@ class Mapped(Dataset):
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         return self.change(*self.dataset.batch([self.index_in(i) for i in indices]))
 
+    def fill_memory(self) -> None:
+        self.dataset.fill_memory()
+
     def positions(self, indices: Sequence[int]) -> Tensor | None:
         return self.dataset.positions([self.index_in(i) for i in indices])
 

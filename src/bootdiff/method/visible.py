@@ -135,6 +135,9 @@ class OnFullShape(Dataset):
         own = torch.full((len(m),), -1) if labels is None or not self.n_classes else labels
         return x, own + 1 + self.number * (self.n_classes + 1), seen.abs()[:, : self.mask_channels]
 
+    def fill_memory(self) -> None:
+        self.dataset.fill_memory()
+
     def name(self, index: int) -> str:
         return self.dataset.name(index)
 

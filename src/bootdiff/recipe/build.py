@@ -92,7 +92,7 @@ def _identity(recipe: Recipe, path: str) -> str:
     nets = [net.model_dump() for net in level.backbones_for(name).values()]
     training = level.training_for("views", name).model_dump()
     scale = compose(*(from_config(c) for view in chain for c in view)).scale
-    data = spec.data.model_dump() | {"path": str(level.locate(spec.data.path))}
+    data = spec.data.model_dump() | {"path": str(level.locate(spec.data.path)) if spec.data.is_path else spec.data.path}
     return json.dumps([data, spec.holdout, spec.std, fixed, nets, training, scale], default=str)
 
 
@@ -118,7 +118,7 @@ def open_data(
     Raises:
         BootdiffError: data that are missing or damaged, or scaled otherwise than the full samples.
     """
-    path: Any = block.path if block.is_embedded else recipe.locate(block.path)
+    path: Any = recipe.locate(block.path) if block.is_path else block.path
     options = block.options | {"std": std}
     if full is not None:
         if full.units.standardized and block.range is not None:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from bootdiff.data.dataset import held_out_count
-from bootdiff.data.options import EMBEDDED, DataOptions, conflicts
+from bootdiff.data.options import DataOptions, conflicts, is_path
 from bootdiff.recipe.messages import Block, block_of, fail
 from bootdiff.recipe.views import whole
 from bootdiff.settings import short_repr
@@ -45,8 +45,8 @@ Holdout = Annotated[int | float, PlainValidator(_holdout, json_schema_input_type
 class _Path(Block):
     path: str = Field(
         min_length=1,
-        description="folder of pictures, videos or signals, array, table, "
-        "or 'digits' (scikit-learn's), 'letters' (of matplotlib's fonts)",
+        description="folder of pictures, videos or signals, shards/{00..19}.tar, array, table, hf://owner/name (on the "
+        "Hugging Face Hub), 'digits' (scikit-learn's) or 'letters' (of matplotlib's fonts)",
     )
 
     @field_validator("labels", "masks", mode="plain", check_fields=False, json_schema_input_type=bool | str)
@@ -75,9 +75,9 @@ class Data(_Options):
         return {k: v for k, v in handler(self).items() if k not in _OPTIONAL or v != fields[k].default}
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether the data need no files (`EMBEDDED`)."""
-        return self.path in EMBEDDED
+    def is_path(self) -> bool:
+        """Whether the data are files here, neither built in nor on the Hub."""
+        return is_path(self.path)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from bootdiff.data.options import EMBEDDED
+from bootdiff.data.options import is_path
 from bootdiff.errors import BootdiffError
 from bootdiff.method.settings import PARTS
 from bootdiff.nets.build import BACKBONES
@@ -356,7 +356,7 @@ class Recipe(Block):
                     if block["kind"] == "mask" and block["image"]:
                         block["image"] = str(self.locate(block["image"]))
             for block in blocks:
-                if block and block["path"] not in ("", *EMBEDDED):
+                if block and block["path"] and is_path(block["path"]):
                     block["path"] = str(self.locate(block["path"]))
             if "init" in plain:
                 plain["init"] = {name: str(self.locate(path)) for name, path in plain["init"].items()}

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bootdiff.data.options import MAX_PIXELS
+from bootdiff.data.readers.heif import HEIF_SUFFIXES, MissingLibrary, is_heif, is_whole, open_heif
 
 __all__ = [
     "FORMATS", "IMAGE_SUFFIXES", "Transparent", "Undecodable", "check_pixels", "check_regular", "decode",
@@ -31,7 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".avif")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".avif", *HEIF_SUFFIXES)
 _GRAY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
 _ALPHA = {"RGBA", "RGBa", "LA", "La", "PA"}
 _CONVERTED = {"CMYK", "YCbCr", "LAB", "HSV"}
@@ -88,7 +89,7 @@ def own_limit() -> Iterator[None]:
 
 
 def _open(data: bytes, most: int) -> Image.Image:
-    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    picture = open_heif(data) if is_heif(data) else Image.open(io.BytesIO(data), formats=FORMATS)
     check_pixels(*picture.size, most)
     return picture
 
@@ -102,11 +103,13 @@ def _reading() -> Iterator[None]:
             yield
     except (Undecodable, MemoryError):
         raise
+    except MissingLibrary as error:
+        raise Undecodable(str(error)) from None
     except UnidentifiedImageError:
         raise Undecodable(_UNREADABLE.format("no known format")) from None
     # Pillow raises OSError, SyntaxError, ValueError, zlib.error, struct.error ... for damaged files.
     except Exception as error:
-        raise Undecodable(_UNREADABLE.format(error)) from None
+        raise Undecodable(_UNREADABLE.format(" ".join(str(error).split()))) from None
 
 
 def _open_still(data: bytes, alpha: str, most: int) -> Image.Image:
@@ -152,7 +155,8 @@ def decode(data: bytes, alpha: str = "refuse", most: int = MAX_PIXELS) -> tuple[
         if _is_deep(picture, data) and data[25] != 0:
             return _flatten(_decode_16_bit(data), alpha), None
         picture.load()
-    return from_pillow(picture, alpha)
+    pixels, lost = from_pillow(picture, alpha)
+    return pixels, lost or _fewer_bits(picture)
 
 
 def from_pillow(picture: Image.Image, alpha: str = "refuse") -> tuple[np.ndarray, str | None]:
@@ -179,6 +183,12 @@ def from_pillow(picture: Image.Image, alpha: str = "refuse") -> tuple[np.ndarray
     return _flatten(pixels, alpha), lost
 
 
+def _fewer_bits(picture: Image.Image) -> str | None:
+    """What is lost of the values of a HEIC picture; those of others have their own bits."""
+    bits = picture.info.get("bit_depth", 8) if picture.format == "HEIF" else 8
+    return f"{bits} bits to 8" if bits > 8 else None
+
+
 def glance(data: bytes, alpha: str = "refuse", most: int = MAX_PIXELS) -> tuple[int, int, int, str | None]:
     """Height, width, channels (1 or 3) and lossy conversion, as `decode` would give them, from the header alone.
 
@@ -201,11 +211,12 @@ def glance(data: bytes, alpha: str = "refuse", most: int = MAX_PIXELS) -> tuple[
         "PNG": b"IEND" in tail,
         "JPEG": b"\xff\xd9" in tail,
         "MPO": b"\xff\xd9" in tail,
+        "HEIF": is_whole(data),
         "WEBP": len(data) >= struct.unpack("<I", data[4:8])[0] + 8,
     }
     if not whole.get(picture.format or "", True):
         raise Undecodable("is cut short (its end is missing)")
-    lost = f"{picture.mode} to RGB" if picture.mode in _CONVERTED and not _has_alpha(picture) else None
+    lost = f"{picture.mode} to RGB" if picture.mode in _CONVERTED and not _has_alpha(picture) else _fewer_bits(picture)
     return height, width, 1 if picture.mode in _GRAY else 3, lost
 
 

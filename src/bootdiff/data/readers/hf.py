@@ -111,7 +111,8 @@ class HFDataset(Dataset):
             first = f"{self.problems[0].file} {self.problems[0].reason}" if self.problems else "it is empty"
             raise BootdiffError(
                 f"{self.where}: {len(self.problems)} of {len(rows)} rows cannot be used: {first}. "
-                "Mend the data, or leave such rows out with on_error: skip."
+                "Mend the data, or leave such rows out with on_error: skip. Pictures of many sizes are read from "
+                "Parquet (to_parquet, or the Hub's own files), with size: [height, width] and fit: resize, crop or pad."
             )
         self._channels = channels or shape[2]
         self.shape = (self._channels, *shape[:2])

@@ -21,7 +21,7 @@ from bootdiff.data.readers.reader import Reader
 from bootdiff.data.transforms import Windowed
 from bootdiff.errors import BootdiffError
 
-__all__ = ["ARRAY_SUFFIXES", "ArrayReader", "read_arrays", "read_npy", "unreadable"]
+__all__ = ["ARRAY_SUFFIXES", "ArrayReader", "array_in", "read_arrays", "read_npy", "unreadable"]
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 # What NumPy, and reading a header, raise for damaged files.
@@ -159,6 +159,18 @@ def read_npy(path: Path) -> np.ndarray:
         raise
     except OSError as error:
         raise Undecodable(f"cannot be read ({error.strerror or error})") from None
+    except _DAMAGED as error:
+        raise Undecodable(f"cannot be read ({error})") from None
+
+
+def array_in(file: IO[bytes], size: int) -> np.ndarray:
+    """The array in an open .npy file of `size` bytes. Raises Undecodable."""
+    try:
+        _check_header(file, size)
+        file.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return np.lib.format.read_array(file, allow_pickle=False)
     except _DAMAGED as error:
         raise Undecodable(f"cannot be read ({error})") from None
 

@@ -84,6 +84,7 @@ class SciencePictures(Images):
         self._open_last: str | None = None
         self._damaged: set[str] = set()
         self._has_gaps = o.missing == "mask"
+        self._is_indexed = False  # only values tell whether they lie in the range
         super().__init__(self._path.parent if self._alone else self._path, o, memory=memory)
         self.where = str(path)
         self.units = self._units()

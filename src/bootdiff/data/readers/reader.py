@@ -29,8 +29,8 @@ class Reader(ABC):
     channels: ClassVar[tuple[int, ...]] = (1, 3)
 
     @abstractmethod
-    def open(self, path: Path, options: Any) -> Dataset:
-        """The samples at a path. options: an instance of ``self.options``.
+    def open(self, path: Any, options: Any) -> Dataset:
+        """The samples at a path, a name where it is none of files. options: an instance of ``self.options``.
 
         Raises BootdiffError, saying what is wrong at which path.
         """

@@ -1,5 +1,5 @@
-"""Signals in files: WAV, other audio (`audio`), .npy (L or L x C) and tables (CSV, Parquet; rows are steps, columns are
-channels).
+"""Signals in files: WAV, other audio (`audio`), .npy (L or L x C), EDF and BDF (`edf_files`), and tables (CSV, Parquet;
+rows are steps, columns are channels).
 
 WAV samples of b bits come out as amplitudes v / 2^(b-1) in [-1, 1] (8-bit ones are unsigned: (v - 128) / 128), floats
 as they are. Other signals are put into stored coordinates by a declared range, by standardizing (mean and deviation of
@@ -18,9 +18,11 @@ import torch
 
 from bootdiff.data.dataset import Dataset, Sample, Span
 from bootdiff.data.folders import list_files, nothing_found, passed_over
+from bootdiff.data.labels import shortened
 from bootdiff.data.options import SignalOptions, defaults_of
 from bootdiff.data.readers.audio import AUDIO_SUFFIXES, AudioFile
 from bootdiff.data.readers.decode import Undecodable
+from bootdiff.data.readers.edf_files import EDF_SUFFIXES, EdfFile
 from bootdiff.data.readers.numpy_files import read_npy
 from bootdiff.data.readers.reader import Reader
 from bootdiff.data.readers.recordings import Recordings, long_file_digest
@@ -33,7 +35,7 @@ from bootdiff.errors import BootdiffError
 
 __all__ = ["SIGNAL_SUFFIXES", "SignalReader", "Signals"]
 
-SIGNAL_SUFFIXES = (".wav", *AUDIO_SUFFIXES, ".npy", *TABLE_SUFFIXES)
+SIGNAL_SUFFIXES = (".wav", *AUDIO_SUFFIXES, ".npy", *TABLE_SUFFIXES, *EDF_SUFFIXES)
 _STEP = 1 << 20  # steps read at a time
 
 
@@ -66,6 +68,7 @@ class Signals(Recordings):
         given = {name: value for name, value in tables.items() if value != defaults_of(SignalOptions)[name]}
         # Data read without these have the fingerprint that they always had.
         self._hash.update(repr((*settings, given) if given else settings).encode())
+        self._edf_columns: list[str] = []
         self._tables: dict[str, np.ndarray] = {}
         self._missing: dict[str, np.ndarray] = {}
         self._shared = True
@@ -96,7 +99,7 @@ class Signals(Recordings):
 
     def _open(self, name: str, channels: dict[str, int], rates: dict[str, float | None]) -> None:
         path = self.folder / name
-        found: np.ndarray | AudioFile
+        found: np.ndarray | AudioFile | EdfFile
         try:
             self._hash.update(long_file_digest(name, path))
             if name.lower().endswith(TABLE_SUFFIXES):
@@ -105,6 +108,9 @@ class Signals(Recordings):
             elif name.lower().endswith(AUDIO_SUFFIXES):
                 audio = AudioFile(path, verify=True)
                 found, rate = audio, audio.rate
+            elif name.lower().endswith(EDF_SUFFIXES):
+                found = self._edf(name)
+                rate = found.rate
             else:
                 found, rate = _read_signal(path)
         except Undecodable as error:
@@ -115,6 +121,17 @@ class Signals(Recordings):
             return
         self._steps[name], channels[name] = found.shape
         rates[name] = rate
+
+    def _edf(self, name: str) -> EdfFile:
+        file = EdfFile(self.folder / name, self._as_table.columns)
+        said = [f"{column} ({unit})" for column, unit in zip(file.columns, file.units)]
+        if self._edf_columns and said != self._edf_columns:
+            raise Undecodable(
+                f"has the signals {shortened(said)}, others have {shortened(self._edf_columns)}; columns picks those "
+                "that all have"
+            )
+        self._edf_columns, self.columns = said, file.columns
+        return file
 
     def _table(self, name: str) -> tuple[np.ndarray, list[str]]:
         table = read_table(self.folder / name, self._as_table)
@@ -136,6 +153,8 @@ class Signals(Recordings):
         """(stop - start, C) float64 in original units."""
         if name.lower().endswith(AUDIO_SUFFIXES):
             return AudioFile(self.folder / name)[start:stop]
+        if name.lower().endswith(EDF_SUFFIXES):
+            return EdfFile(self.folder / name, self._as_table.columns)[start:stop]
         found = self._tables[name] if name in self._tables else _read_signal(self.folder / name)[0]
         part = found[start:stop]
         return amplitude(part) if name.lower().endswith(".wav") else np.asarray(part).astype(np.float64)
@@ -254,7 +273,7 @@ class SignalReader(Reader):
     """Folders of signals, and single files."""
 
     what, kinds, options = "a folder of signals", ("signal",), SignalOptions
-    suffixes, folder_suffixes = SIGNAL_SUFFIXES, (".wav", *AUDIO_SUFFIXES)
+    suffixes, folder_suffixes = SIGNAL_SUFFIXES, (".wav", *AUDIO_SUFFIXES, *EDF_SUFFIXES)
 
     def open(self, path: Path, options: SignalOptions) -> Dataset:
         self.refuse_names(path, options)

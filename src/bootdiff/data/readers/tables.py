@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from bootdiff.data.dataset import Dataset
-from bootdiff.data.folders import PICTURES_IN_PARQUET
 from bootdiff.data.labels import shortened
 from bootdiff.data.options import TableOptions, defaults_of
 from bootdiff.data.readers.arrays import Arrays
@@ -216,7 +215,7 @@ def _numbers(pandas: Any, column: Any, name: str, o: TableOptions) -> np.ndarray
         what = "time stamps" if column.dtype.kind == "M" else "durations"
         raise Undecodable(f"column {name!r} holds {what}, which are no numbers; make them numbers{others}")
     if any(isinstance(value, bytes | dict) for value in column.head(1)):
-        raise Undecodable(f"column {name!r} holds files as bytes; {PICTURES_IN_PARQUET}")
+        raise Undecodable(f"column {name!r} holds files as bytes; where they are pictures, say kind: image")
     marks = o.missing_values or ()
     if column.dtype.kind not in "biuf":
         said = {str(mark).strip() for mark in marks}

@@ -51,6 +51,11 @@ def unusable(value: Any) -> str | None:
     if isinstance(value, torch.utils.data.DataLoader):
         return "is a DataLoader, which makes batches of its samples; give the data set that it reads: loader.dataset"
     map_style = hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__")
+    if named == "IterableDataset" and type(value).__module__.startswith("datasets"):
+        return (
+            "is streamed, and the batch of a step may hold any sample; load it without streaming=True, or name it: "
+            "hf://owner/name, or a folder of its Parquet files"
+        )
     if isinstance(value, Mapping | torch.utils.data.IterableDataset) or not map_style:
         return (
             f"is of type {named}, which has no length or no samples by number; give a tensor (n, C, *space), an object "
