@@ -18,7 +18,7 @@ from bootdiff.serialization import read_note
 from bootdiff.training.files import load_tensors, read_json, read_record, rows_and_lines, sha256_of
 from bootdiff.training.forms import Cost, FileHashes, StageKey, checked
 from bootdiff.training.pool import FILE
-from bootdiff.training.run import Run, StageDir
+from bootdiff.training.run import Run, StageDir, rows_are_lost
 
 __all__ = ["Finding", "Verified", "verify"]
 
@@ -139,8 +139,7 @@ def _run(found: Verified, folder: Path) -> None:
             _stamped(found, path, form, command, whole)
     if (folder / "provenance.json").is_file() and stamps is not None:
         found.look(folder / "provenance.json", lambda: run.provenance)
-    if (folder / "metrics.jsonl").is_file():
-        _rows(found, folder / "metrics.jsonl", whole)
+    _rows(found, run, whole)
     for path in sorted(run.stages.iterdir()) if run.stages.is_dir() else ():
         if path.is_dir() and path != run.pool.path:
             _stage(found, StageDir(run, path.name), whole)
@@ -176,10 +175,16 @@ def _stamped(found: Verified, path: Path, form: Any, remedy: str, whole: bool) -
             found.unverified(path)
 
 
-def _rows(found: Verified, path: Path, whole: bool) -> None:
-    rows = found.look(path, lambda: list(rows_and_lines(path, crc=whole)))
-    if rows is not None and not whole and not all(b'"crc"' in line for _, line in rows):
-        found.unverified(path)
+def _rows(found: Verified, run: Run, whole: bool) -> None:
+    path = run.path / "metrics.jsonl"
+    if path.is_file():
+        rows = found.look(path, lambda: list(rows_and_lines(path, crc=whole)))
+        if rows is None:
+            return
+        if not whole and not all(b'"crc"' in line for _, line in rows):
+            found.unverified(path)
+    for at in run.lost_rows().items():
+        found.damage(path, rows_are_lost(run.path, *at))
 
 
 def _stage(found: Verified, stage: StageDir, whole: bool) -> None:

@@ -143,7 +143,7 @@ def test_options_mean_the_same_for_all_readers():
         **dict.fromkeys(("columns", "header", "separator", "decimal", "missing_values"), ("vector", "signal")),
         "standardize": ("vector", "signal"),
         "size": ("image", "video"),
-        "fit": ("image",),
+        "fit": ("image", "video"),
         "slices": ("image", "video"),
     }
 

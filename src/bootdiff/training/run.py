@@ -19,10 +19,12 @@ resumes at step s first drops its rows after s, so the rows are those of a run t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,6 +70,7 @@ __all__ = [
     "load_tensors",
     "read_json",
     "read_metrics",
+    "rows_are_lost",
     "save_tensors",
 ]
 
@@ -137,6 +140,7 @@ class Run:
             run._sweep()
             run._add_provenance(session_of(seed, processes, device))
             run._cut_torn_line()
+            run._note_lost_rows()
         except BaseException:
             run.close()
             raise
@@ -312,12 +316,39 @@ class Run:
             )
         atomic_write_json(path, [stamped(one) for one in (*earlier, session)])
 
+    def lost_rows(self) -> dict[str, tuple[int, int]]:
+        """Of complete stages that have not all their rows any more, or too many: how many are there, how many were."""
+        there = Counter(row["stage"] for row in read_metrics(self.path / "metrics.jsonl"))
+        written = {path.parent.name: _rows_of(path) for path in sorted(self.stages.glob("*/done.json"))}
+        return {name: (there[name], n) for name, n in written.items() if n is not None and n != there[name]}
+
+    def _note_lost_rows(self) -> None:
+        with contextlib.suppress(BootdiffError):  # a damaged line is named where rows are asked for
+            self.remarks += [rows_are_lost(self.path, *at) for at in self.lost_rows().items()]
+
     def _cut_torn_line(self) -> None:
         path = self.path / "metrics.jsonl"
         if path.exists():
             data = path.read_bytes()
             if data and not data.endswith(b"\n"):
                 os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def _rows_of(path: Path) -> int | None:
+    """How many rows a done.json says that its stage has; None: it does not, or is damaged, which others name."""
+    try:
+        rows = read_about(path, "").get("rows")
+    except BootdiffError:
+        return None
+    return rows if isinstance(rows, int) else None
+
+
+def rows_are_lost(run: Path, stage: str, rows: tuple[int, int]) -> str:
+    """What to say of a stage of `Run.lost_rows`."""
+    return (
+        f"{run / 'metrics.jsonl'}: has {rows[0]} of the {rows[1]} rows of the stage {stage}: loss curves lack them, no "
+        f"weight depends on them. Restore it from a copy, or delete the stage's folder to make it again"
+    )
 
 
 class StageDir:
@@ -372,14 +403,15 @@ class StageDir:
         return info
 
     def finish(self, info: dict[str, Any]) -> None:
-        """Mark the stage complete, with JSON-able ``info`` about it and the SHA-256 of each of its weight files."""
+        """Mark the stage complete, with JSON-able ``info`` about it, the SHA-256 of each of its weight files and the
+        number of its rows."""
         self.run.check_lock()
         files = {}
         for path in sorted(self.path.glob("*.safetensors")):
             if path.name != "checkpoint.safetensors":
                 load_tensors(path, remedy=self.remedy)  # what was damaged meanwhile is not vouched for
                 files[path.name] = sha256_of(path)
-        self.write("done.json", info, files=files, made_with=self.made_with)
+        self.write("done.json", info, files=files, made_with=self.made_with, rows=len(self.metrics()))
 
     @property
     def files(self) -> dict[str, str] | None:
