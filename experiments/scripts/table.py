@@ -3,13 +3,13 @@
     python -m experiments.scripts.table [--check]
 
 Each experiments/results/NAME/seed-S.json is the metrics.json of one `bootdiff arms` run, each regularization-NAME.json
-what `experiments.scripts.regularization` wrote, backbones.json what `experiments.scripts.backbones` wrote and
-forecast/comparison.json what `experiments.scripts.forecast` wrote; beside the runs, overlay-seed-0.json is of
-`experiments.scripts.overlay` (table NAME-overlay), and restore-WHAT.json the report.json of a `bootdiff restore` (table
-NAME-restore-WHAT). Runs of videos and signals have a table NAME-long-range, and those of the rain radar tables of all
-recipes together: radar and radar-long-range. Between the markers `<!-- table NAME -->` and `<!-- end -->` of a document
-the table of NAME is written again; with --check nothing is written, and the exit code is 1 where a table is not what it
-should be. (The tables `bench-NAME` are written by `bootdiff bench NAME --table`.)
+what `experiments.scripts.regularization` wrote; backbones.json, training-keys.json, speed/data.json and
+forecast/comparison.json are of the scripts backbones, training_keys, throughput and forecast; beside the runs,
+overlay-seed-0.json is of `experiments.scripts.overlay` (table NAME-overlay), and restore-WHAT.json the report.json of a
+`bootdiff restore` (table NAME-restore-WHAT). Runs of videos and signals have a table NAME-long-range, and those of the
+rain radar tables of all recipes together: radar and radar-long-range. Between the markers `<!-- table NAME -->` and
+`<!-- end -->` of a document the table of NAME is written again; with --check nothing is written, and the exit code is 1
+where a table is not what it should be. (The tables `bench-NAME` are written by `bootdiff bench NAME --table`.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bootdiff.evaluation.sample_weights import weighted_mean
 from bootdiff.method.stages import ARMS
 from bootdiff.training.files import read_json
 from experiments.benchmark.overlay_detection import table as traces
-from experiments.scripts import backbones, forecast, throughput
+from experiments.scripts import backbones, forecast, throughput, training_keys
 from experiments.scripts.results import RESULTS, ROOT, insert, outdated
 
 __all__ = ["main", "tables"]
@@ -222,6 +222,8 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
         made["backbones"] = backbones.table(read_json(results / "backbones.json")["rows"])
     if (results / "speed" / "data.json").is_file():
         made["throughput"] = throughput.table(read_json(results / "speed" / "data.json"))
+    if (results / "training-keys.json").is_file():
+        made["training-keys"] = training_keys.table(read_json(results / "training-keys.json"))
     if (results / "forecast" / "comparison.json").is_file():
         made |= forecast.tables(read_json(results / "forecast" / "comparison.json"))
     radar = {}

@@ -36,7 +36,7 @@ from bootdiff.training.run import Run
 from bootdiff.training.settings import TrainingSettings
 from experiments.scripts.results import write_result
 
-__all__ = ["KEYS", "main", "measure"]
+__all__ = ["KEYS", "main", "measure", "table"]
 
 KEYS: dict[str, dict[str, Any]] = {
     "accumulate: 4": {"accumulate": 4},
@@ -87,6 +87,23 @@ def apart(*job: Any) -> dict[str, float]:
     """`measure` in a process of its own, whose memory is nobody else's."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, job)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown: seconds and memory of a step with each key, and the ratios."""
+    kinds = list(result["rows"])
+    head = ["key", *(f"{kind}: {what}" for kind in kinds for what in ("s a step", "MiB"))]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for key in result["rows"][kinds[0]]:
+        cells = [f"`{key}`" if key else "none"]
+        for row in (result["rows"][kind][key] for kind in kinds):
+            cells.append(f"{row['seconds']:.2f} ({row['seconds_ratio']:.2f})")
+            cells.append(f"{row['memory'] / 2**20:,.0f} ({row['memory_ratio']:.2f})")
+        lines.append("| " + " | ".join(cells) + " |")
+    size = " x ".join(map(str, result["shape"]))
+    return (
+        "\n".join(lines) + f"\n\nSamples of {size}, one core; in brackets the ratio to no key; `{result['command']}`."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

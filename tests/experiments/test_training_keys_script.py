@@ -20,3 +20,7 @@ def test_ratios_are_those_to_no_key(tmp_path, capsys, monkeypatch):
         assert plain["seconds_ratio"] == plain["memory_ratio"] == 1
         assert again["seconds_ratio"] == again["seconds"] / plain["seconds"] > 0
     assert "local gradient_checkpointing: " in capsys.readouterr().out
+    lines = training_keys.table(found).splitlines()
+    assert lines[0] == "| key | unet: s a step | unet: MiB | local: s a step | local: MiB |"
+    assert lines[2].startswith("| none | ")
+    assert f"{again['seconds']:.2f} ({again['seconds_ratio']:.2f})" in lines[3]
