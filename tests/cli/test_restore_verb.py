@@ -93,7 +93,7 @@ def test_the_truth_gives_figures(trained, folders, tmp_path):
     text = restored(trained, folders / "small", tmp_path, "--view", "thumbnails", *arguments)
     says(text, "mean of the answers", "bicubic", "copy-paste of the nearest", "(nominal: 50.0 %)")
     scores = load(tmp_path)[1]["scores"]
-    assert set(scores["psnr"]) == {"mean", "one", "mean_fill", "copy_paste", "bicubic"}
+    assert set(scores["psnr"]) == {"mean", "one", "mean_fill", "copy_paste", "bicubic", "lanczos"}
     assert scores["count"] == 3
     assert scores["open"] == 1
     assert 5 < scores["psnr"]["bicubic"] < 40

@@ -10,7 +10,7 @@ import torch
 from bootdiff.distributions.exact import Gaussian
 from bootdiff.evaluation.restoration import baselines, coverage, open_coordinates, psnr, score, table
 from bootdiff.restoration import observe
-from bootdiff.views import ChannelMix, Crop, Downsample, Identity, Mask, Observed, Window
+from bootdiff.views import ChannelMix, Crop, Downsample, FrameWindow, Identity, Mask, Observed, Window
 
 SIGNAL = (1, 8)
 
@@ -91,11 +91,42 @@ def test_interpolation_keeps_planes():
     torch.testing.assert_close(found["harmonic"], x)
 
 
+def test_biharmonic_inpainting_keeps_curved_surfaces():
+    """A cubic solves the biharmonic equation, a paraboloid not Laplace's."""
+    rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij")
+    x = ((rows - 6) ** 2 + (columns - 5) ** 2 + 0.1 * (rows - 6) ** 3)[None, None] / 80
+    view = Mask(box=(4, 4, 3, 4))
+    found = baselines(given(view, x, (1, 12, 12)), view, x * 0)
+    torch.testing.assert_close(found["biharmonic"], x, atol=1e-5, rtol=0)
+    assert float((found["harmonic"] - x).abs().max()) > 0.02
+    signal = torch.linspace(0, 1, 8).reshape(1, 1, 8)
+    assert "biharmonic" not in baselines(
+        given(Window(4, offset=0), signal[..., :4], SIGNAL), Window(4, offset=0), signal
+    )
+
+
+def test_hidden_frames_are_held_from_the_nearest_one():
+    full = (1, 5, 2, 2)
+    x = torch.arange(5.0).reshape(1, 1, 5, 1, 1).expand(1, *full).clone()
+    clip = FrameWindow(2, offset=1)
+    found = baselines(given(clip, x[:, :, 1:3], full), clip, x)
+    assert found["hold"][0, 0, :, 0, 0].tolist() == [1, 1, 2, 2, 2]
+    mask = torch.ones(1, *full)
+    mask[0, 0, 1:4, 0, 0] = 0  # between frames 0 and 4: the middle one is as near to both
+    mask[0, 0, :, 1, 1] = 0  # never seen: as its neighbours are
+    held = baselines(given(Identity(), x, full, mask), Identity(), x)["hold"]
+    assert held[0, 0, :, 0, 0].tolist() == [0, 0, 0, 4, 4]
+    assert held[0, 0, :, 0, 1].tolist() == [0, 1, 2, 3, 4]
+    assert 0.5 < float(held[0, 0, 2, 1, 1]) < 3.5
+
+
 def test_enlarging_keeps_ramps_inside():
     x = torch.linspace(-1, 1, 16).expand(1, 1, 16, 16)
     m = Downsample(2)(x) / 2
     found = baselines(given(Downsample(2), m, (1, 16, 16)), Downsample(2), x)
     torch.testing.assert_close(found["bicubic"][..., 4:-4], x[..., 4:-4], atol=2e-3, rtol=0)
+    torch.testing.assert_close(found["lanczos"][..., 6:-6], x[..., 6:-6], atol=6e-3, rtol=0)
+    assert float((found["lanczos"] - found["bicubic"]).abs().max()) > 1e-3
     assert "harmonic" not in found
     time = Downsample(2, axes=(-1,))
     signal = torch.linspace(-1, 1, 8).reshape(1, 1, 8)
@@ -133,7 +164,7 @@ def test_scores_of_a_gaussian_posterior():
     assert found["gain"]["mean"] > 2 * found["gain"]["stderr"] > 0
     assert found["psnr"]["mean"] > max(found["psnr"][k] for k in ("mean_fill", "copy_paste", "harmonic"))
     text = table(found)
-    assert text.count("\n") == 6
+    assert text.count("\n") == 6  # of a signal: no other baselines
     assert "mean of the answers" in text
 
 

@@ -20,7 +20,9 @@ Baselines agree with y exactly where it has no noise, by x + A^T (y - A x), but 
     copy_paste  the training sample whose view is nearest to y
     harmonic    hidden coordinates solve Laplace's equation over the axes of space, the given ones fixed: in one
                 dimension this is linear interpolation (and constant beyond the ends)
-    bicubic     block averages of height and width, enlarged; linear: of one axis
+    biharmonic  of pictures and videos, the squared Laplacian is least: inpainting that goes on with slopes, too
+    hold        of videos, each hidden pixel is as in the nearest frame that shows it, of two the earlier one
+    bicubic     block averages of height and width, enlarged; lanczos: by Pillow's filter; linear: of one axis
 """
 
 from __future__ import annotations
@@ -32,12 +34,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from bootdiff.restoration import Observation
 from bootdiff.views import Downsample, Observed, View
 
-__all__ = ["baselines", "coverage", "open_coordinates", "psnr", "score", "table"]
+__all__ = ["NAMES", "baselines", "coverage", "open_coordinates", "psnr", "score", "table"]
+
+
+NAMES = {
+    "mean": "mean of the answers", "one": "one answer", "mean_fill": "mean of the training samples",
+    "copy_paste": "copy-paste of the nearest", "harmonic": "interpolation", "biharmonic": "biharmonic inpainting",
+    "hold": "nearest frame held",
+}  # fmt: skip
+"""What tables call estimates, where it is not their name."""
 
 
 def open_coordinates(given: Observation) -> Tensor:
@@ -136,11 +147,9 @@ def _mean(values: Tensor) -> dict[str, float]:
 
 def table(scores: Mapping[str, Any]) -> str:
     """The figures as Markdown, restorations first, then the baselines."""
-    names = {"mean": "mean of the answers", "one": "one answer", "copy_paste": "copy-paste of the nearest"}
-    names |= {"harmonic": "interpolation", "mean_fill": "mean of the training samples"}
     lines = ["| estimate | PSNR where open, dB | s.e. |", "|---|---|---|"]
     for name, value in scores["psnr"].items():
-        lines.append(f"| {names.get(name, name)} | {value:.2f} | {scores['psnr_stderr'][name]:.2f} |")
+        lines.append(f"| {NAMES.get(name, name)} | {value:.2f} | {scores['psnr_stderr'][name]:.2f} |")
     return "\n".join(lines)
 
 
@@ -163,10 +172,10 @@ def baselines(given: Observation, view: View, training: Tensor) -> dict[str, Ten
         enlarged = _enlarged(given.y / given.view.scale, is_fixed, full)
         if enlarged is not None:
             found["bicubic" if is_fixed.axes == (-2, -1) else "linear"] = enlarged
+        if is_fixed.axes == (-2, -1):
+            found["lanczos"] = _lanczos(given.y / given.view.scale, full)
     else:
-        harmonic = _harmonic(given)
-        if harmonic is not None:
-            found["harmonic"] = harmonic
+        found |= _interpolated(given)
     return found
 
 
@@ -193,26 +202,49 @@ def _enlarged(m: Tensor, view: Downsample, full: tuple[int, ...]) -> Tensor | No
     return out.reshape(*last.shape[:-1], full[axis]).movedim(-1, axis)
 
 
-def _harmonic(given: Observation) -> Tensor | None:
-    """Hidden coordinates by Laplace's equation within each channel; None where A does not pick coordinates of space."""
+def _lanczos(m: Tensor, full: tuple[int, ...]) -> Tensor:
+    size = (full[-1], full[-2])
+    flat = m.reshape(-1, *m.shape[-2:]).float().numpy()
+    large = [np.asarray(Image.fromarray(one).resize(size, Image.Resampling.LANCZOS)) for one in flat]
+    return torch.from_numpy(np.stack(large)).reshape(len(m), *full)
+
+
+def _interpolated(given: Observation) -> dict[str, Tensor]:
+    """Hidden coordinates from those given in the same channel; {} where A does not pick coordinates of space."""
     full = given.full
     space = full[1:]
     if not space:
-        return None
+        return {}
     z = torch.randn(len(given), *full, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     kept = given.lift(given.apply(z))
     fixed = (kept - z).abs() < 1e-6
     picks = bool((fixed | (kept.abs() < 1e-6)).all())
     if not picks or not bool(fixed.flatten(2).any(2).all()):
-        return None
+        return {}
     x = given.lift(given.y).double().numpy().reshape(len(given), full[0], -1)
     known = fixed.numpy().reshape(x.shape)
+    flat, seen = x.reshape(-1, x.shape[2]), known.reshape(-1, x.shape[2])
     laplace = _laplacian(space)
-    solvers: dict[bytes, Any] = {}
-    for i in range(len(x)):
-        for c in range(full[0]):
-            x[i, c] = _filled(x[i, c], known[i, c], laplace, solvers)
-    return torch.from_numpy(x.reshape(len(given), *full)).float()
+    operators = {"harmonic": laplace} | ({"biharmonic": laplace @ laplace} if len(space) > 1 else {})
+    found = {}
+    for name, operator in operators.items():
+        solvers: dict[bytes, Any] = {}
+        found[name] = np.stack([_filled(*row, operator, solvers) for row in zip(flat, seen)])
+    if len(space) == 3:
+        found["hold"] = _held(found["harmonic"].reshape(-1, space[0], space[1] * space[2]), known)
+    return {name: torch.from_numpy(filled.reshape(len(given), *full)).float() for name, filled in found.items()}
+
+
+def _held(x: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(rows, T, pixels): hidden values as in the nearest frame where they are known; where in none, as in x."""
+    known = known.reshape(x.shape)
+    t = np.arange(x.shape[1])[:, None]
+    never = 4 * x.shape[1]
+    before = np.maximum.accumulate(np.where(known, t, -never), 1)
+    after = np.minimum.accumulate(np.where(known, t, never)[:, ::-1], 1)[:, ::-1]
+    nearest = np.where(t - before <= after - t, before, after)
+    held = np.take_along_axis(x, nearest.clip(0, x.shape[1] - 1), 1)
+    return np.where(known.any(1, keepdims=True), held, x)
 
 
 def _laplacian(space: tuple[int, ...]) -> Any:

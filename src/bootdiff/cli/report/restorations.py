@@ -268,11 +268,9 @@ def report(
 
 
 def _scores(scores: dict[str, Any]) -> list[Any]:
-    names = {"mean": "mean of the answers", "one": "one answer", "copy_paste": "copy-paste of the nearest"}
-    names |= {"harmonic": "interpolation", "mean_fill": "mean of the training samples"}
     table = plain_table("PSNR of the missing part", "estimate", "dB ± s.e.")
     for name, value in scores["psnr"].items():
-        table.add_row(names.get(name, name), f"{value:.2f} ± {scores['psnr_stderr'][name]:.2f}")
+        table.add_row(restoration.NAMES.get(name, name), f"{value:.2f} ± {scores['psnr_stderr'][name]:.2f}")
     lines: list[Any] = ["", table]
     covered = scores["coverage"]
     if covered is not None:
