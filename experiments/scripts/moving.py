@@ -24,7 +24,7 @@ import torch
 
 from bootdiff.cli.compare import Assessment, draw
 from bootdiff.cli.console import Console
-from bootdiff.cli.session import accelerate, load_arm, read_run, saved_arms
+from bootdiff.cli.session import device_of, load_arm, read_run, saved_arms
 from bootdiff.method.plan import ARMS
 from bootdiff.method.problem import in_memory
 from bootdiff.recipe.build import build_problem
@@ -39,7 +39,7 @@ _SHOWN = 3  # videos of each arm in the picture
 def opened(folder: Path) -> Assessment:
     """A run's arms and data."""
     _, recipe = read_run(folder)
-    device, problem = accelerate(recipe).device, build_problem(recipe)
+    device, problem = device_of(recipe), build_problem(recipe)
     denoisers = {arm: load_arm(folder, arm, device)[1] for arm in ARMS if arm in saved_arms(folder)}
     return Assessment(recipe, problem, folder, denoisers, {}, Console(), device)
 

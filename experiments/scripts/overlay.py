@@ -49,7 +49,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bootdiff.cli.compare import Assessment, draw
 from bootdiff.cli.console import Console
-from bootdiff.cli.session import accelerate, load_arm, open_session, read_run, saved_arms
+from bootdiff.cli.session import device_of, load_arm, open_session, read_run, saved_arms
 from bootdiff.data import Mixture
 from bootdiff.data import measure as moments
 from bootdiff.denoise import IsotropicGaussian
@@ -214,7 +214,7 @@ def measure(folder: Path, data: Path, count: int) -> dict[str, Any]:
         the run has it, "naive_mix": its denoising loss and what its training cost.
     """
     _, recipe = read_run(folder)
-    device, problem = accelerate(recipe).device, build_problem(recipe)
+    device, problem = device_of(recipe), build_problem(recipe)
     recipe = recipe.with_defaults_for(problem.shape)
     denoisers = {arm: load_arm(folder, arm, device)[1] for arm in ARMS if arm in saved_arms(folder)}
     if (folder / "naive_mix").is_dir():

@@ -65,7 +65,7 @@ def test_the_tables_of_a_run_have_methods_and_baselines(tiny_run, capsys, monkey
     script.main([str(tiny_run.run), "-n", "2"])
     first, second = capsys.readouterr().out.strip().split("\n\nhalves: 2 samples\n\n")
     assert first.startswith("thumbnails: 2 samples\n\n")
-    for text, bases in ((first.split("\n\n")[1], ["bicubic"]), (second, ["harmonic"])):
+    for text, bases in ((first.split("\n\n")[1], ["bicubic", "lanczos"]), (second, ["harmonic", "biharmonic"])):
         names = [line.split(" | ")[0][2:] for line in text.splitlines()[2:]]
         methods = [name for name in script.METHODS if "10" not in name]
         assert names == [*methods, "mean_fill", "copy_paste", *bases]

@@ -228,7 +228,9 @@ def test_a_run_open_for_reading_is_no_place_to_train(run):
         (signal.SIGHUP, 31),
     ],  # 7: a row, 16: held-out losses
 )
-def test_a_signal_finishes_the_step_and_the_same_call_goes_on(run, straight, step, number):
+def test_a_signal_finishes_the_step_and_the_same_call_goes_on(run, straight, step, number, request):
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(number, before))  # under nohup, SIGHUP is ignored
     stage = run.stage("toy")
 
     def on_step(t):

@@ -29,8 +29,8 @@ from bootdiff.cli.report.metadata import DataInfo
 from bootdiff.cli.report.record import read_ledger
 from bootdiff.cli.session import (
     Session,
-    accelerate,
     arms_of,
+    device_of,
     load_arm,
     open_session,
     read_run,
@@ -387,15 +387,15 @@ def open_assessment(
     if missing or not names:
         what = f"no trained arm {missing[0]!r} in it" if missing else "no trained arm in it yet"
         raise BootdiffError(f"{folder}: {what} (there: {', '.join(there) or 'none'}); train it with `fit --arm` first")
-    accelerator = accelerate(recipe)
+    where = device_of(recipe)
     problem = build_problem(recipe)
     if problem.fingerprint() != run.fingerprint:
         raise BootdiffError(
             f"{folder}: the data are not what this run was trained on (files added, removed or changed); restore them"
         )
-    denoisers = {arm: load_arm(folder, arm, accelerator.device)[1] for arm in names}
+    denoisers = {arm: load_arm(folder, arm, where)[1] for arm in names}
     costs = read_ledger(run)
-    return Assessment(recipe, problem, run.path, denoisers, costs, screen, accelerator.device, samples, features)
+    return Assessment(recipe, problem, run.path, denoisers, costs, screen, where, samples, features)
 
 
 def print_results(folder: Path, screen: Console) -> None:

@@ -88,7 +88,7 @@ def restore(
     from bootdiff.cli.report import restorations
     from bootdiff.cli.report.metadata import DataInfo
     from bootdiff.cli.sample import class_number
-    from bootdiff.cli.session import accelerate, classes_of, load_arm, read_run
+    from bootdiff.cli.session import classes_of, device_of, load_arm, read_run
     from bootdiff.data import kind_of
     from bootdiff.restoration import METHODS
     from bootdiff.restoration import restore as draw
@@ -106,7 +106,7 @@ def restore(
         partial, out = None, partial  # there is no IN
     if (partial is None) == (held_out is None) or (held_out is not None and truth is not None):
         raise BootdiffError("give either IN, the partial files (with --truth, if known), or --held-out N")
-    name, denoiser = load_arm(run, arm, accelerate(recipe).device)
+    name, denoiser = load_arm(run, arm, device_of(recipe))
     full = tuple(denoiser.shape)
     chosen, called = view_of(recipe, full, view, view_config, mask, placement, std)
     info = DataInfo.of_run(run)

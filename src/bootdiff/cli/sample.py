@@ -69,17 +69,17 @@ def draw_from_run(
     """
     from bootdiff.cli.report.metadata import DataInfo
     from bootdiff.cli.report.writers import check_out, default_suffix, write_samples
-    from bootdiff.cli.session import accelerate, classes_of, load_arm, read_run
+    from bootdiff.cli.session import classes_of, device_of, load_arm, read_run
     from bootdiff.recipe.blocks import Sampling
     from bootdiff.sampling import SOLVERS
     from bootdiff.sampling import classes_of as count_classes
     from bootdiff.sampling import sample as draw
-    from bootdiff.training.device import make_accelerator
+    from bootdiff.training.device import chosen_device
 
-    sampling, where = Sampling(), make_accelerator(device or "cpu", "no").device
+    sampling, where = Sampling(), chosen_device(device or "cpu")
     if (folder / "recipe.yaml").is_file():
         _, recipe = read_run(folder, device)
-        sampling, where = recipe.sampling, accelerate(recipe).device
+        sampling, where = recipe.sampling, device_of(recipe)
     scheduler = scheduler or sampling.scheduler
     if scheduler not in SOLVERS:
         raise BootdiffError(f"--scheduler {scheduler}: no such scheduler; known: {', '.join(SOLVERS)}")

@@ -30,7 +30,7 @@ from bootdiff.recipe.schema import Recipe, load_recipe_text
 from bootdiff.recipe.trust import imported_classes
 from bootdiff.serialization import arm_folder, load, save
 from bootdiff.training import trackers
-from bootdiff.training.device import device_name, make_accelerator
+from bootdiff.training.device import chosen_device, device_name, make_accelerator
 from bootdiff.training.run import Run, StageDir
 from bootdiff.training.state import Interrupted
 
@@ -39,6 +39,7 @@ __all__ = [
     "accelerate",
     "arms_of",
     "classes_of",
+    "device_of",
     "load_arm",
     "open_session",
     "read_run",
@@ -112,6 +113,17 @@ def arms_of(problem: Problem, arms: Sequence[str] = ()) -> list[str]:
     return [arm for arm in ARMS if arm in (arms or every)]
 
 
+def device_of(recipe: Recipe) -> torch.device:
+    """The recipe's device, for what is not trained; sets the number of threads.
+
+    Raises:
+        BootdiffError: a device that is not there.
+    """
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    return chosen_device(recipe.device)
+
+
 def accelerate(recipe: Recipe, track: Sequence[str] = (), folder: Path = Path()) -> Any:
     """accelerate's Accelerator for the recipe's device and precision; sets the number of threads.
 
@@ -121,8 +133,7 @@ def accelerate(recipe: Recipe, track: Sequence[str] = (), folder: Path = Path())
     Raises:
         BootdiffError: a device or tracker that is not there.
     """
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
+    device_of(recipe)
     options = trackers.tracker_options(track, folder)
     return make_accelerator(recipe.device, recipe.training.precision, **options)
 

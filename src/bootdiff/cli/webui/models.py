@@ -9,7 +9,7 @@ from typing import Any
 
 from bootdiff.cli.report.metadata import DataInfo
 from bootdiff.cli.report.run_facts import RunFacts
-from bootdiff.cli.session import accelerate, classes_of, load_arm, read_run, saved_arms
+from bootdiff.cli.session import classes_of, device_of, load_arm, read_run, saved_arms
 from bootdiff.cli.webui.site import Site
 from bootdiff.data import kind_of
 from bootdiff.denoise import Denoiser
@@ -19,7 +19,7 @@ from bootdiff.recipe.nesting import walk
 from bootdiff.recipe.schema import Recipe
 from bootdiff.recipe.trust import trust_imports
 from bootdiff.sampling import classes_of as count_classes
-from bootdiff.training.device import make_accelerator
+from bootdiff.training.device import chosen_device
 
 __all__ = ["Model", "Models", "RunInfo"]
 
@@ -118,5 +118,5 @@ class Models:
 
     def _device(self, info: RunInfo) -> Any:
         if info.recipe is not None:
-            return accelerate(info.recipe).device
-        return make_accelerator(self.site.device or "cpu", "no").device
+            return device_of(info.recipe)
+        return chosen_device(self.site.device or "cpu")

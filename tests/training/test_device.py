@@ -1,0 +1,41 @@
+"""Devices and Accelerators: a process may use several precisions, one after the other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from bootdiff.errors import BootdiffError
+from bootdiff.training.device import DEVICES, chosen_device, make_accelerator
+
+
+def test_a_later_training_may_ask_for_another_precision():
+    """accelerate keeps the first one for the whole process, and refuses another."""
+    for precision in ("no", "bf16", "no"):
+        accelerator = make_accelerator("cpu", precision)
+        assert accelerator.mixed_precision == precision
+        with accelerator.autocast():
+            y = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert y.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+def test_the_same_again_keeps_what_is_there():
+    first = make_accelerator("cpu", "bf16")
+    assert make_accelerator("cpu", "bf16").state.__dict__ is first.state.__dict__
+    assert Accelerator(cpu=True).mixed_precision == "bf16"
+    make_accelerator("cpu", "no")
+
+
+def test_devices_by_name(monkeypatch):
+    assert chosen_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
+    assert chosen_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    assert chosen_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BootdiffError, match="device: cuda: torch finds none here; write `device: auto`"):
+        chosen_device("cuda")
+    with pytest.raises(ValueError, match="device must be one of auto, cpu"):
+        chosen_device("tpu")
+    assert set(DEVICES) == {"auto", "cpu", "cuda", "mps"}
