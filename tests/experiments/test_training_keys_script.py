@@ -8,8 +8,13 @@ from experiments.scripts import training_keys
 
 
 def test_ratios_are_those_to_no_key(tmp_path, capsys, monkeypatch):
-    # In this process, whose peak is that of all tests so far: what is measured is held against nothing here.
-    monkeypatch.setattr(training_keys, "apart", training_keys.measure)
+    def here(kind, shape, changes, steps):
+        """In this process, whose peak is that of all tests so far: it says nothing."""
+        found = training_keys.measure(kind, shape, changes, steps)
+        assert found["memory"] >= 0
+        return found | {"memory": 1e6 if changes else 2e6}
+
+    monkeypatch.setattr(training_keys, "apart", here)
     out = tmp_path / "keys.json"
     training_keys.main(["--side", "16", "--steps", "1", "--only", "gradient_checkpointing", "--out", str(out)])
     found = json.loads(out.read_text())
@@ -18,6 +23,7 @@ def test_ratios_are_those_to_no_key(tmp_path, capsys, monkeypatch):
     for kind in ("unet", "local"):
         plain, again = found["rows"][kind][""], found["rows"][kind]["gradient_checkpointing"]
         assert plain["seconds_ratio"] == plain["memory_ratio"] == 1
+        assert again["memory_ratio"] == 0.5
         assert again["seconds_ratio"] == again["seconds"] / plain["seconds"] > 0
     assert "local gradient_checkpointing: " in capsys.readouterr().out
     lines = training_keys.table(found).splitlines()
