@@ -119,8 +119,7 @@ def device_of(recipe: Recipe) -> torch.device:
     Raises:
         BootdiffError: a device that is not there.
     """
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
+    _set_threads(recipe)
     return chosen_device(recipe.device)
 
 
@@ -133,9 +132,14 @@ def accelerate(recipe: Recipe, track: Sequence[str] = (), folder: Path = Path())
     Raises:
         BootdiffError: a device or tracker that is not there.
     """
-    device_of(recipe)
+    _set_threads(recipe)
     options = trackers.tracker_options(track, folder)
     return make_accelerator(recipe.device, recipe.training.precision, **options)
+
+
+def _set_threads(recipe: Recipe) -> None:
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
 
 
 @contextmanager
