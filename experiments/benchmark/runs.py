@@ -204,7 +204,8 @@ def sampled(b: Bootstrap, planned: BenchmarkRun, denoiser: Denoiser, out: Path, 
     m = b.problem
     assert m.test is not None
     features = features_of(planned, b, out)
-    return sample_quality(x.cpu(), m.test, m.full, m.held_out, features, mirrored=b.settings.flip != "none")
+    mirrored, floor = b.settings.flip != "none", b.settings.sampling.sigma_min
+    return sample_quality(x.cpu(), m.test, m.full, m.held_out, features, mirrored=mirrored, floor=floor)
 
 
 def measured(

@@ -36,10 +36,13 @@ def expand(v: Tensor, like: Tensor) -> Tensor:
 class Denoiser(nn.Module, ABC):
     """The posterior mean of the clean sample.
 
-    `shape` is the shape of one sample, channels first, (C, H, W) for images.
+    `shape` is the shape of one sample, channels first, (C, H, W) for images.  `noise_shift` is the share e by which
+    samplers understate the noise to it, asking for D(x, (1 - e) sigma): 0 for all but finished models whose samples
+    were found too soft (`method.noise_shift`).
     """
 
     shape: tuple[int, ...]
+    noise_shift: float = 0.0
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
@@ -76,6 +79,7 @@ class ScaledDenoiser(Denoiser):
         if not scale > 0:
             raise ValueError(f"the scale must be positive, got {scale}")
         self.wrapped, self.shape, self.scale = wrapped, wrapped.shape, float(scale)
+        self.noise_shift = wrapped.noise_shift
         self.config: dict[str, Any] = {"wrapped": wrapped, "scale": self.scale}
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:

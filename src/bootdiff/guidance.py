@@ -43,6 +43,7 @@ class GuidedDenoiser(Denoiser):
         if interval is not None and (len(interval) != 2 or not 0 <= interval[0] < interval[1]):
             raise ValueError(f"guidance interval must be [low, high], 0 <= low < high, got {list(interval)}")
         self.denoiser, self.shape, self.weight = denoiser, denoiser.shape, float(weight)
+        self.noise_shift = getattr(denoiser, "noise_shift", 0.0)
         self.interval = None if interval is None else [float(v) for v in interval]
         self.config = {"denoiser": denoiser, "weight": self.weight, "interval": self.interval}
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class DenoiserModel(ModelMixin, Denoiser):
 
     def __init__(self, wrapped: Denoiser) -> None:
         super().__init__()
-        self.wrapped, self.shape = wrapped, tuple(wrapped.shape)
+        self.wrapped, self.shape, self.noise_shift = wrapped, tuple(wrapped.shape), wrapped.noise_shift
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """D(x, sigma), (B, *shape)."""
@@ -270,6 +270,7 @@ class BootdiffPipeline(DiffusionPipeline):
         num_inference_steps: int = 40,
         sigmas: Sequence[float] | None = None,
         churn: float | Churn = 0.0,
+        noise_shift: Literal["auto"] | float = "auto",
         scheduler: str | Any | None = None,
         max_batch_size: int = 64,
         output_type: str | None = None,
@@ -292,6 +293,8 @@ class BootdiffPipeline(DiffusionPipeline):
             num_inference_steps: noise levels, at least 2; schedulers of two evaluations a step take twice as many.
             sigmas: the noise levels above 0 themselves, descending (as in `sample`).
             churn: fresh noise in the steps of scheduler "heun" (as in `sample`).
+            noise_shift: share by which the noise is understated to the denoiser; "auto": the model's own (as in
+                `sample`).
             scheduler: for this call in place of the pipeline's own: a name in `bootdiff.sampling.SOLVERS` (between the
                 noise levels of the pipeline's own) or one of diffusers' schedulers (`bootdiff.schedulers.FAMILIES`).
             max_batch_size: samples per evaluation: bounds the memory. More samples run in several batches.
@@ -338,6 +341,7 @@ class BootdiffPipeline(DiffusionPipeline):
                 sigma_max=high,
                 sigmas=sigmas,
                 churn=churn,
+                noise_shift=noise_shift,
                 label=class_labels,
                 guidance=1.0 if strength is None else strength,
                 guidance_interval=guidance_interval,

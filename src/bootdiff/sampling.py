@@ -14,7 +14,8 @@ along the noise levels of Karras et al. 2022 (arXiv 2206.00364, eq. 1 with s = 1
     euler   x <- x + h d: diffusers' `EDMEulerScheduler`, one evaluation a step, order 1.
 
 The last step, from sigma_min to 0, is x <- D(x, sigma_min) in all three.  Other solvers are diffusers' schedulers
-(`schedulers`), on noise levels of their own.
+(`schedulers`), on noise levels of their own.  With a `noise_shift` of e all ask for D(x, (1 - e) sigma) in the place of
+D(x, sigma): learned denoisers may need it, to draw as much detail as there is in their data (`method.noise_shift`).
 
 The noise of sample i is a function of (seed, i), or of its own generator, alone: neither n, nor the batch size, nor the
 device changes a sample by more than rounding: on one CPU by about 1e-6 of the largest value.
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -82,6 +83,7 @@ def sample(
     sigma_max: float = 80.0,
     sigmas: Sequence[float] | None = None,
     churn: float | Churn = 0.0,
+    noise_shift: Literal["auto"] | float = "auto",
     label: int | Sequence[int] | Tensor | None = None,
     guidance: float = 1.0,
     guidance_interval: Sequence[float] | None = None,
@@ -105,6 +107,8 @@ def sample(
         sigmas: the noise levels above 0 themselves, descending, in place of steps, sigma_min and sigma_max; for the
             names in `SOLVERS`, EDM's schedulers and EulerDiscreteScheduler.
         churn: fresh noise in the steps of `heun`; a number is `Churn(number)`.
+        noise_shift: e, the share by which the noise is understated to the denoiser, above -1 and below 1; "auto": the
+            denoiser's own, measured at the end of its training, 0 where there is none.
         label: the class of all samples, or of each, (n,); None for no class.
         guidance: weight w of classifier-free guidance toward the class (`GuidedDenoiser`), >= 0; 1 for none. Weights
             other than 0 and 1 evaluate the denoiser twice.
@@ -125,6 +129,9 @@ def sample(
             f"sample needs n >= 0, batch_size >= 1, steps >= 2 and seed >= 0, got n={n}, batch_size={batch_size}, "
             f"steps={steps}, seed={seed}"
         )
+    shift = getattr(denoiser, "noise_shift", 0.0) if noise_shift == "auto" else noise_shift
+    if isinstance(shift, str) or not -1 < shift < 1:
+        raise ValueError(f"noise_shift must be auto or a number above -1 and below 1, got {noise_shift!r}")
     labels = checked_labels(label, n, denoiser)
     denoiser = guided(denoiser, label, guidance, guidance_interval)
     solve = solver(scheduler, steps, sigma_min, sigma_max, sigmas, churn)
@@ -146,7 +153,7 @@ def sample(
             classes = None if labels is None else labels[rows].to(device)
 
             def evaluate(x: Tensor, sigma: Tensor, classes: Tensor | None = classes, first: int = start) -> Tensor:
-                return posterior_mean(denoiser, x, sigma, classes, first)
+                return posterior_mean(denoiser, x, (1 - shift) * sigma, classes, first)
 
             def tick(step: int, b: int = b) -> None:
                 if progress is not None:

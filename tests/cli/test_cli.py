@@ -16,7 +16,7 @@ from PIL import Image
 from bootdiff.data import load_letters
 from bootdiff.method.stages import ARMS as ALL
 from bootdiff.recipe.schema import load_recipe_text, reference
-from bootdiff.training.files import load_tensors, read_json, write_stamped
+from bootdiff.training.files import digest, load_tensors, read_json, write_record, write_stamped
 from cli_calls import TINY, call, refused
 
 ARMS = [arm for arm in ALL if arm != "distilled"]  # which is trained where it is asked for alone
@@ -78,6 +78,30 @@ def test_the_same_command_again_trains_nothing(trained):
     assert set(read(trained.run / "ledger.json")) == {
         p.parent.name.partition(".")[0] for p in weights if not p.parent.name.endswith("-gaussian")
     }
+
+
+def as_an_earlier_version_left_it(run, *missing):
+    """The run as it would be if these keys of the recipe had not been there when it was begun."""
+    plain = yaml.safe_load((run / "recipe.yaml").read_text())
+    for block, key in missing:
+        del plain[block][key]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    write_record(run / "run.json", read(run / "run.json")["value"] | {"recipe": digest(plain)})
+
+
+def test_a_run_goes_on_though_there_are_more_keys_now(tmp_path, trained):
+    run = tmp_path / "run"
+    shutil.copytree(trained.run, run)
+    as_an_earlier_version_left_it(run, ("sampling", "noise_shift"), ("training", "gradient_checkpointing"))
+    weights = {path: path.read_bytes() for path in run.rglob("final.safetensors")}
+    again = call("arms", trained.recipe, "--out", run)
+    assert again.exit_code == 0, again.output
+    assert {path: path.read_bytes() for path in run.rglob("final.safetensors")} == weights
+    assert (run / "recipe.yaml").read_bytes() == (trained.run / "recipe.yaml").read_bytes()
+    # What the key now says otherwise is another recipe.
+    as_an_earlier_version_left_it(run, ("sampling", "noise_shift"))
+    message = refused("arms", trained.recipe, "--out", run, "--set", "sampling.noise_shift=0.02")
+    assert "sampling.noise_shift (auto -> 0.02)" in message
 
 
 def test_several_seeds_make_one_table(tmp_path, trained):

@@ -7,7 +7,7 @@ import io
 import torch
 from rich.console import Console
 
-from bootdiff.cli.report.tables import information, losses, over_seeds, quality_over_seeds
+from bootdiff.cli.report.tables import information, losses, over_seeds, quality, quality_over_seeds
 from bootdiff.denoise import IsotropicGaussian
 from bootdiff.evaluation import evaluate
 
@@ -57,3 +57,20 @@ def test_both_rulers_are_printed_of_several_seeds():
     row = next(line for line in shown(quality_over_seeds(both["samples"])).splitlines() if "bootdiff" in line)
     assert row.split() == ["bootdiff", "3.50", "±", "0.50", "30.00", "±", "0.00", "5.0", "%"]
     assert quality_over_seeds(over_seeds([made_up(0) | {"samples": None}, made_up(1)])["samples"]) == []
+
+
+def test_detail_is_printed_where_it_was_measured():
+    def with_detail(seed):
+        made = made_up(seed)
+        for q in made["samples"].values():
+            q |= {"recall": 0.8, "coverage": 0.7, "count": 9, "reference_count": 8, "features": "f"}
+            q["detail"] = {"ratio": 0.7 + 0.1 * seed, "stderr": 0.05, "octaves": [0.7, 0.7, 0.7]}
+        return made
+
+    one = next(line for line in shown(quality(with_detail(0)["samples"])).splitlines() if "bootdiff" in line)
+    assert one.split()[-4:] == ["70", "±", "5", "%"]
+    both = over_seeds([with_detail(0), with_detail(1)])["samples"]
+    row = next(line for line in shown(quality_over_seeds(both)).splitlines() if "bootdiff" in line)
+    assert row.split()[-4:] == ["75", "±", "5", "%"]
+    # A run of an earlier version has none: neither has the table.
+    assert "detail" not in over_seeds([with_detail(0), made_up(1)])["samples"]["bootdiff"]

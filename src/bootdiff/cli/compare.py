@@ -240,7 +240,7 @@ def drawn_once(a: Assessment, denoiser: Denoiser, count: int, name: str, weights
     with a.screen.work(f"samples of {name}") as done:
         x = sample(
             denoiser, count, seed=_DRAW, label=labels, scheduler=how["scheduler"], steps=how["steps"],
-            sigma_min=how["sigma_min"], sigma_max=how["sigma_max"], progress=done,
+            sigma_min=how["sigma_min"], sigma_max=how["sigma_max"], noise_shift=how["noise_shift"], progress=done,
         )  # fmt: skip
     x = x.cpu()
     if kind_of(a.problem.shape) in ("image", "video"):
@@ -281,8 +281,9 @@ def qualities(a: Assessment, drawn: Mapping[str, Tensor]) -> dict[str, Any]:
     for arm, x in drawn.items():
         a.screen.print(f"measuring {len(x)} samples of {arm}")
         results[arm] = sample_quality(
-            x, a.reference, a.problem.full, a.problem.held_out, features, mirrored=a.recipe.flip != "none"
-        )
+            x, a.reference, a.problem.full, a.problem.held_out, features, mirrored=a.recipe.flip != "none",
+            floor=a.recipe.sampling.sigma_min,
+        )  # fmt: skip
     return results
 
 

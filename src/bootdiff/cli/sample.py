@@ -27,6 +27,10 @@ def sample(
     label: Annotated[str | None, typer.Option(help="Class, by name or number, if classes were trained.")] = None,
     guidance: Guidance = 1.0,
     guidance_interval: GuidanceInterval = None,
+    noise_shift: Annotated[
+        float | None,
+        typer.Option(help="Share by which the noise is understated, for more detail. Default: the model's own."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="A .png gets a grid, a .npy the array, a folder one file each. Default: in RUN/samples."),
@@ -43,7 +47,7 @@ def sample(
 
     screen = Console()
     where = draw_from_run(
-        run, arm, count, seed, steps, scheduler, label, out, screen, guidance, guidance_interval, device
+        run, arm, count, seed, steps, scheduler, label, out, screen, guidance, guidance_interval, device, noise_shift
     )
     screen.print(f"{count} sample(s): {where}", "bold")
 
@@ -61,6 +65,7 @@ def draw_from_run(
     guidance: float = 1.0,
     guidance_interval: Sequence[float] | None = None,
     device: str | None = None,
+    noise_shift: float | None = None,
 ) -> Path:
     """Draw `count` samples from a run (or a folder with a model.json) and write them; returns where.
 
@@ -86,6 +91,8 @@ def draw_from_run(
     name, denoiser = load_arm(folder, arm, where)
     number = None if label is None else class_number(label, classes_of(folder), count_classes(denoiser) or 0)
     check_guidance(guidance, guidance_interval, number)
+    if noise_shift is not None and not -1 < noise_shift < 1:
+        raise BootdiffError(f"--noise-shift {noise_shift:g}: give a number above -1 and below 1, such as 0.03; 0: none")
     out = out or folder / "samples" / f"{name}-seed{seed}{default_suffix(denoiser.shape)}"
     check_out(out, denoiser.shape)  # before the work, not after it
     with screen.work(f"sampling {name}") as done:
@@ -93,6 +100,7 @@ def draw_from_run(
             denoiser, count, seed=seed, scheduler=scheduler, steps=steps or sampling.steps, label=number,
             sigma_min=sampling.sigma_min, sigma_max=sampling.sigma_max, progress=done, guidance=guidance,
             guidance_interval=guidance_interval,
+            noise_shift=sampling.noise_shift if noise_shift is None else noise_shift,
         )  # fmt: skip
     title = f"{name.replace('_', ' ')}, seed {seed}" + (f", {label}" if label is not None else "")
     title += f", guidance {guidance:g}" if guidance != 1 else ""

@@ -142,6 +142,14 @@ def _set_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.threads)
 
 
+def _completed(text: str, out: Path, shape: Sequence[int]) -> str:
+    """The recipe of a run as today's version would have written it; as it is, where it cannot be read any more."""
+    try:
+        return load_recipe_text(text, out, name=out.name).with_defaults_for(shape).dump(place=False)
+    except BootdiffError:
+        return text
+
+
 @contextmanager
 def open_session(
     recipe: Recipe,
@@ -169,6 +177,7 @@ def open_session(
     run = Run.open(
         out, recipe.dump(place=False), problem.fingerprint(), seed=recipe.seed, main=accelerator.is_main_process,
         processes=accelerator.num_processes, device=device_name(accelerator.device),
+        complete=lambda text: _completed(text, out, problem.shape),
     )  # fmt: skip
     with run:
         record = RunRecord(run, problem, screen.print, screen.warn, main=accelerator.is_main_process)

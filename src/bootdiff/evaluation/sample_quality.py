@@ -1,4 +1,4 @@
-"""Figures of merit of generated samples against real ones, with errors: by features, and along time.
+"""Figures of merit of generated samples against real ones, with errors: by features, by their detail, and along time.
 
 Errors are by the delete-a-group jackknife (Shao and Tu 1995, section 2.3): with f_g the figure without group g of G,
 
@@ -23,6 +23,7 @@ from bootdiff.evaluation.metrics import (
     memorization_ratio,
     precision_recall_density_coverage,
 )
+from bootdiff.moments.spectrum import detail, has_detail
 
 __all__ = ["long_range", "sample_quality"]
 
@@ -37,6 +38,7 @@ def sample_quality(
     neighbours: int = 5,
     mirrored: bool = False,
     limit: int = 2000,
+    floor: float = 0.02,
 ) -> dict[str, Any]:
     """Figures of merit of samples; they hold for this network and these counts only.
 
@@ -49,11 +51,13 @@ def sample_quality(
         neighbours: k of precision to coverage; lowered to what the counts allow.
         mirrored: whether training used mirrored images: a mirrored copy is a copy, too.
         limit: at most this many of each set for the kernel distance, whose cost is quadratic.
+        floor: the sampler's lowest noise level, below which it draws no detail.
 
     Returns:
         {"fid", "kid": {"mean", "stderr"}, "precision", "recall", "density", "coverage", "neighbours",
-        "memorization": {"share", "median", "holdout_share", "holdout_median"}, "count", "reference_count",
-        "train_count", "features"}.  The kernel distance's error is a jackknife over ten groups of both sets.
+        "memorization": {"share", "median", "holdout_share", "holdout_median"}, "detail": {"ratio", "stderr",
+        "octaves"} (`moments.spectrum`; None for samples without octaves), "count", "reference_count", "train_count",
+        "features"}.  The kernel distance's error is a jackknife over ten groups of both sets.
 
     Raises:
         ValueError: samples of the wrong shape or not finite, too few of them.
@@ -74,6 +78,7 @@ def sample_quality(
         **precision_recall_density_coverage(b, a, k)._asdict(),
         "neighbours": k,
         "memorization": memorized._asdict(),
+        "detail": detail(pixels, _pixels(reference), floor).record() if has_detail(pixels.shape[1:]) else None,
         "count": len(images),
         "reference_count": len(reference),
         "train_count": len(train),

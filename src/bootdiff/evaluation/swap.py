@@ -63,6 +63,7 @@ class SwappedDenoiser(Denoiser):
         if not 0 <= low <= high:
             raise ValueError(f"a range of noise levels needs 0 <= low <= high, got {low:g} and {high:g}")
         self.one, self.other, self.shape = one, other, tuple(one.shape)
+        self.noise_shift = one.noise_shift
         self.low, self.high = float(low), float(high)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:

@@ -127,6 +127,15 @@ class SamplingSettings:
     steps: Annotated[int, Ge(2), Le(10_000), Doc("noise levels visited")] = 40
     sigma_min: Annotated[float, Ge(1e-6), Doc("last noise level")] = 0.02
     sigma_max: Annotated[float, Gt(0), Le(1e6), Doc("first noise level")] = 80.0
+    noise_shift: Annotated[
+        Literal["auto"] | float,
+        Gt(-1),
+        Lt(1),
+        Doc(
+            "share by which the noise is understated to the model, for more detail; auto: measured at the end of its "
+            "training, 0 where samples have the detail of the full ones"
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         check(self)

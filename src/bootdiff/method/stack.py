@@ -76,6 +76,7 @@ class StackedDenoiser(Denoiser):
         experts: D_k; experts that take the composite's estimates, or any other denoisers of the full samples.
         levels: noise levels of `weights`, ascending.
         weights: kappa_k at each level, (levels, experts); None stands for 1 / experts.
+        noise_shift: share by which samplers understate the noise to it (`noise_shift`).
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class StackedDenoiser(Denoiser):
         experts: Sequence[Denoiser],
         levels: Sequence[float],
         weights: Sequence[Sequence[float]] | None = None,
+        noise_shift: float = 0.0,
     ) -> None:
         super().__init__()
+        self.noise_shift = float(noise_shift)
         self.composite, self.experts, self.shape = composite, nn.ModuleList(experts), composite.shape
         count = len(experts)
         values = torch.full((len(levels), count), 1 / max(count, 1)) if weights is None else torch.tensor(weights)
@@ -103,6 +106,7 @@ class StackedDenoiser(Denoiser):
             "experts": list(self.experts),
             "levels": self.levels.tolist(),
             "weights": self.weights.tolist(),
+            "noise_shift": self.noise_shift,
         }
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bootdiff.data import Batches
+from bootdiff.data import Batches, Subset, spaced_indices
 from bootdiff.denoise import Denoiser, IsotropicGaussian
 from bootdiff.errors import BootdiffError
-from bootdiff.method import regressions, snapshots
+from bootdiff.method import noise_shift, regressions, snapshots
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.gaussian import GaussianDenoiser, GaussianRecord, gaussian_of
 from bootdiff.method.losses import LossModule, ResidualObjective
 from bootdiff.method.plan import prefix_of
-from bootdiff.method.problem import Problem, ViewData
+from bootdiff.method.problem import Problem, ViewData, in_memory
 from bootdiff.method.residual import ResidualExpert
 from bootdiff.method.settings import MethodSettings
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
@@ -34,6 +34,7 @@ from bootdiff.method.training_set import TrainingSet, full_training_set, view_tr
 from bootdiff.method.validation import Validator, residual_energy
 from bootdiff.method.warm_start import Start, race, start_at
 from bootdiff.method.weights import Weights, WeightsRecord
+from bootdiff.moments.spectrum import has_detail
 from bootdiff.nets.network import Network
 from bootdiff.training.checkpoint import load_weights
 from bootdiff.training.loop import FitResult, Progress, fit
@@ -331,7 +332,39 @@ class Trainer:
             return regressions.kappa(validator, chosen, self.settings.gains, prune)
 
         weights = self.weights(f"{name}-stack", list(experts), solve, [[self._keys[e] for e in experts], prune])
-        return StackedDenoiser(composite, chosen, self.levels, weights.tolist()).to(self.device).eval()
+        made = StackedDenoiser(composite, chosen, self.levels, weights.tolist()).to(self.device).eval()
+        if last:
+            made.noise_shift = self.noise_shift(name, data, made)
+        return made
+
+    def noise_shift(self, name: str, data: TrainingSet, denoiser: Denoiser) -> float:
+        """By how much samplers are to understate the noise to a finished denoiser (`noise_shift`), as a stage."""
+        how = self.settings.sampling
+        if how.noise_shift != "auto":
+            return float(how.noise_shift)
+        if data.tau or data.samples.context is not None or not has_detail(denoiser.shape):
+            return 0.0  # files that show noise or parts only say nothing of the detail of whole ones
+        stage = self._stage(f"{name}-shift", asdict(how), parents={"stack": self._keys[f"{name}-stack"]})
+        if not self._store.exists(stage, "done.json"):
+            if self.accelerator.is_main_process:
+                start = time.perf_counter()
+                some = Subset(data.train, spaced_indices(len(data.train), noise_shift.real_count(denoiser.shape)))
+                real = torch.cat([in_memory(some, data.scale).x, data.samples.x.cpu()])
+                count = noise_shift.count_of(denoiser.shape)
+
+                def tick(step: int, of: int) -> None:
+                    if self.progress is not None:
+                        spent = max(time.perf_counter() - start, 1e-9)
+                        rate = step * count / of / spent
+                        self.progress(Progress(stage.name, step, of, None, rate, spent / step * (of - step)))
+
+                found = noise_shift.measure(denoiser, real, how, self.seed("shift"), tick)
+                ledger = {"seconds": 0.0, "evaluation_seconds": time.perf_counter() - start}
+                stage.finish(noise_shift.record(*found, ledger))
+                if found[1]:
+                    self.log(noise_shift.sentence(stage.name, *found))
+            self.accelerator.wait_for_everyone()
+        return stage.read("done.json", noise_shift.ShiftRecord)["noise_shift"]
 
     def gaussian(
         self, name: str, data: TrainingSet, views: Mapping[str, tuple[ViewData, TrainingSet]] | None = None

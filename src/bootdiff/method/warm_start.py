@@ -30,7 +30,7 @@ from typing_extensions import TypedDict
 from bootdiff.errors import BootdiffError
 from bootdiff.method.losses import LossModule
 from bootdiff.method.residual import ResidualExpert
-from bootdiff.nets.network import Network
+from bootdiff.nets.network import BuiltIn, Network
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.training.checkpoint import load_weights, read_weights
 from bootdiff.training.forms import TrainingCost
@@ -59,15 +59,24 @@ def alike(
     """
     if other is None or len(shape) != len(there):
         return False
+    mine, its = (_form(n.resolve(at, full), tuple(at)) for n, at in ((network, shape), (other, there)))
+    return mine == its
+
+
+_FORMS: dict[str, Any] = {}
+
+
+def _form(network: Network, shape: tuple[int, ...]) -> Any:
+    """What a network's weights depend on, but for their values; of built-in networks found once for each size."""
+    key = f"{network.describe()} {shape}"
+    if key in _FORMS:
+        return _FORMS[key]
     with torch.device("meta"), torch.random.fork_rng(devices=[]):  # shapes, no values
-        mine, its = (n.resolve(at, full).build(at[0], at) for n, at in ((network, shape), (other, there)))
-    return type(mine) is type(its) and _forms(mine) == _forms(its)
-
-
-def _forms(net: nn.Module) -> Any:
-    """What a network's weights depend on, but for their values."""
-    shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    return getattr(net, "config", None), shapes
+        net = network.build(shape[0], shape)
+    form = type(net), getattr(net, "config", None), {k: tuple(v.shape) for k, v in net.state_dict().items()}
+    if isinstance(network, BuiltIn):
+        _FORMS[key] = form
+    return form
 
 
 def weights_like(net: nn.Module, model: nn.Module) -> dict[str, Tensor] | None:

@@ -50,6 +50,18 @@ def _auto_or(least: int, most: int) -> PlainValidator:
     return PlainValidator(read, json_schema_input_type=Literal["auto"] | int)
 
 
+def _auto_or_between(low: float, high: float) -> PlainValidator:
+    """Reads auto or a number above `low` and below `high`, with one message for both."""
+
+    def read(value: Any) -> str | float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value == "auto" or (number and low < value < high):
+            return value
+        raise ValueError(f"must be auto or a number above {low:g} and below {high:g}, got {short_repr(value)}")
+
+    return PlainValidator(read, json_schema_input_type=Literal["auto"] | float)
+
+
 MOST_VIEWS = 256
 """Views, and networks, beside each other."""
 
@@ -59,6 +71,10 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 _BATCH_HINT = annotations_of(TrainingSettings)["batch"]
 _BATCH = (Annotated[get_args(_BATCH_HINT)[0], _auto_or(1, 2**20)], Field("auto", description=doc_of(_BATCH_HINT)))
 _NOISE = (Noise, Field(default_factory=Noise, description=doc_of(annotations_of(TrainingSettings)["noise"])))
+
+
+_SHIFT_HINT = annotations_of(SamplingSettings)["noise_shift"]
+_SHIFT = (Annotated[get_args(_SHIFT_HINT)[0], _auto_or_between(-1, 1)], Field("auto", description=doc_of(_SHIFT_HINT)))
 
 
 class Training(block_of(TrainingSettings, "TrainingFields", batch=_BATCH, noise=_NOISE)):  # type: ignore[misc]
@@ -207,7 +223,7 @@ class Distill(block_of(DistillationSettings, "DistillFields", leave_out=["networ
         return block.model_dump(exclude_unset=True)
 
 
-class Sampling(block_of(SamplingSettings, "SamplingFields")):  # type: ignore[misc]
+class Sampling(block_of(SamplingSettings, "SamplingFields", noise_shift=_SHIFT)):  # type: ignore[misc]
     """How samples are drawn."""
 
     count: int = Field(64, ge=1, le=10**6, description="samples drawn for the report")

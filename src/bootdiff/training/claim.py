@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,14 @@ def parsed(text: str, where: Any) -> Any:
         ) from None
 
 
-def claim(folder: Path, recipe_text: str | None, fingerprint: str) -> tuple[RunNote | None, str | None]:
+def claim(
+    folder: Path, recipe_text: str | None, fingerprint: str, complete: Callable[[str], str] | None = None
+) -> tuple[RunNote | None, str | None]:
     """Whether a run goes on with this recipe and these data: what run.json and recipe.yaml are to say, None as they do.
+
+    Args:
+        complete: gives a recipe's text the keys that it lacks, with their defaults: a run of an earlier version goes
+            on where it was, though there are more keys now.
 
     Raises:
         BootdiffError: it does not.
@@ -100,6 +107,7 @@ def claim(folder: Path, recipe_text: str | None, fingerprint: str) -> tuple[RunN
     }  # fmt: skip
     about = read_note(folder) if data.exists() else asked
     found: list[tuple[str, Any, Any]] = []
+    counted: list[tuple[str, Any, Any]] | None = None
     if (about["recipe"] is None) != (recipe_text is None):
         whence = ("from Python", "from a recipe")
         then, now = whence if about["recipe"] is None else reversed(whence)
@@ -108,13 +116,16 @@ def claim(folder: Path, recipe_text: str | None, fingerprint: str) -> tuple[RunN
             f"stages can be reused), or go on as it began."
         )
     if recipe_text is not None and recipe.exists():
-        found = differences(parsed(recipe_of(folder), recipe), new)
+        text = recipe_of(folder)
+        found = differences(parsed(text, recipe), new)
+        if found and complete is not None:
+            counted = differences(parsed(complete(text), recipe), new)
     elif about["recipe"] != asked["recipe"]:
         raise BootdiffError(
             f"{folder}: its recipe.yaml is lost, and the run was started with another recipe than this one. "
             f"Restore the file from a copy, or choose another directory."
         )
-    refused = [key for key in found if not _grows(*key)]
+    refused = [key for key in (found if counted is None else counted) if not _grows(*key)]
     if refused and about["recipe"] == asked["recipe"]:
         raise BootdiffError(
             f"{recipe}: damaged, or changed since the run was started with the recipe of now: "

@@ -25,6 +25,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -107,10 +108,11 @@ class Run:
         main: bool = True,
         processes: int = 1,
         device: str = "cpu",
+        complete: Callable[[str], str] | None = None,
     ) -> Run:
         """Open or create the run in ``path`` for this recipe (YAML text; None: a run without one, whose stages know
         what they were made with) and this data (``fingerprint``). ``seed``, ``processes`` and ``device`` are written
-        down (`provenance`).
+        down (`provenance`). ``complete`` gives the text of an earlier version's recipe today's keys (`claim`).
 
         With several processes all but one pass ``main=False``: they neither lock nor write.
         Raises BootdiffError for the home folder, when the folder holds something else than a run (nothing in it is
@@ -136,7 +138,7 @@ class Run:
             raise BootdiffError(f"{path}: cannot write there ({error.strerror}); choose another directory") from None
         run = cls(path, held)
         try:
-            run._claim(recipe_text, fingerprint)
+            run._claim(recipe_text, fingerprint, complete)
             run._sweep()
             run._add_provenance(session_of(seed, processes, device))
             run._cut_torn_line()
@@ -289,8 +291,8 @@ class Run:
         """What run.json says."""
         return read_note(self.path)
 
-    def _claim(self, recipe_text: str | None, fingerprint: str) -> None:
-        note, text = claim(self.path, recipe_text, fingerprint)
+    def _claim(self, recipe_text: str | None, fingerprint: str, complete: Callable[[str], str] | None) -> None:
+        note, text = claim(self.path, recipe_text, fingerprint, complete)
         if note is not None:
             write_record(self.path / "run.json", note)
         if text is not None:

@@ -96,6 +96,7 @@ class Watched(Denoiser):
     def __init__(self, denoiser: Denoiser, rows: int, each: Callable[[Frame], None]) -> None:
         super().__init__()
         self.denoiser, self.shape, self.rows, self.each = denoiser, denoiser.shape, rows, each
+        self.noise_shift = denoiser.noise_shift
         self.frames: dict[float, Frame] = {}
         self._last, self._over = float("inf"), False
 
@@ -136,7 +137,7 @@ def draw(model: Model, wish: Wish, tick: Callable[..., None]) -> Drawn:
 
     x = sample(
         denoiser, wish.count, seed=wish.seed, scheduler=scheduler, steps=wish.steps, label=number,
-        sigma_min=sampling.sigma_min, sigma_max=sampling.sigma_max, progress=progress,
+        sigma_min=sampling.sigma_min, sigma_max=sampling.sigma_max, noise_shift=sampling.noise_shift, progress=progress,
         batch_size=max(1, min(MOST, _VALUES // size)),
     ).cpu()  # fmt: skip
     return Drawn(model.run, model.arm, wish, x, list(denoiser.frames.values()))
