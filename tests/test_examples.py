@@ -48,6 +48,7 @@ def test_gains(capsys):
     assert rows["unrelated"][0] == rows["unrelated"][3] == 0
 
 
+@pytest.mark.slow  # 8 s; the same few lines, on smaller networks, are run from docs/python.md
 def test_train(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bd, "fit", partial(bd.fit, levels=(0.3, 1.5)))  # of eight noise levels
     load("train").main(str(tmp_path / "run"), steps=4)

@@ -92,11 +92,17 @@ def test_deterministic_schedulers_end_at_the_exact_flow(name, config, bound):
 
 
 STOCHASTIC = [
-    # The two of first order need 160 steps: 5 s each.
+    # The two of first order need 160 steps: 5 s each; the next two take 2 s each.
     pytest.param("EulerAncestralDiscreteScheduler", {}, 160, 0.12, marks=pytest.mark.slow),
     pytest.param("DDPMScheduler", {}, 160, 0.12, marks=pytest.mark.slow),
-    ("KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}, 60, 0.05),
-    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}, 60, 0.05),
+    pytest.param("KDPM2AncestralDiscreteScheduler", {"use_karras_sigmas": True}, 60, 0.05, marks=pytest.mark.slow),
+    pytest.param(
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+        60,
+        0.05,
+        marks=pytest.mark.slow,
+    ),
     ("EDMDPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, 60, 0.05),
     ("SASolverScheduler", {}, 60, 0.05),
 ]

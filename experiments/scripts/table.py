@@ -5,7 +5,8 @@
 Each experiments/results/NAME/seed-S.json is the metrics.json of one `bootdiff arms` run, each regularization-NAME.json
 what `experiments.scripts.regularization` wrote; backbones.json, training-keys.json, speed/data.json and
 forecast/comparison.json are of the scripts backbones, training_keys, throughput and forecast; beside the runs,
-overlay-seed-0.json is of `experiments.scripts.overlay` (table NAME-overlay), and restore-WHAT.json the report.json of a
+overlay-seed-0.json is of `experiments.scripts.overlay` (table NAME-overlay), measures-seed-0.json of
+`experiments.scripts.moving` (table NAME-measures), and restore-WHAT.json the report.json of a
 `bootdiff restore` (table NAME-restore-WHAT). Runs of videos and signals have a table NAME-long-range, and those of the
 rain radar tables of all recipes together: radar and radar-long-range. Between the markers `<!-- table NAME -->` and
 `<!-- end -->` of a document the table of NAME is written again; with --check nothing is written, and the exit code is 1
@@ -26,7 +27,7 @@ from bootdiff.evaluation.sample_weights import weighted_mean
 from bootdiff.method.stages import ARMS
 from bootdiff.training.files import read_json
 from experiments.benchmark.overlay_detection import table as traces
-from experiments.scripts import backbones, forecast, throughput, training_keys
+from experiments.scripts import backbones, forecast, moving, throughput, training_keys
 from experiments.scripts.results import RESULTS, ROOT, insert, outdated
 
 __all__ = ["main", "tables"]
@@ -237,6 +238,8 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
                 radar[folder.name.removeprefix("radar-")] = runs[0]
         for path in folder.glob("overlay-seed-0.json"):
             made[f"{folder.name}-overlay"] = overlay(todays(read_json(path)))
+        for path in folder.glob("measures-seed-0.json"):
+            made[f"{folder.name}-measures"] = moving.table(read_json(path)["found"])
         for path in folder.glob("restore-*.json"):
             made[f"{folder.name}-{path.stem}"] = restoration(read_json(path))
     if radar:

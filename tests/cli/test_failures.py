@@ -224,6 +224,7 @@ def long(tmp_path):
     return tmp_path / "run", [sys.executable, "-m", "bootdiff", *arguments], arguments
 
 
+@pytest.mark.slow  # a training starts; Ctrl-C, which ends one the same way, is in tests/cli/test_bad_input.py
 @pytest.mark.timeout(300)
 def test_a_hang_up_leaves_a_checkpoint_and_a_word(long):
     run, command, _ = long
@@ -240,6 +241,7 @@ def with_workers(command):
     recipe.write_text(recipe.read_text().replace("batch: 16", "batch: 16, workers: 2"))
 
 
+@pytest.mark.slow  # a training with workers starts
 @pytest.mark.timeout(300)
 def test_data_workers_end_with_the_training(long):
     run, command, _ = long

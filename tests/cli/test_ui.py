@@ -410,6 +410,30 @@ def test_what_is_painted_is_hidden():
 
 
 @pytest.mark.parametrize(
+    ("shape", "named", "hidden"),
+    [
+        ((3, 8, 8), "rows 2-3, columns 0-4", (slice(2, 4), slice(0, 5))),
+        ((3, 8, 8), "Row 7", (7,)),
+        ((1, 8, 6), "columns 5", (slice(None), 5)),
+        ((1, 4, 8, 6), "frames 1-2, rows 0-3", (slice(1, 3), slice(0, 4))),
+    ],
+)
+def test_a_part_is_hidden_without_a_pointing_device(shape, named, hidden):
+    mask, right = restoring.hidden_in(shape, restoring.NAMED, [], named), torch.ones(1, *shape[1:])
+    right[(0, *hidden)] = 0
+    assert torch.equal(mask, right)
+    both = restoring.hidden_in(shape, restoring.NAMED, [], f"{named}; rows 0, columns 0")
+    assert both[0, ..., 0, 0].sum() == 0
+    assert both.sum() <= right.sum()
+
+
+@pytest.mark.parametrize("named", ["rows 7-9", "rows 3-2", "lines 2", "3-4", "frames 0", "rows -1"])
+def test_parts_that_are_not_there_are_refused(named):
+    with pytest.raises(BootdiffError, match="rows of 0 to 7, columns of 0 to 5"):
+        restoring.hidden_in((1, 8, 6), restoring.NAMED, [], named)
+
+
+@pytest.mark.parametrize(
     ("view", "kind", "shape", "upload", "between"),
     [
         ("{kind: frame_window, length: 2}", "video", (1, 4, 6, 6), np.zeros((1, 4, 6, 6), dtype=np.uint8), ""),

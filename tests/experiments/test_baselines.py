@@ -47,7 +47,10 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("bench")
 
 
-@pytest.mark.parametrize("arm", ARMS)
+OFTEN = ("bootdiff", "label_mix", "cascade")  # one of each form; the others, 14 s, in `make test-all`
+
+
+@pytest.mark.parametrize("arm", [a if a in OFTEN else pytest.param(a, marks=pytest.mark.slow) for a in ARMS])
 def test_every_arm_trains_within_the_budget_and_resumes(folder, arm):
     which = tiny(folder)
     (planned,) = planned_runs(which, [arm], [VIEWS.get(arm, "three")], [20], [0])

@@ -17,6 +17,7 @@ def test_every_recipe_is_where_it_is_looked_for(name):
     assert load_recipe(forecast.recipe_file(name)).views
 
 
+@pytest.mark.slow  # a tiny run is trained for it: 5 s
 def test_a_recipe_is_forecast_once(tiny_run, tmp_path, monkeypatch):
     out = tmp_path / "forecast" / "tiny-seed-0.json"
     found = forecast.forecast_recipe(tiny_run.recipe, 0, tiny_run.run, out)
@@ -29,6 +30,7 @@ def test_a_recipe_is_forecast_once(tiny_run, tmp_path, monkeypatch):
     assert forecast.forecast_recipe(tiny_run.recipe, 0, tiny_run.run, out)["screening"] == found["screening"]
 
 
+@pytest.mark.slow  # as above
 def test_a_tiny_run_is_compared_with_its_forecast(tiny_run, tmp_path):
     metrics = json.loads((tiny_run.run / "metrics.json").read_text())
     found = forecast.forecast_recipe(tiny_run.recipe, 0, tiny_run.run, tmp_path / "f.json")

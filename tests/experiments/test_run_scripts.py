@@ -24,6 +24,7 @@ def written(path):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow  # all variants of a residual are trained: 3 s, beside the tiny run
 def test_regularization_measures_what_the_arms_are(tiny_run, tmp_path, capsys):
     """Variants that are made as an arm of the run is are this arm, to the last digit."""
     out = tmp_path / "regularization-tiny.json"

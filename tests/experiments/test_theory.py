@@ -49,6 +49,7 @@ def test_theory_writes_everything_and_says_what_holds(tmp_path):
     assert set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', page)) <= set(ids)
 
 
+@pytest.mark.slow  # all claims again, with one that fails: 3 s
 def test_a_claim_that_fails_is_an_exit_code(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "EXPERIMENTS", {1: made(True), 2: made(False)})
     result = call("theory", "--out", tmp_path)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from experiments.scripts import training_keys
 
 
+@pytest.mark.slow  # steps of several networks: 3 s
 def test_ratios_are_those_to_no_key(tmp_path, capsys, monkeypatch):
     def here(kind, shape, changes, steps):
         """In this process, whose peak is that of all tests so far: it says nothing."""

@@ -29,14 +29,15 @@ from bootdiff.restoration import METHODS, restore
 from bootdiff.views import Identity, View
 
 __all__ = [
-    "HIDE", "LARGEST", "MOST_ANSWERS", "PAINTED", "Answers", "Given", "answer", "canvas", "check_upload", "example",
-    "hidden_in", "of_file", "painted_mask", "placements", "show", "show_given", "view_choices",
+    "HIDE", "LARGEST", "MOST_ANSWERS", "NAMED", "PAINTED", "Answers", "Given", "answer", "canvas", "check_upload",
+    "example", "hidden_in", "of_file", "painted_mask", "placements", "show", "show_given", "view_choices",
 ]  # fmt: skip
 
 PAINTED = "a part that I hide"
 """The choice beside the views of the recipe."""
 
-HIDE = ("what I paint", "left half", "right half", "upper half", "lower half", "a box in the middle")
+NAMED = "rows and columns that I name"
+HIDE = ("what I paint", NAMED, "left half", "right half", "upper half", "lower half", "a box in the middle")
 """Parts of a picture that can be hidden."""
 
 MOST_ANSWERS = 12
@@ -213,7 +214,8 @@ def hidden_in(shape: tuple[int, ...], part: str, layers: list[Any], between: str
     Args:
         part: one of `HIDE`, for pictures and videos.
         layers: of the canvas, where it was painted.
-        between: of signals the steps, as "20-40"; of vectors the columns, as "1, 3".
+        between: of signals the steps, as "20-40"; of vectors the columns, as "1, 3"; of pictures boxes, as "rows 8-15,
+            columns 4-11", several divided by semicolons, in videos also "frames 2-5".
 
     Raises:
         BootdiffError: nothing is hidden, or everything.
@@ -222,6 +224,8 @@ def hidden_in(shape: tuple[int, ...], part: str, layers: list[Any], between: str
         mask = _numbered(shape, between)
     elif part == HIDE[0]:
         mask = painted_mask(layers, shape)
+    elif part == NAMED:
+        mask = _boxed(shape, between)
     else:
         height, width = shape[-2:]
         mask = torch.ones(1, *shape[1:])
@@ -239,6 +243,28 @@ def hidden_in(shape: tuple[int, ...], part: str, layers: list[Any], between: str
         raise BootdiffError("nothing is hidden yet: paint over the part that is to be filled in, or choose one")
     if not bool(mask.any()):
         raise BootdiffError("everything is hidden: leave something to go by")
+    return mask
+
+
+def _boxed(shape: tuple[int, ...], between: str) -> Tensor:
+    """What needs no pointing device: each box by its rows, columns and frames; what is not named is hidden whole."""
+    axes = {"frames": 1, "rows": len(shape) - 2, "columns": len(shape) - 1}
+    if len(shape) == 3:
+        del axes["frames"]
+    mask = torch.ones(1, *shape[1:])
+    for box in filter(None, (b.strip() for b in between.split(";"))):
+        where = [slice(None)] * mask.ndim
+        for part in filter(None, (p.strip() for p in box.split(","))):
+            found = re.fullmatch(r"([a-z]+)\s+(\d{1,9})(?:\s*-\s*(\d{1,9}))?", part.lower())
+            axis = axes.get(found[1] if found and found[1].endswith("s") else f"{found[1]}s" if found else "")
+            first, last = (int(found[2]), int(found[3] or found[2])) if found else (-1, -1)
+            if axis is None or not 0 <= first <= last < shape[axis]:
+                known = ", ".join(f"{name} of 0 to {shape[k] - 1}" for name, k in axes.items())
+                raise BootdiffError(
+                    f"hide {part!r}: give {known}, as rows 0-{shape[-2] // 4}, columns 0-{shape[-1] // 4}"
+                )
+            where[axis] = slice(first, last + 1)
+        mask[tuple(where)] = 0
     return mask
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from bootdiff.cli.webui import markup, restoring
 from bootdiff.cli.webui.parts import EVENT, Shared, arm_choices, class_choices, halt, session, told_html
-from bootdiff.cli.webui.restoring import HIDE, PAINTED, Answers, Given
+from bootdiff.cli.webui.restoring import HIDE, NAMED, PAINTED, Answers, Given
 from bootdiff.cli.webui.work import Stopped
 from bootdiff.data import kind_of
 from bootdiff.errors import BootdiffError
@@ -144,8 +144,16 @@ def build(shared: Shared, run: gr.Dropdown) -> None:
     source.change(of, [source], [number, file, fit], **EVENT)
     load.click(take, [run, arm, choice, source, number, file, fit, placement], loaded, trigger_mode="once", **EVENT)
     asked = [run, arm, given_state, hide, between, editor, count, steps, seed, method, label]
+    hide.change(
+        lambda part, given: gr.update(visible=part == NAMED or _by_numbers(given)), [hide, given_state], [between]
+    )
     go.click(restore, asked, [status, answers], trigger_mode="once", **EVENT)
     stop.click(halt(shared), None, None, **EVENT)
+
+
+def _by_numbers(given: Given | None) -> bool:
+    """Whether what is hidden of it is said in numbers: of signals and vectors."""
+    return given is not None and given.name is None and given.partial.x.ndim < 4
 
 
 def _loaded(model: Any, given: Given) -> list[Any]:
@@ -158,8 +166,12 @@ def _loaded(model: Any, given: Given) -> list[Any]:
     seen = "" if pictures else markup.block(restoring.show_given(given, model))
     count = model.shape[-1] if len(model.shape) > 1 else model.shape[0]
     what = "steps" if len(model.shape) > 1 else "columns"
+    asked = f"Hide these {what}, of 0 to {count - 1}"
+    if pictures:
+        high, wide = model.shape[-2:]
+        asked = f"Rows and columns, as rows 0-{high // 4}, columns 0-{wide // 4}; several boxes divided by semicolons"
     return [
         markup.note(f"Loaded: {given.what}.", bad=False), gr.update(visible=pictures, value=HIDE[0]),
-        gr.update(visible=numbers, label=f"Hide these {what}, of 0 to {count - 1}"),
+        gr.update(visible=numbers, label=asked, value=""),
         gr.update(visible=pictures, value=value), seen, given,
     ]  # fmt: skip
