@@ -264,6 +264,10 @@ def test_a_stage_of_the_same_key_is_taken_from_another_run(store, said, tmp_path
     second = StageStore(Run.open(tmp_path / "second", "seed: 0"), ALONE, [store.run.path], said.append)
     with second.run:
         assert not second.stage("toy", changed(data="new"), steps=60).begun
+        assert len(said) == 1
+        assert said[0].startswith(f"toy: not taken from {store.run.path}, made with something else: ")
+        assert said[0].endswith("-> new) (there -> now)")
+        said.clear()
         stage = second.stage("toy", MADE_WITH, steps=60)
         assert said == [f"toy: taken from {store.run.path}"]
         there = content(store.run.stage("toy"))

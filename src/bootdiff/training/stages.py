@@ -156,9 +156,17 @@ class StageStore:
     def _fill(self, stage: StageDir, asked: StageKey) -> None:
         """Copy a complete stage of the same key from another run. done.json comes last: killed before, it is copied
         again."""
+        unlike: list[str] = []
         for other in self.reuse:
             there = Run.read(other).stage(stage.name)
-            if not there.done or not (there / _NOTE).is_file() or _note(there) != asked:
+            if not there.done or not (there / _NOTE).is_file():
+                continue
+            note = _note(there)
+            assert note is not None
+            if note != asked:
+                # Where only what it was made of differs, that was said of its parents.
+                said = _own_differences(_differences(note, asked))
+                unlike += [f"{stage.name}: not taken from {other}, made with something else: {said}"] if said else []
                 continue
             for path in there.path.iterdir():
                 if path.suffix == ".safetensors":
@@ -180,6 +188,8 @@ class StageStore:
             copy_file(there / "done.json", stage / "done.json")
             self.log(f"{stage.name}: taken from {other}")
             return
+        for line in unlike:
+            self.log(line)
 
 
 # --- details ----------------------------------------------------------------------------------------------------------
@@ -222,17 +232,22 @@ def _fate(stage: StageDir, there: StageKey | None, asked: StageKey) -> str:
         isinstance(there["steps"], int) and isinstance(asked["steps"], int) and asked["steps"] > there["steps"]
     )
     if "depends_on" in parts or fewer:
-        said = ", ".join(
-            f"{path.removeprefix('depends_on.')} ({_short(old)} -> {_short(new)})"
-            for path, old, new in found
-            if path.split(".")[0] in ("depends_on", "steps")
-        )
         raise BootdiffError(
-            f"{stage.path}: the stage {stage.name} was made with something else: {said} (there -> now). Choose another "
-            f"directory for the run, go back to what it was made with, or delete exactly this folder: the stage is "
-            f"then made again, and what depends on it follows."
+            f"{stage.path}: the stage {stage.name} was made with something else: {_own_differences(found)}. Choose "
+            f"another directory for the run, go back to what it was made with, or delete exactly this folder: the "
+            f"stage is then made again, and what depends on it follows."
         )
     return "new" if "parents" in parts or "steps" not in parts else "go on"
+
+
+def _own_differences(found: list[tuple[str, Any, Any]]) -> str:
+    """What of a stage's own settings, data and steps differs, in words; "" where nothing does."""
+    said = [
+        f"{path.removeprefix('depends_on.')} ({_short(old)} -> {_short(new)})"
+        for path, old, new in found
+        if path.split(".")[0] in ("depends_on", "steps")
+    ]
+    return f"{', '.join(said)} (there -> now)" if said else ""
 
 
 def _short(value: Any) -> str:

@@ -153,7 +153,7 @@ def build(shared: Shared, run: gr.Dropdown) -> None:
 
 def _by_numbers(given: Given | None) -> bool:
     """Whether what is hidden of it is said in numbers: of signals and vectors."""
-    return given is not None and given.name is None and given.partial.x.ndim < 4
+    return given is not None and given.name is None and given.partial.stored.ndim < 4
 
 
 def _loaded(model: Any, given: Given) -> list[Any]:
