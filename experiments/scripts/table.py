@@ -3,8 +3,8 @@
     python -m experiments.scripts.table [--check]
 
 Each experiments/results/NAME/seed-S.json is the metrics.json of one `bootdiff arms` run, each regularization-NAME.json
-what `experiments.scripts.regularization` wrote; backbones.json, training-keys.json, speed/data.json and
-forecast/comparison.json are of the scripts backbones, training_keys, throughput and forecast; beside the runs,
+what `experiments.scripts.regularization` wrote; backbones.json, detail.json, training-keys.json, speed/data.json and
+forecast/comparison.json are of the scripts backbones, detail, training_keys, throughput and forecast; beside the runs,
 overlay-seed-0.json is of `experiments.scripts.overlay` (table NAME-overlay), measures-seed-0.json of
 `experiments.scripts.moving` (table NAME-measures), and restore-WHAT.json the report.json of a
 `bootdiff restore` (table NAME-restore-WHAT). Runs of videos and signals have a table NAME-long-range, and those of the
@@ -27,7 +27,7 @@ from bootdiff.evaluation.sample_weights import weighted_mean
 from bootdiff.method.stages import ARMS
 from bootdiff.training.files import read_json
 from experiments.benchmark.overlay_detection import table as traces
-from experiments.scripts import backbones, forecast, moving, throughput, training_keys
+from experiments.scripts import backbones, detail, forecast, moving, throughput, training_keys
 from experiments.scripts.results import RESULTS, ROOT, insert, outdated
 
 __all__ = ["main", "tables"]
@@ -223,6 +223,8 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
         made["backbones"] = backbones.table(read_json(results / "backbones.json")["rows"])
     if (results / "speed" / "data.json").is_file():
         made["throughput"] = throughput.table(read_json(results / "speed" / "data.json"))
+    if (results / "detail.json").is_file():
+        made["detail"] = detail.table(read_json(results / "detail.json")["rows"])
     if (results / "training-keys.json").is_file():
         made["training-keys"] = training_keys.table(read_json(results / "training-keys.json"))
     if (results / "forecast" / "comparison.json").is_file():

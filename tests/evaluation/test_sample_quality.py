@@ -108,3 +108,17 @@ def test_long_range_of_signals_goes_to_half_their_length():
     said = long_range(waves.batch(range(200))[0], waves)
     assert said["lag"] == 20
     np.testing.assert_allclose(said["curve"]["real"], np.cos(np.arange(1, 21) * 2 * np.pi / 20), atol=0.12)
+
+
+def test_softer_samples_have_less_detail_and_small_ones_none(means):
+    def of(n, seed):
+        return Arrays(np.random.default_rng(seed).uniform(-1, 1, (n, 16, 16, 1)).astype(np.float32), range=(-1, 1))
+
+    reference, train = of(60, 0), of(20, 1)
+    x = of(50, 2).batch(range(50))[0]
+    sharp = sample_quality(x, reference, train, None, means)["detail"]
+    soft = sample_quality(0.5 * x, reference, train, None, means)["detail"]
+    assert abs(sharp["ratio"] - 1) < 4 * sharp["stderr"]
+    assert soft["ratio"] == pytest.approx(0.25 * sharp["ratio"], rel=0.02)  # the sampler's lowest noise counts, too
+    small = pictures(60, 0)
+    assert sample_quality(small.batch(range(60))[0], small, pictures(20, 1), None, means)["detail"] is None
