@@ -285,6 +285,28 @@ def test_a_stage_of_the_same_key_is_taken_from_another_run(store, said, tmp_path
         assert not third.stage("toy", MADE_WITH, steps=80).begun  # it went on: not what a training at once gives
 
 
+def test_moments_that_differ_by_rounding_are_the_same_stage(store, said, tmp_path):
+    """Another number of threads adds up the same data in a different order."""
+    one, two = (changed(prior={"sigma_data": value}) for value in (0.3269157976982997, 0.3269157976983))
+    stage = store.stage("toy", one, steps=60)
+    train(stage)
+    child = store.stage("child", 1, parents={"toy": stage.key}).key
+    batches = Batches()
+    again = store.stage("toy", two, steps=60)
+    train(again, batches=batches)
+    assert batches.asked == []
+    assert again.key == stage.key
+    assert store.stage("child", 1, parents={"toy": again.key}).key == child
+    second = StageStore(Run.open(tmp_path / "second", "seed: 0"), ALONE, [store.run.path], said.append)
+    with second.run:
+        taken = second.stage("toy", two, steps=60)
+        assert said == [f"toy: taken from {store.run.path}"]
+        assert content(taken) == content(store.run.stage("toy"))
+        assert taken.key == stage.key
+    with pytest.raises(BootdiffError, match="made with something else"):
+        store.stage("toy", changed(prior={"sigma_data": 0.32691580}), steps=60)
+
+
 def test_damaged_weights_are_not_spread(store, tmp_path):
     train(store.stage("toy", MADE_WITH, steps=60))
     path = store.run.stage("toy") / "final.safetensors"

@@ -10,6 +10,7 @@
                     (`unregularized`: the same without penalties, where the settings have it)
     5. stack        kappa_k(sigma) >= 0: regress x0 - V on D_k - V, on held-out full samples; among the experts are
        moments      the exact denoisers of Gaussians with the data's and the views' moments (`gaussian`)
+       shift        by how much samplers understate the noise to it, so that samples have enough detail (`noise_shift`)
     6. distilled    where asked for: the full-only networks, taught to answer as the stack does (`distillation`)
 
 and for comparison `oracle`: denoisers trained on all data in full.  A view's denoiser is itself a stack without views;

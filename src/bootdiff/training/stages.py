@@ -21,6 +21,7 @@ what the first has written.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -95,8 +96,10 @@ class StageStore:
             if not stage.begun:
                 self._fill(stage, asked)
         self.accelerator.wait_for_everyone()
-        stage.key = digest([name, _note(stage)])
-        stage.check_made_with(digest([name, asked["depends_on"], asked["parents"]]))
+        note = _note(stage)
+        assert note is not None
+        stage.key = digest([name, note])
+        stage.check_made_with(digest([name, note["depends_on"], note["parents"]]))
         return stage
 
     def exists(self, stage: StageDir, name: str) -> bool:
@@ -163,9 +166,9 @@ class StageStore:
                 continue
             note = _note(there)
             assert note is not None
-            if note != asked:
+            if (found := _differences(note, asked)) or note["went_on"]:
                 # Where only what it was made of differs, that was said of its parents.
-                said = _own_differences(_differences(note, asked))
+                said = _own_differences(found)
                 unlike += [f"{stage.name}: not taken from {other}, made with something else: {said}"] if said else []
                 continue
             for path in there.path.iterdir():
@@ -185,6 +188,7 @@ class StageStore:
             for row in read_metrics(there.run.path / "metrics.jsonl", stage.name):
                 self.run.append(row)
             self.run.sync_metrics()
+            stage.write(_NOTE, note)  # that of the files, which may differ from what was asked for by rounding
             copy_file(there / "done.json", stage / "done.json")
             self.log(f"{stage.name}: taken from {other}")
             return
@@ -210,8 +214,24 @@ def _note(stage: StageDir) -> StageKey | None:
 
 
 def _differences(there: StageKey, asked: StageKey) -> list[tuple[str, Any, Any]]:
-    """What two notes differ in, the history apart: it is not asked for."""
-    return differences(there | {"went_on": []}, asked)
+    """What two notes differ in, the history apart: it is not asked for.
+
+    Nor do numbers count that differ by rounding: another number of threads, or another processor, adds up the moments
+    of the same data in a different order.
+    """
+    found = differences(there | {"went_on": []}, asked)
+    return [(part, old, new) for part, old, new in found if not _differs_by_rounding(old, new)]
+
+
+def _differs_by_rounding(old: Any, new: Any) -> bool:
+    """Whether two values are numbers that hardly differ.
+
+    >>> _differs_by_rounding(0.3269157976982997, 0.3269157976983), _differs_by_rounding(0.01, 0.0100001)
+    (True, False)
+    >>> _differs_by_rounding(3, 3.0000000001), _differs_by_rounding("a", "b")
+    (False, False)
+    """
+    return type(old) is type(new) is float and math.isclose(old, new, rel_tol=1e-9, abs_tol=1e-15)
 
 
 def _fate(stage: StageDir, there: StageKey | None, asked: StageKey) -> str:
