@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bootdiff.denoise import Denoiser, IsotropicGaussian, ScaledDenoiser
+from bootdiff.errors import BootdiffError
 from bootdiff.evaluation.swap import SwappedDenoiser
 from bootdiff.guidance import GuidedDenoiser
 from bootdiff.method import noise_shift
@@ -17,6 +18,7 @@ from bootdiff.method.stack import StackedDenoiser
 from bootdiff.pipeline import BootdiffPipeline, DenoiserModel
 from bootdiff.sampling import sample
 from bootdiff.serialization import load, save
+from bootdiff.training.files import read_json, write_stamped
 
 SHAPE = (1, 24, 24)
 
@@ -103,6 +105,18 @@ def stacked(shift):
 )
 def test_what_is_put_around_a_model_keeps_it(wrap):
     assert wrap(stacked(0.03)).noise_shift == 0.03
+
+
+@pytest.mark.parametrize("shift", [1.0, -2.0, math.nan])
+def test_a_model_cannot_have_one_that_is_none(shift, tmp_path):
+    with pytest.raises(ValueError, match="noise_shift must be above -1 and below 1"):
+        stacked(shift)
+    save(stacked(0.5), tmp_path / "model")
+    note = read_json(tmp_path / "model" / "model.json")
+    note["denoiser"]["args"]["noise_shift"] = shift if shift == shift else "NaN"
+    write_stamped(tmp_path / "model" / "model.json", {k: v for k, v in note.items() if k != "checksum"})
+    with pytest.raises(BootdiffError):
+        load(tmp_path / "model")
 
 
 def test_it_is_saved_with_the_model(tmp_path):

@@ -89,6 +89,8 @@ class StackedDenoiser(Denoiser):
     ) -> None:
         super().__init__()
         self.noise_shift = float(noise_shift)
+        if not -1 < self.noise_shift < 1:
+            raise ValueError(f"noise_shift must be above -1 and below 1, got {noise_shift}")
         self.composite, self.experts, self.shape = composite, nn.ModuleList(experts), composite.shape
         count = len(experts)
         values = torch.full((len(levels), count), 1 / max(count, 1)) if weights is None else torch.tensor(weights)
