@@ -26,6 +26,7 @@ from bootdiff.noise import LogNormal
 from bootdiff.recipe.build import build_problem
 from bootdiff.recipe.schema import load_recipe_text
 from bootdiff.serialization import load
+from bootdiff.training.files import read_record
 from bootdiff.training.loop import fit
 from bootdiff.training.run import Run, load_tensors
 from bootdiff.training.settings import TrainingSettings
@@ -222,6 +223,18 @@ def test_the_arm_asks_no_view_and_is_made_again_of_what_is_there(tmp_path, accel
         boot = Bootstrap(boot.settings, boot.problem, again, accelerator, log=lambda text: None)
         assert torch.equal(boot.denoiser("distilled")(x, sigma, label), made(x, sigma, label))
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@pytest.mark.parametrize("shift", [0, 0.03])
+def test_samples_drawn_before_models_had_a_noise_shift_are_those_of_a_model_without(tmp_path, accelerator, shift):
+    text = f"{RECIPE}distill: {{samples: 4, training: {{steps: 1}}}}\n"
+    assert text.count("sampling: {") == 1
+    boot = run(tmp_path / "run", text.replace("sampling: {", f"sampling: {{noise_shift: {shift}, "), accelerator)
+    with boot.run:
+        boot.denoiser("distilled")
+    key = read_record(tmp_path / "run" / "stages" / "distilled-samples" / "key.json", stage="distilled-samples")
+    assert set(key["depends_on"]["sampling"]) == {"scheduler", "steps", "sigma_min", "sigma_max"}
+    assert set(key["parents"]) == ({"bootdiff", "noise_shift"} if shift else {"bootdiff"})
 
 
 def test_students_start_at_the_full_only_networks_unless_they_are_others(tmp_path, accelerator):

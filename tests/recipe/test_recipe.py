@@ -413,3 +413,18 @@ def test_reading_recipes_imports_nothing_heavier_than_torch():
     heavy = "{'diffusers', 'accelerate', 'matplotlib', 'scipy', 'PIL'}"
     code = f"import sys, bootdiff; bootdiff.load_recipe; found = {heavy} & set(sys.modules); assert not found, found"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("auto", "auto"), ("0", 0.0), ("0.03", 0.03), ("-0.02", -0.02), ("3.0e-2", 0.03)]
+)
+def test_a_noise_shift_is_auto_or_a_number_as_people_write_them(written, read):
+    recipe = load_recipe_text(f"{MINIMAL}sampling: {{noise_shift: {written}}}\n")
+    assert recipe.sampling.settings().noise_shift == read
+    assert load_recipe_text(recipe.dump()).sampling.noise_shift == read
+
+
+@pytest.mark.parametrize("written", ["1", "-1", "2", "half", "null", "true", ".nan"])
+def test_a_noise_shift_that_is_none_is_named(written):
+    with pytest.raises(BootdiffError, match=r"noise_shift.* must be auto or a number above -1 and below 1"):
+        load_recipe_text(f"{MINIMAL}sampling: {{noise_shift: {written}}}\n")

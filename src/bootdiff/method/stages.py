@@ -319,8 +319,11 @@ class Bootstrap(Trainer):
                 self.seed("distilled-samples"),
             )
             last = self._keys[f"{self.prefix}residual-stack"]
-            made_with = {"count": count, "sampling": asdict(how), "seed": seed, "classes": classes}
-            stage = self._stage("distilled-samples", made_with, parents={"bootdiff": last})
+            # The shift is the teacher's: where it has one, samples that were drawn without are drawn again.
+            sampling = {key: value for key, value in asdict(how).items() if key != "noise_shift"}
+            shift = {"noise_shift": teacher.noise_shift} if teacher.noise_shift else {}
+            made_with = {"count": count, "sampling": sampling, "seed": seed, "classes": classes}
+            stage = self._stage("distilled-samples", made_with, parents={"bootdiff": last} | shift)
             drawn, labels, cost = draw_pool(
                 teacher, stage, stage.key, count, how, seed, classes, self.accelerator, self.progress
             )

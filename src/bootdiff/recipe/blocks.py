@@ -55,8 +55,10 @@ def _auto_or_between(low: float, high: float) -> PlainValidator:
 
     def read(value: Any) -> str | float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value == "auto" or (number and low < value < high):
-            return value
+        if value == "auto":
+            return "auto"
+        if number and low < value < high:
+            return float(value)  # also of 0 and 1 as YAML has them
         raise ValueError(f"must be auto or a number above {low:g} and below {high:g}, got {short_repr(value)}")
 
     return PlainValidator(read, json_schema_input_type=Literal["auto"] | float)
