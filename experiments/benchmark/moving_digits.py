@@ -1,18 +1,18 @@
 """Moving MNIST (Srivastava et al. 2015, arXiv 1502.04681) in code, and exact measures of what happens in a video.
 
-Two handwritten digits move in a square, each at a constant velocity, and bounce off its walls: with q(t) = p + v t and
-the room R that a digit has, its corner stands at the reflection
+Handwritten digits, one or two, move in a square, each at a constant velocity, and bounce off its walls: with
+q(t) = p + v t and the room R that a digit has, its corner stands at the reflection
 
     x(t) = R - |(q(t) mod 2 R) - R|,      in each direction by itself;
 
-frames show the larger value of both at each pixel, shifted by fractions of pixels.  So a video's first frames decide
-all others, and a long one is right or wrong whatever the statistics of single frames say:
+frames show the largest value at each pixel, shifted by fractions of pixels.  So a video's first frames decide all
+others, and a long one is right or wrong whatever the statistics of single frames say:
 
-    alone        share of the frames that show two things apart from each other
-    count        share of the frames that show one thing (both meet) or two, no more and no less
-    same         correlation of a digit's picture in the last frame where both are apart with that in the first one
+    alone        share of the frames that show as many things as there are digits, apart from each other
+    count        share of the frames that show one thing (where two digits meet) to as many as there are digits
+    same         correlation of a digit's picture in the last frame where all are apart with that in the first one
     off course   root mean square of the pixels between where a digit is and where the motion above that fits it best
-                 has it, over the frames where both are apart
+                 has it, over the frames where all are apart
     bounces      wall contacts of that motion between the first and the last of them
 
 A thing is what is bright and coherent: values above `BRIGHT`, holes of one pixel closed, at least `LEAST` pixels.
@@ -31,7 +31,7 @@ from scipy import ndimage, optimize
 __all__ = ["BRIGHT", "LEAST", "Track", "followed", "measures", "position", "render", "simulate"]
 
 BRIGHT, LEAST = 0.25, 8
-_APART, _SPAN = 5, 0.6  # frames that must show both apart, and the share of the video that they must span
+_APART, _SPAN = 5, 0.6  # frames that must show all apart, and the share of the video that they must span
 _MEETINGS = 3  # of the digits, after which either way to go on is tried
 _SPEED = (1.0, 2.5)  # pixels per frame
 
@@ -46,8 +46,8 @@ def position(p: np.ndarray, v: np.ndarray, t: np.ndarray, room: float) -> np.nda
     return room - np.abs(q % (2 * room) - room)
 
 
-def simulate(digits: np.ndarray, count: int, frames: int, size: int, seed: int) -> np.ndarray:
-    """Videos of two digits each.
+def simulate(digits: np.ndarray, count: int, frames: int, size: int, seed: int, each: int = 2) -> np.ndarray:
+    """Videos of `each` digits, one or two.
 
     Args:
         digits: (n, h, h), uint8 or floats from 0 to 255.
@@ -59,13 +59,13 @@ def simulate(digits: np.ndarray, count: int, frames: int, size: int, seed: int) 
     """
     rng = np.random.default_rng(seed)
     room = float(size - digits.shape[1])
-    which = rng.integers(0, len(digits), (count, 2))
-    start = rng.uniform(0, room, (count, 2, 2))
-    angle, speed = rng.uniform(0, 2 * np.pi, (count, 2)), rng.uniform(*_SPEED, (count, 2))
+    which = rng.integers(0, len(digits), (count, each))
+    start = rng.uniform(0, room, (count, each, 2))
+    angle, speed = rng.uniform(0, 2 * np.pi, (count, each)), rng.uniform(*_SPEED, (count, each))
     v = speed[..., None] * np.stack([np.sin(angle), np.cos(angle)], -1)
-    where = position(start, v, np.arange(frames), room)  # (count, 2, frames, 2)
+    where = position(start, v, np.arange(frames), room)  # (count, each, frames, 2)
     videos = np.zeros((count, frames, size, size, 1), np.uint8)
-    for i, k in itertools.product(range(count), range(2)):
+    for i, k in itertools.product(range(count), range(each)):
         digit = digits[which[i, k]].astype(np.float64)
         for t in range(frames):
             frame = videos[i, t, ..., 0]
@@ -89,7 +89,7 @@ def render(digit: np.ndarray, corner: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Track:
-    """One digit through a video: `at`, frames where both are apart (k,); `where`, its centre of brightness
+    """One digit through a video: `at`, frames where all are apart (k,); `where`, its centre of brightness
     (k, 2); `first`, `last`, its pictures there, cut around the centre."""
 
     at: np.ndarray
@@ -118,35 +118,39 @@ def _centre(frame: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return np.array([(weights * rows).sum(), (weights * columns).sum()]) / weights.sum()
 
 
-def followed(video: np.ndarray, side: int) -> tuple[list[Track], list[tuple[np.ndarray, int]]]:
-    """Both digits of a video (T, H, W) in [0, 1], and their courses (`_course`); none where too few frames show them
-    apart.
+def followed(video: np.ndarray, side: int, each: int = 2) -> tuple[list[Track], list[tuple[np.ndarray, int]]]:
+    """The `each` digits of a video (T, H, W) in [0, 1], and their courses (`_course`); none where too few frames show
+    them apart.
 
-    Frame by frame the nearest is the same. Which is which after they met, the motion says: of all ways to go on, the
+    Frame by frame the nearest is the same. Which is which after two met, the motion says: of all ways to go on, the
     one with the least distances from a course. (The pictures have no say, or "same" would be so by construction.)
     """
-    apart = [(t, found) for t, frame in enumerate(video) if len(found := things(frame)) == 2]
+    apart = [(t, found) for t, frame in enumerate(video) if len(found := things(frame)) == each]
     if len(apart) < _APART or apart[-1][0] - apart[0][0] + 1 < _SPAN * len(video):
         return [], []
     pieces: list[list[tuple[int, Any]]] = []
     for t, found in apart:
         if pieces and pieces[-1][-1][0] == t - 1:
-            a, b = (thing[0] for thing in pieces[-1][-1][1])
-            straight = np.linalg.norm(a - found[0][0]) + np.linalg.norm(b - found[1][0])
-            crossed = np.linalg.norm(a - found[1][0]) + np.linalg.norm(b - found[0][0])
-            pieces[-1].append((t, found if straight <= crossed else found[::-1]))
+            before = pieces[-1][-1][1]
+            turned = found[::-1]
+            pieces[-1].append((t, found if _moved(before, found) <= _moved(before, turned) else turned))
         else:
             pieces.append([(t, found)])
     best: tuple[float, list[Track], list[tuple[np.ndarray, int]]] = (np.inf, [], [])
-    for turns in itertools.product((1, -1), repeat=min(len(pieces) - 1, _MEETINGS)):
+    for turns in itertools.product((1, -1), repeat=min(len(pieces) - 1, _MEETINGS) if each == 2 else 0):
         ways = (1, *turns, *[1] * (len(pieces) - 1 - len(turns)))
         frames = [(t, found[::way]) for piece, way in zip(pieces, ways, strict=True) for t, found in piece]
-        tracks = [_track(video, [(t, found[k]) for t, found in frames]) for k in range(2)]
+        tracks = [_track(video, [(t, found[k]) for t, found in frames]) for k in range(each)]
         courses = [_course(one, video.shape[-1] - side, side) for one in tracks]
         misfit = float(sum(np.square(off).sum() for off, _ in courses))
         if misfit < best[0]:
             best = misfit, tracks, courses
     return best[1], best[2]
+
+
+def _moved(before: Sequence[tuple[np.ndarray, Any]], now: Sequence[tuple[np.ndarray, Any]]) -> float:
+    """How far things went, all together, from one frame to the next."""
+    return float(sum(np.linalg.norm(a[0] - b[0]) for a, b in zip(before, now, strict=True)))
 
 
 def _track(video: np.ndarray, mine: Sequence[tuple[int, Any]]) -> Track:
@@ -200,19 +204,19 @@ def _course(found: Track, room: float, side: int) -> tuple[np.ndarray, int]:
     return np.asarray(np.linalg.norm(off, axis=1)), bounces
 
 
-def measures(videos: np.ndarray, side: int = 14) -> dict[str, Any]:
+def measures(videos: np.ndarray, side: int = 14, each: int = 2) -> dict[str, Any]:
     """What happens in videos (N, T, H, W) in [0, 1]: mean and standard error over videos of each measure above.
 
-    side: of the squares that digits have, in pixels.
+    side: of the squares that digits have, in pixels. each: digits in a video, one or two.
 
-    `tracked`: share of the videos that show both digits apart often enough, which the last three measures are of.
+    `tracked`: share of the videos that show the digits apart often enough, which the last three measures are of.
     """
     rows: dict[str, list[float]] = {name: [] for name in ("alone", "count", "tracked", "same", "off course", "bounces")}
     for video in videos:
         seen = [len(things(frame)) for frame in video]
-        rows["alone"].append(float(np.mean([n == 2 for n in seen])))
-        rows["count"].append(float(np.mean([n in (1, 2) for n in seen])))
-        found, courses = followed(video, side)
+        rows["alone"].append(float(np.mean([n == each for n in seen])))
+        rows["count"].append(float(np.mean([1 <= n <= each for n in seen])))
+        found, courses = followed(video, side, each)
         rows["tracked"].append(float(bool(found)))
         if found:
             rows["off course"].append(float(np.mean([np.sqrt(np.mean(off**2)) for off, _ in courses])))

@@ -1,13 +1,13 @@
-"""Are long videos right in the long run, when only clips and stills were plentiful?  Two digits that bounce.
+"""Are long videos right in the long run, when only clips were plentiful?  Digits that bounce.
 
-    python -m experiments.scripts.prepare --data DIR --only moving32
-    bootdiff arms experiments/recipes/moving32.yaml --out runs/moving32/seed-0
-    python -m experiments.scripts.moving measure runs/moving32/seed-0
-    python -m experiments.scripts.moving picture runs/moving32/seed-0
+    python -m experiments.scripts.prepare --data DIR --only moving24
+    bootdiff arms experiments/recipes/moving24.yaml --out runs/moving24/seed-0
+    python -m experiments.scripts.moving measure runs/moving24/seed-0
+    python -m experiments.scripts.moving picture runs/moving24/seed-0
 
 `measure` draws videos of the run's arms, and measures them and the test videos by
 `experiments.benchmark.moving_digits`; as a contrast also real ones that are cut in the middle and go on as another does
-("cut"). It writes experiments/results/moving32/measures-seed-S.json and prints a table. `picture` draws
+("cut"). It writes experiments/results/moving24/measures-seed-S.json and prints a table. `picture` draws
 docs/images/moving.png.
 """
 
@@ -49,20 +49,21 @@ def frames(x: torch.Tensor) -> np.ndarray:
     return np.asarray((x[:, 0].double().cpu() / 2 + 0.5).clamp(0, 1))
 
 
-def measure(folder: Path, count: int) -> dict[str, Any]:
-    """{"seed", "count", "found": {videos: `moving_digits.measures`}}: of test videos, cut ones, and of each arm."""
+def measure(folder: Path, count: int, each: int) -> dict[str, Any]:
+    """{"seed", "count", "found": {videos: `moving_digits.measures`}}: of test videos of `each` digits, cut ones, and of
+    each arm."""
     assessment = opened(folder)
     real = frames(in_memory(assessment.reference).x)[:count]
     cut = np.concatenate([real[:, : real.shape[1] // 2], np.roll(real, 1, 0)[:, real.shape[1] // 2 :]], axis=1)
     drawn = {arm: frames(draw(assessment, arm, count)) for arm in assessment.denoisers}
-    found = {name: measures(x) for name, x in {"real": real, "cut": cut, **drawn}.items()}
+    found = {name: measures(x, each=each) for name, x in {"real": real, "cut": cut, **drawn}.items()}
     return {"seed": assessment.recipe.seed, "count": count, "found": found}
 
 
 def table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Markdown."""
     names = list(next(iter(found.values())))
-    units = {"alone": "apart", "count": "one or two things", "off course": "off course, pixels"}
+    units = {"alone": "apart", "count": "no thing too many or missing", "off course": "off course, pixels"}
     lines = [
         "| videos | " + " | ".join(units.get(name, name) for name in names) + " |",
         "|---" * (len(names) + 1) + "|",
@@ -93,10 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, what in {"measure": "are the videos right?", "picture": "draw some"}.items():
         verb = verbs.add_parser(name, help=what)
-        verb.add_argument("run", type=Path, help="run of experiments/recipes/moving32.yaml")
+        verb.add_argument("run", type=Path, help="run of experiments/recipes/moving24.yaml")
         if name == "measure":
             verb.add_argument("--count", type=int, default=200, help="videos drawn of each arm")
-            verb.add_argument("--out", type=Path, default=RESULTS / "moving32")
+            verb.add_argument("--digits", type=int, choices=(1, 2), default=1, help="in each video (moving32.npz: 2)")
+            verb.add_argument("--out", type=Path, default=RESULTS / "moving24")
         else:
             verb.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "moving.png")
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -104,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.verb == "picture":
         picture(args.run, args.out)
         return
-    found = measure(args.run, args.count)
+    found = measure(args.run, args.count, args.digits)
     path = args.out / f"measures-seed-{found['seed']}.json"
     write_result(path, "moving", given, found)
     print(f"{path}\n\n{table(found['found'])}")

@@ -11,7 +11,8 @@ radar32.npz      12 frames of 32 x 32 x 1: `train` (1800) and `test` (250)
 traffic32.npz    16 frames of 32 x 32 x 3: `train` (640) and `test` (88)
 ecg.npz          512 values: `train` (5760) and `test` (792)
 medical64.npz    64 x 64 x 1: `train` (8645) and `test` (1500)
-moving32.npz     16 frames of 32 x 32 x 1: two digits of mnist28, halved, that bounce; `train` (4000) and `test` (400)
+moving24.npz     16 frames of 24 x 24 x 1: a digit of mnist28, halved, that bounces; `train` (4000) and `test` (400)
+moving32.npz     16 frames of 32 x 32 x 1: two such digits
 mnist-tiny.npz   mnist16 on three channels: `train`, useless thumbnails
 """
 
@@ -33,7 +34,7 @@ from experiments.scripts.results import DATA
 __all__ = ["halve", "load", "main"]
 
 MOVING = (4000, 400)
-"""Videos of moving32.npz, to train and to test with."""
+"""Videos of moving24.npz and moving32.npz, to train and to test with."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -89,6 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def cats(side: int) -> Arrays:
         return both("cats64") if side == 64 else {key: halve(x) for key, x in cats(2 * side).items()}
 
+    def moving(size: int, each: int) -> Arrays:
+        return {
+            key: simulate(halve(both("mnist28")[key])[..., 0], count, frames=16, size=size, seed=seed, each=each)
+            for key, count, seed in (("train", MOVING[0], 0), ("test", MOVING[1], 1))
+        }
+
     made: dict[str, Callable[[], Arrays]] = {
         "mnist28": lambda: both("mnist28"),
         "mnist16": small_digits,
@@ -100,10 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "traffic32": lambda: both("traffic_video32"),
         "ecg": lambda: both("ecg"),
         "medical64": lambda: both("medical64"),
-        "moving32": lambda: {
-            key: simulate(halve(both("mnist28")[key])[..., 0], count, frames=16, size=32, seed=seed)
-            for key, count, seed in (("train", MOVING[0], 0), ("test", MOVING[1], 1))
-        },
+        "moving24": lambda: moving(size=24, each=1),
+        "moving32": lambda: moving(size=32, each=2),
     }
     wanted = made if args.only is None else args.only
     unknown = [name for name in wanted if name not in made]

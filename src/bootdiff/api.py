@@ -145,7 +145,8 @@ def fit(
         record = None if run is None else _record(opened, problem, say, main)
         stages = Bootstrap(
             settings, problem, opened, accelerator, record.progress(progress) if record else progress,
-            record.log(say) if record else say, reuse, watch=record.previews(settings.sampling) if record else None,
+            record.log(say) if record else say, list(reuse),
+            watch=record.previews(settings.sampling) if record else None,
         )  # fmt: skip
         stages.check_networks([arm])
         if record is not None:

@@ -2,7 +2,8 @@
 
 A launcher (torchrun, accelerate) and a training with data workers end their children when they end themselves, but not
 when they are killed: the children would go on, holding the run's lock and the devices. So each child watches for its
-parent, and is asked to end, as by SIGTERM, once it has another one.
+parent, and is asked to end, as by SIGTERM, once it has another one. Commands of ours that a command starts
+(`own_command`, with `own_environment(job=True)`) do the same.
 """
 
 from __future__ import annotations
@@ -10,15 +11,26 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
+from pathlib import Path
 
-__all__ = ["dead_worker", "end_with_launcher", "end_with_parent", "lost_process"]
+__all__ = [
+    "dead_worker",
+    "end_with_launcher",
+    "end_with_parent",
+    "lost_process",
+    "own_command",
+    "own_environment",
+]
 
 _EVERY = 1.0
 _PATIENCE = 300.0  # seconds for a checkpoint, before a process is killed that waits for another one that is gone
-_LAUNCHED = ("LOCAL_RANK", "ACCELERATE_DYNAMO_BACKEND")  # what launchers set
+_JOB = "BOOTDIFF_JOB"
+_LAUNCHED = ("LOCAL_RANK", "ACCELERATE_DYNAMO_BACKEND", _JOB)  # what launchers set
 
 _watching: set[int] = set()
 
@@ -41,6 +53,22 @@ def _watch(parent: int, signals: tuple[signal.Signals, ...]) -> None:
     for number in signals:
         os.kill(os.getpid(), number)
         time.sleep(_PATIENCE)
+
+
+def own_command(arguments: Sequence[str], *, trusted: bool = False) -> list[str]:
+    """A command of ours for a process of its own. trusted: whether its recipe may name code (`recipe.trust`)."""
+    return [sys.executable, "-m", "bootdiff", *(["--trust-imports"] if trusted else []), *arguments]
+
+
+def own_environment(*, job: bool = False) -> dict[str, str]:
+    """What such a process needs: this very source, from whatever folder; what it prints arrives at once.
+
+    job: it ends when this process does.
+    """
+    source = str(Path(__file__).resolve().parents[1])
+    paths = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+    own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": paths, "NO_COLOR": "1"}
+    return {**os.environ, **own, **({_JOB: "1"} if job else {})}
 
 
 def dead_worker(error: BaseException) -> str | None:

@@ -26,12 +26,12 @@ def digits(count=12, seed=0):
     return (255 * np.array(found)).round().astype(np.uint8)
 
 
-VIDEOS = simulate(digits(), 16, 16, SIZE, seed=0)[..., 0] / 255
+VIDEOS = {each: simulate(digits(), 16, 16, SIZE, seed=0, each=each)[..., 0] / 255 for each in (1, 2)}
 
 
 @pytest.fixture(scope="module")
 def right():
-    return measures(VIDEOS)
+    return {each: measures(videos, each=each) for each, videos in VIDEOS.items()}
 
 
 def test_positions_are_reflections_at_the_walls():
@@ -71,10 +71,11 @@ def test_simulated_videos_are_a_function_of_their_seed():
     assert (a != c).any()
 
 
-def test_real_videos_are_right(right):
-    found = right
+@pytest.mark.parametrize(("each", "tracked"), [(1, 0.99), (2, 0.2)])
+def test_real_videos_are_right(each, tracked, right):
+    found = right[each]
     assert found["count"]["mean"] == 1
-    assert found["tracked"]["mean"] > 0.2
+    assert found["tracked"]["mean"] > tracked
     assert found["same"]["mean"] > 0.97
     assert found["off course"]["mean"] < 0.05
     assert found["bounces"]["mean"] > 1
@@ -95,6 +96,7 @@ def test_both_are_followed_through_their_meetings():
         np.testing.assert_allclose(offset, np.broadcast_to(offset.mean(0), offset.shape), atol=0.05)
 
 
+@pytest.mark.parametrize("each", [1, 2])
 @pytest.mark.parametrize(
     ("wrong", "measure", "least"),
     [
@@ -105,8 +107,8 @@ def test_both_are_followed_through_their_meetings():
     ],
     ids=["others go on: pictures", "others go on: course", "stops", "jumps"],
 )
-def test_wrong_videos_are_found_out(wrong, measure, least, right):
-    right, found = right[measure]["mean"], measures(wrong(VIDEOS))[measure]["mean"]
+def test_wrong_videos_are_found_out(wrong, measure, least, each, right):
+    right, found = right[each][measure]["mean"], measures(wrong(VIDEOS[each]), each=each)[measure]["mean"]
     if least is None:
         assert found < right - 0.05
     else:
@@ -114,7 +116,8 @@ def test_wrong_videos_are_found_out(wrong, measure, least, right):
 
 
 def test_what_is_not_two_digits_is_counted():
-    three = np.maximum(VIDEOS, np.roll(VIDEOS, 5, 0))[:5]
+    assert measures(VIDEOS[2][:5], each=1)["count"]["mean"] < 0.9
+    three = np.maximum(VIDEOS[2], np.roll(VIDEOS[2], 5, 0))[:5]
     assert measures(three)["count"]["mean"] < 0.9
     empty = np.zeros((2, 16, SIZE, SIZE))
     found = measures(empty)
@@ -137,7 +140,7 @@ def test_the_script_measures_a_run_and_draws_it(tmp_path, capsys):
         "levels: [0.2, 0.8, 3.2]\nevaluate: {draws: 1, samples: 0}\nsampling: {count: 3, steps: 3}\ndevice: cpu\n"
     )
     assert call("fit", tmp_path / "m.yaml", "--out", tmp_path / "run", "--arm", "full-only").exit_code == 0
-    moving.main(["measure", str(tmp_path / "run"), "--count", "6", "--out", str(tmp_path / "out")])
+    moving.main(["measure", str(tmp_path / "run"), "--count", "6", "--digits", "2", "--out", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "measures-seed-0.json").read_text())
     assert list(found["found"]) == ["real", "cut", "full_only"]
     assert found["found"]["real"]["count"]["mean"] == 1

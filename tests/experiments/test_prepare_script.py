@@ -61,9 +61,9 @@ def test_every_array_is_written(tmp_path, capsys, monkeypatch):
     assert {name: x["train"].shape[1:] for name, x in found.items()} == {
         "mnist28": (28, 28, 1), "mnist16": (16, 16, 1), "mnist-tiny": (16, 16, 3), "cats64": (64, 64, 3),
         "cats32": (32, 32, 3), "cats16": (16, 16, 3), "radar32": (2, 32, 32, 1), "traffic32": (2, 32, 32, 3),
-        "ecg": (16,), "medical64": (64, 64, 1), "moving32": (16, 32, 32, 1),
+        "ecg": (16,), "medical64": (64, 64, 1), "moving24": (16, 24, 24, 1), "moving32": (16, 32, 32, 1),
     }  # fmt: skip
-    assert capsys.readouterr().out.count(".npz") == 11
+    assert capsys.readouterr().out.count(".npz") == 12
     digits, cats = np.load(source / "mnist28.npz"), np.load(source / "cats64.npz")
     np.testing.assert_array_equal(found["mnist28"]["test"], digits["test"])
     np.testing.assert_array_equal(found["cats32"]["train"], prepare.halve(cats["train"]))

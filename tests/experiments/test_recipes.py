@@ -22,6 +22,7 @@ WRITTEN = {
             "radar32",
             "ecg",
             "medical64",
+            "moving24",
             "moving32",
         )
     ),

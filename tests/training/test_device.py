@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from bootdiff.errors import BootdiffError
-from bootdiff.training.device import DEVICES, chosen_device, make_accelerator
+from bootdiff.training.device import DEVICES, chosen_device, chosen_precision, make_accelerator
 
 
 def test_a_later_training_may_ask_for_another_precision():
@@ -18,6 +18,20 @@ def test_a_later_training_may_ask_for_another_precision():
         with accelerator.autocast():
             y = torch.ones(2, 2) @ torch.ones(2, 2)
         assert y.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("device", "has_units", "chosen"),
+    [("cpu", True, "bf16"), ("cpu", False, "no"), ("cuda", True, "bf16"), ("cuda", False, "no"), ("mps", True, "no")],
+)
+def test_auto_is_bf16_where_the_device_computes_in_it(device, has_units, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_units)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_units)
+    assert chosen_precision("auto", device) == chosen
+    assert chosen_precision("fp16", device) == "fp16"
+    if device == "cpu":
+        assert make_accelerator("cpu", "auto").mixed_precision == chosen
+        make_accelerator("cpu", "no")
 
 
 def test_the_same_again_keeps_what_is_there():

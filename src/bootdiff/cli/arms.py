@@ -9,6 +9,7 @@ import typer
 
 from bootdiff.cli.options import (
     Arms,
+    AtOnce,
     Device,
     FeatureNetwork,
     RecipeFile,
@@ -31,6 +32,7 @@ def arms(
         list[int] | None,
         typer.Option(min=0, help="May be repeated: one run per seed in OUT/seed-S, and one table of all."),
     ] = None,
+    jobs: AtOnce = 1,
     reuse: Reuse = None,
     samples: SampleCount = None,
     features: FeatureNetwork = None,
@@ -55,9 +57,11 @@ def arms(
     screen = Console()
     if seed and len(seed) > 1:
         seeds, others = sorted(set(seed)), reuse or ()
-        compare_seeds(loaded, folder, seeds, screen, arm or (), others, samples, features=features, track=track or ())
+        compare_seeds(
+            loaded, folder, seeds, screen, arm or (), others, samples, features=features, track=track or (), jobs=jobs
+        )
     else:
         loaded = loaded.model_copy(update={"seed": seed[0]}) if seed else loaded
         with open_session(loaded, folder, screen, reuse=reuse or (), track=track or ()) as session:
-            compare(session, arm or (), samples, features)
+            compare(session, arm or (), samples, features, jobs=jobs, reuse=reuse or ())
     print_results(folder, screen)

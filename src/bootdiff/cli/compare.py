@@ -23,6 +23,7 @@ import yaml
 from torch import Tensor
 
 from bootdiff.cli.console import Console
+from bootdiff.cli.jobs import train_at_once
 from bootdiff.cli.report import ceilings as ceiling_report
 from bootdiff.cli.report import curves, images, tables
 from bootdiff.cli.report.metadata import DataInfo
@@ -98,9 +99,17 @@ class Assessment:
 
 
 def compare(
-    session: Session, arms: Sequence[str] = (), samples: int | None = None, features: str | None = None
+    session: Session,
+    arms: Sequence[str] = (),
+    samples: int | None = None,
+    features: str | None = None,
+    *,
+    jobs: int = 1,
+    reuse: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Train the arms (none given: all possible ones), measure them and write metrics.json; returns its content.
+
+    jobs, reuse: as of `train_at_once`.
 
     Raises:
         BootdiffError: as `check_features`, before anything is trained; no such arm.
@@ -108,6 +117,7 @@ def compare(
     check_features(session.recipe, features)
     arms = arms_of(session.problem, arms)
     session.expect(arms)
+    train_at_once(session, arms, jobs, reuse)
     denoisers = {arm: session.train(arm) for arm in arms}
     costs = session.write_ledger()
     if not session.main:
@@ -318,6 +328,7 @@ def compare_seeds(
     *,
     features: str | None = None,
     track: Sequence[str] = (),
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """`compare` for each seed in folder/seed-S, and one table and one metrics.json of all of them.
 
@@ -329,7 +340,7 @@ def compare_seeds(
         there = [path for other in reuse for path in (Path(other) / f"seed-{seed}", Path(other)) if path.is_dir()]
         own = recipe.model_copy(update={"seed": seed})
         with open_session(own, folder / f"seed-{seed}", screen, reuse=there, track=track) as session:
-            results.append(compare(session, arms, samples, features))
+            results.append(compare(session, arms, samples, features, jobs=jobs, reuse=there))
             main = session.main
     if not main:
         return {}

@@ -62,10 +62,11 @@ class Console:
             self.console.width = max(self.console.width, 160)
         self.quiet, self.every = quiet, every
         self.order: list[str] = []
+        self.at_once = False
+        """Whether several trainings go on at the same time, a bar each."""
         self._bar: Bar | None = None
-        self._task: Any = None
-        self._stage = ""
-        self._printed_at, self._printed_step = 0.0, -1
+        self._tasks: dict[str, Any] = {}
+        self._printed: dict[str, tuple[float, int]] = {}  # when, and at which step
 
     def expect(self, stages: Sequence[str]) -> None:
         """The trainings to come, in order, to number them on screen."""
@@ -127,31 +128,45 @@ class Console:
         nth = f" ({self.order.index(what) + 1} of {len(self.order)})" if what in self.order else ""
         if not self.console.is_terminal:
             now = time.monotonic()
-            begins, ends = what != self._stage, step == steps
-            if begins or (step != self._printed_step and (ends or now - self._printed_at > self.every)):
-                self._stage, self._printed_at, self._printed_step = what, now, step
+            if not self.at_once and what not in self._printed:
+                self._printed.clear()
+            at, last = self._printed.get(what, (-self.every, -1))
+            if what not in self._printed or (step != last and (step == steps or now - at > self.every)):
+                self._printed[what] = now, step
                 self.console.print(f"{what}{nth}: {step}/{steps}  {text}", markup=False, soft_wrap=True)
             return
-        if self._bar is None or what != self._stage:
-            self.clear()
-            self._stage = what
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
-                console=self.console,
-                transient=True,
-            )
-            self._task = self._bar.add_task(f"{escape(what)}{nth}", total=steps, text="")
+        if what not in self._tasks:
+            if not self.at_once:
+                self.clear()
+            if self._bar is None:
+                self._bar = Bar(
+                    TextColumn("{task.description}"),
+                    BarColumn(24),
+                    MofNCompleteColumn(),
+                    TextColumn("{task.fields[text]}"),
+                    console=self.console,
+                    transient=True,
+                )
+            self._tasks[what] = self._bar.add_task(f"{escape(what)}{nth}", total=steps, text=text)
             self._bar.start()
-        self._bar.update(self._task, completed=step, text=text)
+        assert self._bar is not None
+        self._bar.update(self._tasks[what], completed=step, text=text)
         if step == steps:
+            self.finish(what)
+
+    def finish(self, what: str) -> None:
+        """Remove the bar of one training, if there is one."""
+        task = self._tasks.pop(what, None)
+        if not self._tasks:
             self.clear()
+        elif task is not None and self._bar is not None:
+            with self._terminal():
+                self._bar.remove_task(task)
 
     def clear(self) -> None:
         """Remove the bar."""
         bar, self._bar = self._bar, None
+        self._tasks.clear()
         if bar is not None:
             with self._terminal():
                 bar.stop()

@@ -16,6 +16,10 @@ __all__ = ["demo", "demo_recipe"]
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Selects the full images, the weights and the batches.")] = 0,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Networks to train at once. Default: 2 of two cores or more."),
+    ] = None,
 ) -> None:
     """See it work on letters of many fonts.
 
@@ -28,12 +32,13 @@ def demo(
     """
     from bootdiff.cli.compare import compare, print_results
     from bootdiff.cli.console import Console
+    from bootdiff.cli.jobs import cores
     from bootdiff.cli.session import open_session
 
     screen = Console()
     recipe = demo_recipe().model_copy(update={"seed": seed})
     with open_session(recipe, out, screen) as session:
-        compare(session, ("full_only", "bootdiff"))
+        compare(session, ("full_only", "bootdiff"), jobs=jobs or min(2, cores()))
         if session.main:
             print_results(out, screen)
 

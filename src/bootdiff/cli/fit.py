@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bootdiff.cli.options import Device, RecipeFile, Reuse, Set, Track, arm_name, open_recipe, run_folder
+from bootdiff.cli.options import AtOnce, Device, RecipeFile, Reuse, Set, Track, arm_name, open_recipe, run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ def fit(
         list[str] | None,
         typer.Option(help="Only this network, as a job of its own in OUT.jobs (`bootdiff stages`); may be repeated."),
     ] = None,
+    jobs: AtOnce = 1,
     reuse: Reuse = None,
     track: Track = None,
     changes: Set = None,
@@ -51,15 +52,16 @@ def fit(
     bootdiff fit mine.yaml --arm full-only --out runs/mine
     bootdiff fit mine.yaml --set training.steps=200 --set full.holdout=0.3 --out runs/try
 
+    bootdiff fit mine.yaml --jobs 4
     bootdiff fit mine.yaml --stage view-thumbnails-unet
 
     torchrun --standalone --nproc_per_node 2 -m bootdiff fit mine.yaml
     accelerate launch -m bootdiff fit mine.yaml
     """
     from bootdiff.cli.console import Console
+    from bootdiff.cli.jobs import jobs_of, train_at_once
     from bootdiff.cli.report.record import LOSSES
     from bootdiff.cli.session import arms_of, open_session
-    from bootdiff.cli.stages import jobs_of
     from bootdiff.errors import BootdiffError
 
     loaded, folder = open_recipe(recipe, changes, device), out or run_folder(recipe)
@@ -67,6 +69,8 @@ def fit(
     if stage:
         if arm:
             raise BootdiffError("--stage trains single networks, --arm what arms need: give one of the two")
+        if jobs > 1:
+            raise BootdiffError("--stage is one job, --jobs starts several: give one of the two")
         _fit_stages(loaded, folder, list(dict.fromkeys(stage)), reuse or (), screen)
         screen.print(f"trained: {', '.join(stage)}. When all are there: bootdiff fit {recipe} --out {folder}", "bold")
         return
@@ -75,6 +79,7 @@ def fit(
     with open_session(loaded, folder, screen, reuse=others, track=track or ()) as session:
         arms = arms_of(session.problem, arm or ["bootdiff"])
         session.expect(arms)
+        train_at_once(session, arms, jobs, reuse or ())
         for name in arms:
             session.train(name)
         session.record.draw_losses()
@@ -88,8 +93,9 @@ def _fit_stages(recipe: Recipe, run: Path, names: Sequence[str], reuse: Sequence
     Raises:
         BootdiffError: no such network; what one is made of is not there.
     """
+    from bootdiff.cli.jobs import jobs_of
     from bootdiff.cli.session import open_session
-    from bootdiff.cli.stages import jobs_of, known_stages
+    from bootdiff.cli.stages import known_stages
     from bootdiff.errors import BootdiffError
 
     for name in names:

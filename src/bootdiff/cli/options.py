@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Arms",
+    "AtOnce",
     "Device",
     "FeatureNetwork",
     "Guidance",
@@ -62,6 +63,15 @@ Reuse = Annotated[
 Track = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Also log to tensorboard (in the run), wandb, trackio, mlflow, ..."),
+]
+AtOnce = Annotated[
+    int,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        help="Networks to train at once, where they need not wait for one another: a process each.",
+    ),
 ]
 Guidance = Annotated[
     float, typer.Option(min=0, help="Weight of classifier-free guidance toward the class; 1: none, 2: sharper.")

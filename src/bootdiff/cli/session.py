@@ -193,7 +193,7 @@ def open_session(
             "views": len(problem.views),
         }
         trackers.start(accelerator, track, run.path, about)
-        others = [Path(other) for other in reuse if Path(other).resolve() != run.path.resolve()]
+        others: list[str | Path] = [Path(other) for other in reuse if Path(other).resolve() != run.path.resolve()]
 
         def drawn(stage: StageDir, step: int, picture: Image.Image) -> None:
             trackers.log_picture(accelerator, stage.name, picture, step)

@@ -7,7 +7,6 @@ made of is taken from the other jobs. `bootdiff fit RECIPE` takes all that is th
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from bootdiff.method.problem import Problem
     from bootdiff.method.settings import MethodSettings
 
-__all__ = ["jobs_of", "known_stages", "stages"]
+__all__ = ["known_stages", "stages"]
 
 _COSTS = ("steps", "batch", "parameters", "flops", "memory", "seconds")
 
@@ -83,13 +82,6 @@ def known_stages(settings: MethodSettings, problem: Problem) -> dict[str, Stage]
 
     arms = [*arms_of(problem), "distilled"]
     return {stage.name: stage for stage in plan(settings, problem, arms).trainings}
-
-
-def jobs_of(run: Path) -> tuple[Path, list[Path]]:
-    """The folder of a run's jobs, and those that are there."""
-    folder = run.with_name(f"{run.name}.jobs")
-    there = sorted(path for path in folder.glob("*") if (path / "run.json").is_file()) if folder.is_dir() else []
-    return folder, there
 
 
 def _short(made_of: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:

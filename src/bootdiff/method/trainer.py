@@ -124,7 +124,7 @@ class Trainer:
     accelerator: Any
     progress: Callable[[Progress], None] | None = None
     log: Callable[[str], None] = print
-    reuse: Sequence[str | Path] = ()
+    reuse: list[str | Path] = field(default_factory=list)
     ledger: dict[str, dict[str, Any]] = field(default_factory=dict)
     outer: Self | None = None
     name: str = ""

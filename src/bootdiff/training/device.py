@@ -18,7 +18,7 @@ from bootdiff.processes import end_with_launcher
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["DEVICES", "chosen_device", "device_name", "make_accelerator"]
+__all__ = ["DEVICES", "chosen_device", "chosen_precision", "device_name", "make_accelerator"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -45,12 +45,27 @@ def chosen_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def chosen_precision(precision: str, device: str) -> str:
+    """The mixed precision of this name on a kind of device; auto: bf16 where it has units for it, else none.
+
+    Such are GPUs since 2020 and processors with AMX (Intel's since 2023); others compute bf16 in float32, more slowly
+    than float32 itself.
+    """
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device == "cpu" and torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "no"
+
+
 def make_accelerator(device: str, precision: str, **options: Any) -> Accelerator:
     """The Accelerator of this process; one that was made before for another device or precision is of no use then.
 
     Args:
         device: one of `DEVICES`; auto: a GPU where there is one.
-        precision: accelerate's `mixed_precision`.
+        precision: accelerate's `mixed_precision`, or auto (`chosen_precision`).
         options: further arguments of Accelerator.
 
     Raises:
@@ -58,6 +73,7 @@ def make_accelerator(device: str, precision: str, **options: Any) -> Accelerator
         BootdiffError: a device that torch does not find here.
     """
     kind = chosen_device(device).type
+    precision = chosen_precision(precision, kind)
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 

@@ -74,7 +74,10 @@ class TrainingSettings:
     evaluate_every: Annotated[int, Ge(1), Le(10**9), Doc("steps between held-out losses (and snapshots)")] = 100
     checkpoint_seconds: Annotated[float, Gt(0), Doc("seconds between checkpoints")] = 60.0
     workers: Annotated[int, Ge(0), Le(256), Doc("processes that prepare batches")] = 0
-    precision: Annotated[Literal["no", "bf16", "fp16"], Doc("mixed precision")] = "no"
+    precision: Annotated[
+        Literal["no", "bf16", "fp16", "auto"],
+        Doc("mixed precision; auto: bf16 where the device has units for it, else no"),
+    ] = "no"
     gradient_checkpointing: Annotated[
         bool,
         Doc(

@@ -56,7 +56,7 @@ class RunRecord:
     def __init__(self, run: Run, problem: Problem, say: Say, warn: Say | None = None, *, main: bool = True) -> None:
         self.run, self.problem, self.say, self.warn, self.main = run, problem, say, warn or say, main
         self.report = LiveReport(run.path, say, main=main)
-        self._expected: list[str] = []
+        self._expected: dict[str, int] = {}
 
     def describe(self) -> None:
         """The data: data.json, views.png, problems.json."""
@@ -137,12 +137,18 @@ class RunRecord:
         """Note the networks to be trained, in order."""
         if not self.main:
             return
-        new = {stage.name: {"network": stage.network, "steps": _steps(bootstrap, stage)} for stage in trainings}
-        self._expected += new
+        new: dict[str, TrainingNote] = {
+            stage.name: {"network": stage.network, "steps": _steps(bootstrap, stage)} for stage in trainings
+        }
+        self._expected |= {name: note["steps"] for name, note in new.items()}
         # What an earlier command asked for keeps its place.
         write_stamped(self.run.path / TRAININGS, self._trainings() | new)
         self.say(f"how it stands, meanwhile and in the end: {self.run.path / FILE}")
         self.report.due()
+
+    def steps_of(self, name: str) -> int:
+        """The steps of a network that is expected."""
+        return self._expected[name]
 
     def draw_losses(self) -> None:
         """The losses of all networks so far, in losses.png."""

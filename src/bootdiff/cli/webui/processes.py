@@ -11,7 +11,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from bootdiff.cli.webui.site import Site
 from bootdiff.errors import BootdiffError
+from bootdiff.processes import own_command, own_environment
 
 __all__ = ["Command", "Commands"]
 
@@ -33,17 +33,12 @@ class Command:
 
     def __init__(self, verb: str, name: str, arguments: Sequence[str], folder: Path, trusted: bool) -> None:
         self.verb, self.name = verb, name
-        trust = ["--trust-imports"] if trusted else []
-        self.shown = shlex.join(["bootdiff", *trust, verb, *arguments])
-        # Unbuffered: what it prints is followed.
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "110", "NO_COLOR": "1"}
-        # This very source, from whatever folder.
-        source = str(Path(__file__).resolve().parents[3])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+        command = own_command([verb, *arguments], trusted=trusted)
+        self.shown = shlex.join(["bootdiff", *command[3:]])
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (held as long as the command is known)
         weakref.finalize(self, self._file.close)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bootdiff", *trust, verb, *arguments], cwd=folder, env=environment,
+            command, cwd=folder, env=own_environment() | {"COLUMNS": "110"},
             stdin=subprocess.DEVNULL, stdout=self._file, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self._began, self._ended = time.monotonic(), 0.0
