@@ -50,6 +50,7 @@ def names():
     }  # fmt: skip
 
 
+@pytest.mark.slow  # 12 s; the README's program, which is most of it, runs each time
 def test_the_page_on_python_runs_as_printed(names, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bd, "fit", partial(bd.fit, levels=(0.3, 1.5)))  # of eight noise levels

@@ -89,7 +89,8 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# Signals are trained like videos of one pixel a frame: with what needs no training in test_restore_kinds.py, else 10 s.
+@pytest.fixture(scope="module", params=[k if k != "signal" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def trained(request, tmp_path_factory) -> SimpleNamespace:
     """Two arms of a tiny run of one kind."""
     array, blocks = KINDS[request.param]
@@ -200,7 +201,7 @@ def test_other_endings_are_refused_with_those_that_are_known(trained, tmp_path):
 
 # Each network's step is counted and timed: 8 s for the video's eleven.
 @pytest.mark.parametrize(
-    "trained", [*(k for k in KINDS if k != "video"), pytest.param("video", marks=pytest.mark.slow)], indirect=True
+    "trained", ["vector", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k != "vector")], indirect=True
 )
 def test_check_draws_views_of_every_kind(trained, tmp_path):
     result = call("check", trained.recipe, "--out", tmp_path)

@@ -136,6 +136,7 @@ def _end(straight, tmp_path, monkeypatch, seed, faults=8):
     assert not [path for path in run.rglob("*") if files.is_temporary(path.name)]
 
 
+@pytest.mark.slow  # 4 s; each kind of fault by itself in tests/cli/test_failures.py
 def test_a_run_under_random_faults_ends_the_same(straight, tmp_path, monkeypatch):
     _end(straight, tmp_path, monkeypatch, 0, faults=5)
 

@@ -83,6 +83,7 @@ def test_a_network_whose_parents_are_not_there_is_refused_and_trains_nothing_els
         assert weights(tmp_path / "run") == {}
 
 
+@pytest.mark.slow  # 5 s; tests/cli/test_jobs.py trains two at once
 def test_jobs_make_the_same_run_as_one_command(tmp_path):
     (tmp_path / "r.yaml").write_text(SMALL)
     one, jobs = tmp_path / "one", tmp_path / "jobs"

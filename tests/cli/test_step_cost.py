@@ -187,7 +187,7 @@ def test_time_on_a_gpu_by_name(boot):
     needed = plan(settings, problem, ["bootdiff"])
     names = needed.names("bootdiff")
     table = [rows(name=name, steps=100, flops=10**15, seconds=3600.0) for name in names]
-    said = " ".join(str(line) for line in costs.cost_table(table, needed, ["bootdiff"], gpu="h100"))
+    said = " ".join(str(line) for line in costs.cost_table(table, [], needed, ["bootdiff"], gpu="h100"))
     seconds = len(names) * max(1e15 / (costs.GPUS["h100"] * costs.EFFICIENCY), 100 * costs.SHORTEST_STEP)
     assert f"On one h100 about {clock(seconds)} (fit)" in said
     assert "10% of its 989 TFLOP/s" in said

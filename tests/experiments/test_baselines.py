@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("bench")
 
 
-OFTEN = ("bootdiff", "label_mix", "cascade")  # one of each form; the others, 14 s, in `make test-all`
+OFTEN = ("bootdiff", "label_mix")  # the others, 17 s, in `make test-all`
 
 
 @pytest.mark.parametrize("arm", [a if a in OFTEN else pytest.param(a, marks=pytest.mark.slow) for a in ARMS])

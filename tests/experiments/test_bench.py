@@ -27,7 +27,8 @@ def results(place):
     return sorted(str(p.relative_to(place / "results" / "tiny")) for p in (place / "results" / "tiny").glob("*/*.json"))
 
 
-@pytest.mark.timeout(600)  # eight trainings, of which most is opening and closing them
+@pytest.mark.slow  # eight trainings, of which most is opening and closing them: 7 s
+@pytest.mark.timeout(600)
 def test_results_are_not_made_twice_and_the_page_is_written(place, monkeypatch):
     monkeypatch.setitem(benchmarks.BENCHMARKS, "tiny", tiny(place, flops=1e8))
     arms = ["--arms", "full_only naive_mix bootdiff oracle", "--views", "noise"]

@@ -164,12 +164,9 @@ def test_training_of_a_nested_view(tmp_path):
 
 @pytest.mark.parametrize(
     "after",
-    # 3 s each; the outer residual is killed in tests/cli/test_kill_run.py, too.
-    [
-        "view-half.view-quarter-local",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("view-half.residual-local", "residual-local")),
-    ],
+    ["view-half.view-quarter-local", "view-half.residual-local", "residual-local"],
 )
+@pytest.mark.slow  # 3 s each; stages that are not nested are killed in tests/cli/test_kill_run.py
 def test_killed_in_a_nested_stage_the_same_command_ends_with_the_same_bits(tmp_path, accelerator, monkeypatch, after):
     """Killed between a row of metrics and the next: nothing is tidied up, no checkpoint is written."""
 

@@ -113,3 +113,33 @@ def test_without_news_bootdiff_is_full_only(tmp_path, accelerator, monkeypatch):
     x, sigma = torch.randn(5, *materials.shape), torch.tensor([0.05, 0.2, 0.8, 3.0, 20.0])
     assert torch.equal(mine(x, sigma), full(x, sigma))
     assert not (tmp_path / "run" / "stages" / "residual-local").exists()
+
+
+def test_it_is_told_meanwhile_how_far_a_regression_is():
+    """Probes above the noise of the samples, all of them, each once; and by the stages only what takes seconds."""
+    law, told = smooth(2.0), []
+    small = {"small": (Downsample(2), law.marginal(Downsample(2)))}
+    composite = CompositeDenoiser(small, IsotropicGaussian(SHAPE, [0.0], 1.0), LEVELS)
+    samples = SampleSet(law.sample(70, torch.Generator().manual_seed(0)).float())
+    validator = Validator(samples, composite, LEVELS, 2, tau=0.2, tick=lambda done, of: told.append((done, of)))
+    validator.evidence_moments()
+    assert told == [(k, 3 * 2 * 2) for k in range(1, 13)]  # three levels, two draws, batches of 64 and 6
+    told.clear()
+    for _ in range(2):  # the second time from memory
+        validator.residual_moments([law])
+    assert told == 2 * [(k, 12) for k in range(1, 13)]
+
+
+def test_what_takes_no_time_is_not_told(tmp_path, monkeypatch):
+    recipe = load_recipe_text(RECIPE)
+    told = []
+    with Run.open(tmp_path / "run", None) as run:
+        boot = bootstrap(recipe, build_problem(recipe), run, None)
+        boot.progress = told.append
+        boot.ticker("gains", 10)(1, 4)
+        assert told == []
+        monkeypatch.setattr("bootdiff.method.trainer._WORTH_TELLING", -1.0)
+        boot.ticker("gains", 10)(1, 4)
+    (one,) = told
+    assert (one.stage, one.step, one.steps, one.loss) == ("gains", 1, 4, None)
+    assert one.images_per_second > 0

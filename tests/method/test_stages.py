@@ -163,6 +163,7 @@ RACED = (
 )
 
 
+@pytest.mark.slow  # 9 s: twelve trainings; of two candidates in tests/cli/test_kill_run.py
 def test_residual_networks_race_from_all_that_are_alike_and_the_best_is_trained_on(tmp_path, accelerator):
     recipe = load_recipe_text(f"{RACED}gains: {{mode: unit}}\n")
     boot = opened(tmp_path / "run", recipe, accelerator)

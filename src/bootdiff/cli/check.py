@@ -31,6 +31,7 @@ def check(
     bootdiff check mine.yaml
     """
     from bootdiff.cli import costs
+    from bootdiff.cli.between import between
     from bootdiff.cli.console import Console
     from bootdiff.cli.report import images
     from bootdiff.cli.report.record import report_notes, report_unusable
@@ -59,7 +60,11 @@ def check(
     names = arms_of(problem)
     rows = costs.estimate(settings, problem, accelerator, names, screen)
     free = costs.free_memory(accelerator.device)
-    screen.show(*costs.cost_table(rows, plan(settings, problem, ["bootdiff", *names]), names, free, gpu))
-    report = {"data": data, "warnings": warnings, "notes": notes, "plan": [vars(row) for row in rows]}
+    others = between(settings, problem, {row.name: row.seconds_per_answer for row in rows}, names)
+    screen.show(*costs.cost_table(rows, others, plan(settings, problem, ["bootdiff", *names]), names, free, gpu))
+    report = {
+        "data": data, "warnings": warnings, "notes": notes, "plan": [vars(row) for row in rows],
+        "between": [{"name": row.name, "seconds": row.seconds} for row in others],
+    }  # fmt: skip
     atomic_write_json(folder / "check.json", report)
     screen.print(f"{recipe} is valid. Look at {folder / 'views.png'}, then: bootdiff fit {recipe}", "bold")

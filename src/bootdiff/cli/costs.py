@@ -2,7 +2,10 @@
 
 Nothing is trained: the networks are built as the stages build them, a step is counted and priced (`steps`), and
 
-    seconds = steps * (seconds per step) + evaluations * (levels * draws * held-out samples) * (seconds per answer).
+    seconds = steps * (seconds per step) + evaluations * (levels * draws * held-out samples) * (seconds per answer),
+
+an answer, a forward pass, at a third of what a step takes for a sample. What is computed between trainings is added
+(`between`).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import psutil
 import torch
 from rich.table import Table
 
+from bootdiff.cli.between import Between
 from bootdiff.cli.console import Console, clock, number
 from bootdiff.cli.report.tables import plain_table
 from bootdiff.cli.steps import step_cost
@@ -53,6 +57,11 @@ class Cost:
     memory: int
     seconds_per_step: float
     seconds: float
+
+    @property
+    def seconds_per_answer(self) -> float:
+        """Of one sample."""
+        return self.seconds_per_step / 3 / self.batch
 
 
 # --- data ---
@@ -245,11 +254,17 @@ _ABSURD = 48 * 3600.0
 
 
 def cost_table(
-    rows: Sequence[Cost], plan: Plan, arms: Sequence[str], free: int | None = None, gpu: str | None = None
+    rows: Sequence[Cost],
+    others: Sequence[Between],
+    plan: Plan,
+    arms: Sequence[str],
+    free: int | None = None,
+    gpu: str | None = None,
 ) -> list[Any]:
     """The trainings in order, and what `fit` and `arms` will take; what to change where that is absurd.
 
     Args:
+        others: what comes between the trainings.
         free: bytes of memory that there are (`free_memory`); None: not known.
         gpu: a name in `GPUS`, for an estimate of the time there.
     """
@@ -259,14 +274,22 @@ def cost_table(
             row.name, number(row.parameters), f"{row.steps:,}", str(row.batch), number(row.flops), in_bytes(row.memory),
             clock(row.seconds),
         )  # fmt: skip
+    for other in others:
+        out.add_row(other.name, *["-"] * 5, clock(other.seconds))
 
     def of(names: Sequence[str]) -> list[Cost]:
         wanted = {name for arm in names for name in plan.names(arm)}
         return [row for row in rows if row.name in wanted]
 
     def times(of_row: Callable[[Cost], float]) -> str:
-        fit, all_arms = (clock(sum(map(of_row, of(names)))) for names in (["bootdiff"], arms))
-        return f"{fit} (fit), {all_arms} for all arms (arms)"
+        # What comes between is as much slower or faster elsewhere as the trainings are.
+        speed = sum(map(of_row, rows)) / max(sum(row.seconds for row in rows), 1e-9)
+
+        def total(names: Sequence[str]) -> str:
+            more = sum(other.seconds for other in others if set(names) & set(other.arms))
+            return clock(sum(map(of_row, of(names))) + speed * more)
+
+        return f"{total(['bootdiff'])} (fit), {total(arms)} for all arms (arms)"
 
     said = [f"Training takes about {times(lambda row: row.seconds)}, and {_most(rows)} of memory."]
     if gpu is not None:

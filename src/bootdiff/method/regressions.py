@@ -10,7 +10,7 @@ Each is the regression of `weights`, of a different target on other candidates:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -31,6 +31,7 @@ def screen_views(
     levels: Sequence[float],
     seed: int,
     tau: float = 0.0,
+    tick: Callable[[int, int], None] | None = None,
 ) -> Weights:
     """Weights of the views' evidence beside the full-only denoiser, on held-out samples.
 
@@ -38,8 +39,16 @@ def screen_views(
     nothing to what the full samples alone teach is left out.  It is one question per view, asked of all noise levels
     together: level by level, twenty held-out samples are too few to see a faint improvement.
     """
-    moments = Validator(samples, composite, levels, 4, seed=seed, tau=tau).evidence_moments(full_only)
-    return fit_weights(moments, levels, how.folds, how.widths, nonnegative=True, prune=how.screen, joint=True)
+    validator = Validator(samples, composite, levels, 4, seed=seed, tau=tau, tick=tick)
+    return fit_weights(
+        validator.evidence_moments(full_only),
+        levels,
+        how.folds,
+        how.widths,
+        nonnegative=True,
+        prune=how.screen,
+        joint=True,
+    )
 
 
 def gains(
@@ -49,12 +58,13 @@ def gains(
     levels: Sequence[float],
     seed: int,
     tau: float = 0.0,
+    tick: Callable[[int, int], None] | None = None,
 ) -> Weights:
     """lambda_i, on all samples together that no view was trained on."""
     labels = [s.label for s in samples]
     label = None if any(v is None for v in labels) else torch.cat(labels)  # type: ignore[arg-type]
     everything = SampleSet(torch.cat([s.x for s in samples]), label)
-    validator = Validator(everything, composite, levels, how.draws, seed=seed, tau=tau)
+    validator = Validator(everything, composite, levels, how.draws, seed=seed, tau=tau, tick=tick)
     return fit_weights(validator.evidence_moments(), levels, how.folds, how.widths, prune=how.prune)
 
 

@@ -421,7 +421,8 @@ class Bootstrap(Trainer):
     def _screening(self, composite: CompositeDenoiser) -> Weights:
         data, how = self.full_training_set(), self.settings.gains
         full_only, seed = self.denoiser("full_only"), self.seed("news")
-        return regressions.screen_views(composite, full_only, data.samples, how, self.levels, seed, data.tau)
+        tick = self.ticker(f"{self.prefix}screening", len(data.samples))
+        return regressions.screen_views(composite, full_only, data.samples, how, self.levels, seed, data.tau, tick)
 
     def _gains(self, composite: CompositeDenoiser) -> Weights:
         data, how = self.full_training_set(), self.settings.gains
@@ -429,7 +430,8 @@ class Bootstrap(Trainer):
         some = spaced_indices(len(data.train), _GAINS_AT_MOST)
         train = data.train if self.outer is None else Subset(data.train, some)
         both = [in_memory(train, data.scale).to(self.device), data.samples]
-        return regressions.gains(composite, both, how, self.levels, self.seed("gains"), data.tau)
+        tick = self.ticker(f"{self.prefix}gains", sum(map(len, both)))
+        return regressions.gains(composite, both, how, self.levels, self.seed("gains"), data.tau, tick)
 
     def _say_left_out(self, screened: set[str], kept: set[str]) -> None:
         """Tell why each view that is not kept has no part in it; `screened`: those that passed the screening."""

@@ -46,6 +46,8 @@ from bootdiff.views import to_config
 
 __all__ = ["Task", "Trainer", "Watch", "with_earlier_costs"]
 
+_WORTH_TELLING = 5.0  # seconds after which it is said how something that trains nothing stands
+
 
 def with_earlier_costs(ledger: dict[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The ledger of a training with what was spent before it, on the same network.
@@ -328,7 +330,8 @@ class Trainer:
 
         def solve() -> Weights:
             # Other noise than the snapshots were chosen with, and more of it.
-            validator = Validator(data.samples, composite, self.levels, 4, seed=self.seed("stack"), tau=data.tau)
+            seed, tick = self.seed("stack"), self.ticker(f"{name}-stack", len(data.samples))
+            validator = Validator(data.samples, composite, self.levels, 4, seed=seed, tau=data.tau, tick=tick)
             return regressions.kappa(validator, chosen, self.settings.gains, prune)
 
         weights = self.weights(f"{name}-stack", list(experts), solve, [[self._keys[e] for e in experts], prune])
@@ -350,14 +353,7 @@ class Trainer:
                 start = time.perf_counter()
                 some = Subset(data.train, spaced_indices(len(data.train), noise_shift.real_count(denoiser.shape)))
                 real = torch.cat([in_memory(some, data.scale).x, data.samples.x.cpu()])
-                count = noise_shift.count_of(denoiser.shape)
-
-                def tick(step: int, of: int) -> None:
-                    if self.progress is not None:
-                        spent = max(time.perf_counter() - start, 1e-9)
-                        rate = step * count / of / spent
-                        self.progress(Progress(stage.name, step, of, None, rate, spent / step * (of - step)))
-
+                tick = self.ticker(stage.name, noise_shift.count_of(denoiser.shape))
                 found = noise_shift.measure(denoiser, real, how, self.seed("shift"), tick)
                 ledger = {"seconds": 0.0, "evaluation_seconds": time.perf_counter() - start}
                 stage.finish(noise_shift.record(*found, ledger))
@@ -365,6 +361,18 @@ class Trainer:
                     self.log(noise_shift.sentence(stage.name, *found))
             self.accelerator.wait_for_everyone()
         return stage.read("done.json", noise_shift.ShiftRecord)["noise_shift"]
+
+    def ticker(self, name: str, samples: int) -> Callable[[int, int], None]:
+        """What tells how something that trains nothing stands, where it takes more than a few seconds."""
+        start = time.perf_counter()
+
+        def tick(done: int, of: int) -> None:
+            spent = time.perf_counter() - start
+            if self.progress is not None and spent > _WORTH_TELLING:
+                rate = samples * done / of / spent
+                self.progress(Progress(name, done, of, None, rate, spent / done * (of - done)))
+
+        return tick
 
     def gaussian(
         self, name: str, data: TrainingSet, views: Mapping[str, tuple[ViewData, TrainingSet]] | None = None

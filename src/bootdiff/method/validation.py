@@ -7,10 +7,10 @@ against the stored sample, w = 1 - tau^2 / sigma^2 (`residual`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from bootdiff.noise import precondition
 __all__ = ["NoisyBatch", "SampleSet", "Validator", "beside", "noisy_batches", "residual_energy"]
 
 Expert = ResidualExpert | SnapshotsByNoiseLevel
+
+_BATCH = 64
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -77,7 +80,7 @@ class NoisyBatch:
 
 
 def noisy_batches(
-    samples: SampleSet, levels: Sequence[float], draws: int, seed: int, tau: float = 0.0, batch: int = 64
+    samples: SampleSet, levels: Sequence[float], draws: int, seed: int, tau: float = 0.0, batch: int = _BATCH
 ) -> Iterator[NoisyBatch]:
     """Every sample at every noise level (above tau), `draws` times, with noise that depends on nothing but the seed,
     level, draw and sample: the same for every denoiser that is compared."""
@@ -109,6 +112,7 @@ class Validator:
         seed: of the noise.
         tau: noise of the stored samples themselves.
         cache: bytes that may be kept of the composite's estimates.
+        tick: told meanwhile how many probes of how many are done.
     """
 
     def __init__(
@@ -120,9 +124,10 @@ class Validator:
         seed: int = 0,
         tau: float = 0.0,
         cache: int = 2**30,
+        tick: Callable[[int, int], None] | None = None,
     ) -> None:
         self.samples, self.composite, self.levels = samples, composite, list(levels)
-        self.draws, self.seed, self.tau = draws, seed, tau
+        self.draws, self.seed, self.tau, self.tick = draws, seed, tau, tick
         views = 2 + len(composite.views)
         size = samples.x.numel() * 4 * views * len(self.levels) * draws
         self.store: list[tuple[NoisyBatch, Estimates]] | None = [] if size <= cache else None
@@ -138,6 +143,14 @@ class Validator:
             if self.store is not None:
                 self.store.append((p, estimates))
             yield p, estimates
+
+    def _counted(self, probes: Iterable[_T]) -> Iterator[_T]:
+        """The probes, each told when it is done."""
+        total = self.draws * sum(sigma > self.tau for sigma in self.levels) * -(-len(self.samples) // _BATCH)
+        for k, probe in enumerate(probes, 1):
+            yield probe
+            if self.tick is not None:
+                self.tick(k, total)
 
     def _gather(self, errors: Iterator[tuple[NoisyBatch, Tensor]]) -> Tensor:
         loss = torch.full((len(self.levels), len(self.samples)), float("nan"), dtype=torch.float64)
@@ -184,7 +197,7 @@ class Validator:
     def residual_moments(self, experts: Sequence[Denoiser]) -> Moments:
         """Moments of x0 - V against D_k - V, for the stacking weights."""
         moments = Moments.empty(len(self.levels), len(self.samples), len(experts))
-        for p, at in self.points():
+        for p, at in self._counted(self.points()):
             w = 1 - (self.tau / p.sigma) ** 2
             found = [ask(expert, p.x, p.sigma, p.label, p.context, at) - at.mean for expert in experts]
             beyond = [expand(w, p.x) * r for r in found]
@@ -203,7 +216,7 @@ class Validator:
         """
         names = list(self.composite.views)
         moments = Moments.empty(len(self.levels), len(self.samples), len(names))
-        for p in noisy_batches(self.samples, self.levels, self.draws, self.seed, self.tau):
+        for p in self._counted(noisy_batches(self.samples, self.levels, self.draws, self.seed, self.tau)):
             known = (against or self.composite.prior)(p.x, p.sigma, p.label, p.context)
             a = 1 - (self.tau / p.sigma) ** 2
             evidence = []
