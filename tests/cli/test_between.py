@@ -63,13 +63,13 @@ def test_each_arm_takes_what_it_needs():
     settings = method_settings(recipe, problem.shape)
     answers = {"full-local": 1.0, "oracle-local": 1.0, "view-halves-local": 1.0}
     rows = between(settings, problem, answers, ["full_only", "bootdiff", "oracle"])
-    assert {row.name.split(":")[0]: set(row.arms) for row in rows} == {
-        "screening, gains": {"bootdiff"}, "full-only": {"full_only", "bootdiff"}, "bootdiff": {"bootdiff"},
-        "oracle": {"oracle"},
+    assert {row.name: set(row.arms) for row in rows} == {
+        "screening, gains": {"bootdiff"}, "weights of full-only": {"full_only", "bootdiff"},
+        "weights of bootdiff": {"bootdiff"}, "weights of oracle": {"oracle"},
     }  # fmt: skip
     # 16 full samples and 14 held out, three levels, four draws, three placements
     assert rows[0].seconds == 3 * 4 * (14 * (3 + 1) + 30 * 3)
-    assert [row.name for row in between(settings, problem, answers, ["oracle"])] == ["oracle: weights, noise shift"]
+    assert [row.name for row in between(settings, problem, answers, ["oracle"])] == ["weights of oracle"]
 
 
 def test_sums_have_it():

@@ -30,6 +30,7 @@ from bootdiff.cli.webui.work import Desk, Stopped
 from bootdiff.data.units import Units
 from bootdiff.errors import BootdiffError
 from bootdiff.recipe.build import build_problem
+from bootdiff.recipe.trust import trust_imports
 from bootdiff.sampling import sample
 from bootdiff.training.lock import in_use, lock
 from bootdiff.training.run import Run
@@ -107,6 +108,84 @@ def test_commands_take_folders_of_the_data_alone_and_few_changes(site):
     with pytest.raises(BootdiffError, match="no such recipe"):
         commands.check("nowhere")
     assert commands.running == []
+
+
+RECIPE = """\
+# mine
+full: {path: full}
+views:
+  small: {view: {kind: downsample, factor: 2}, data: {path: small}}
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A site with a recipe."""
+    for name in ("full", "small"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text(RECIPE)
+    return Site(tmp_path / "runs", tmp_path / "data")
+
+
+def test_a_recipe_is_changed_on_the_page(written):
+    now = RECIPE.replace("factor: 2", "factor: 4") + "training: {steps: 7}\n"
+    Commands(written).save("mine", now)
+    assert (written.data / "mine.yaml").read_text() == now == written.recipe_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("factor: 2", "factor: two", "views.small.view.factor"),
+        ("path: full}", "path: /etc}", "full.path: /etc is not below data/"),
+        ("path: full}", "path: ../runs}", "is not below data/"),
+        ("path: small", "path: link", "views.small.data.path: .*link is not below data/"),
+        (
+            "{kind: downsample, factor: 2}",
+            "{kind: mask, image: /etc/x.png}",
+            "views.small.view.image: /etc/x.png is not",
+        ),
+        ("path: small}", "path: small}, pretrained: ~/model", "views.small.pretrained"),
+        ("views:", "init: {full: /srv/model}\nviews:", "init.full: /srv/model is not below data/"),
+        ("views:", "evaluate: {features: /tmp/f.pt}\nviews:", "evaluate.features: /tmp/f.pt is not below data/"),
+        (
+            "path: full}",
+            "path: 'hf://somebody/photos'}",
+            "hf://somebody/photos'?: what is elsewhere is named in the file",
+        ),
+        ("views:", "backbones: {net: {kind: 'os:system'}}\nviews:", "--trust-imports"),
+        ("# mine", "#" + 30_000 * "x", "longer than 20,000 characters"),
+    ],
+)
+def test_what_a_page_may_not_write_is_refused_and_nothing_is_written(written, old, new, says):
+    (written.data / "link").symlink_to("/etc")
+    assert old in RECIPE
+    with trust_imports(), pytest.raises(BootdiffError, match=says):  # also of a page that was started with trust
+        Commands(written).save("mine", RECIPE.replace(old, new, 1))
+    assert (written.data / "mine.yaml").read_text() == RECIPE
+
+
+def test_what_the_file_itself_names_may_stay(written, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    own = RECIPE.replace("path: full}", f"path: {tmp_path / 'elsewhere'}}}")
+    (written.data / "mine.yaml").write_text(own)
+    Commands(written).save("mine", own.replace("factor: 2", "factor: 4"))
+    assert "factor: 4" in written.recipe_text("mine")
+    with pytest.raises(BootdiffError, match="no such recipe"):
+        Commands(written).save("other", own)
+    (written.data / "mine.yaml").write_text("full: [")  # is mended here
+    Commands(written).save("mine", RECIPE)
+    (written.data / "mine.yaml").write_text("#" * 30_000)
+    with pytest.raises(BootdiffError, match="change it in its file"):
+        Commands(written).save("mine", RECIPE)
+
+
+def test_a_recipe_that_is_in_use_is_not_changed(written, monkeypatch):
+    commands = Commands(written)
+    monkeypatch.setattr(commands, "of", lambda name: SimpleNamespace(running=True, verb="fit"))
+    with pytest.raises(BootdiffError, match="`fit` runs still; wait for it, or stop it, then save"):
+        commands.save("mine", RECIPE)
 
 
 def test_folders_to_choose_from_lie_below_the_data(tmp_path):

@@ -428,3 +428,22 @@ def test_a_noise_shift_is_auto_or_a_number_as_people_write_them(written, read):
 def test_a_noise_shift_that_is_none_is_named(written):
     with pytest.raises(BootdiffError, match=r"noise_shift.* must be auto or a number above -1 and below 1"):
         load_recipe_text(f"{MINIMAL}sampling: {{noise_shift: {written}}}\n")
+
+
+def test_every_path_that_a_recipe_names_is_told_with_its_key(tmp_path):
+    recipe = load_recipe_text(
+        "full: {path: photos}\ntest: {path: digits}\n"
+        "views:\n"
+        "  given: {view: {kind: downsample, factor: 4}, pretrained: model}\n"
+        "  small: {view: {kind: downsample, factor: 2}, data: {path: small},\n"
+        "          views: {tiny: {view: {kind: downsample, factor: 2}, data: {path: ../tiny}}}}\n"
+        "  logo: {view: [{kind: mask, image: logo.png}], data: {path: logos}}\n"
+        "init: {full: weights}\nevaluate: {features: f.safetensors}\n",
+        folder=tmp_path,
+    )
+    assert recipe.paths() == {
+        "full.path": tmp_path / "photos", "views.given.pretrained": tmp_path / "model",
+        "views.small.data.path": tmp_path / "small", "views.small.views.tiny.data.path": tmp_path.parent / "tiny",
+        "views.logo.view.image": tmp_path / "logo.png", "views.logo.data.path": tmp_path / "logos",
+        "init.full": tmp_path / "weights", "evaluate.features": tmp_path / "f.safetensors",
+    }  # fmt: skip

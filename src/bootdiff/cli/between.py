@@ -4,7 +4,7 @@ Priced in answers, a network's estimate of one noisy sample, a third of what a t
 
     screening        held-out samples * levels * 4 draws * (views + full-only)         `regressions.screen_views`
     gains            full samples * levels * `gains.draws` * views                     `regressions.gains`
-    stack weights    held-out samples * levels * 4 draws * denoiser                    `regressions.kappa`
+    weights          held-out samples * levels * 4 draws * denoiser                    `regressions.kappa`
     noise shift      samples drawn * solver steps * denoiser, once or twice            `noise_shift.measure`
 
 where a view takes an answer of its networks for each of its placements, and bootdiff's denoiser asks views, full-only's
@@ -66,7 +66,7 @@ def between(
         drawn = _PASSES * _EVALUATIONS[how.scheduler] * how.steps * noise_shift.count_of(shape)
 
     def finished(name: str, answer: float, needed_by: Collection[str]) -> Between:
-        return Between(f"{name}: weights, noise shift", (held * levels * _DRAWS + drawn) * answer, needed_by)
+        return Between(f"weights of {name}", (held * levels * _DRAWS + drawn) * answer, needed_by)
 
     parts = {arm: parts_of(arm, settings, problem) for arm in arms}
     fitted = [arm for arm in arms if "view" in parts[arm] and gains.mode == "fit"]

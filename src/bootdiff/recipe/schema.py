@@ -331,7 +331,7 @@ class Recipe(Block):
         Left out: name, device, threads, workers, checkpoint_seconds, preview_every. Masks' pictures count by content.
         """
         plain = _result_only(self._plain(True))
-        for view in _every(plain["views"]):
+        for _, view in _every(plain["views"]):
             for block in view["view"]:
                 if block["kind"] == "mask" and block["image"] and Path(block["image"]).is_file():
                     block["image"] = hashlib.sha256(Path(block["image"]).read_bytes()).hexdigest()
@@ -346,23 +346,13 @@ class Recipe(Block):
             # A default that nobody wrote, lowered where it is used; written out it would be refused.
             del plain["training"]["warmup"]
         if absolute:
-            blocks = [plain["full"], plain["test"], plain["oracle"], (plain["simulate"] or {}).get("pool")]
-            for view in _every(plain["views"]):
-                blocks.append(view["data"])
-                for key in ("pretrained", "offsets"):
-                    if view.get(key):
-                        view[key] = str(self.locate(view[key]))
-                for block in view["view"]:
-                    if block["kind"] == "mask" and block["image"]:
-                        block["image"] = str(self.locate(block["image"]))
-            for block in blocks:
-                if block and block["path"] and is_path(block["path"]):
-                    block["path"] = str(self.locate(block["path"]))
-            if "init" in plain:
-                plain["init"] = {name: str(self.locate(path)) for name, path in plain["init"].items()}
-            if plain["evaluate"]["features"] not in ("auto", "classifier", "autoencoder"):
-                plain["evaluate"]["features"] = str(self.locate(plain["evaluate"]["features"]))
+            for _, block, key in _named_paths(plain):
+                block[key] = str(self.locate(block[key]))
         return plain
+
+    def paths(self) -> dict[str, Path]:
+        """Every file and folder that the recipe names, absolute, by the key that names it."""
+        return {where: self.locate(block[key]) for where, block, key in _named_paths(self._plain(False))}
 
 
 def _merge(base: Any, over: Any) -> Any:
@@ -393,9 +383,29 @@ def _result_only(plain: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "training": strip(plain["training"]), "views": every(plain["views"])}
 
 
-def _every(views: dict[str, Any]) -> list[dict[str, Any]]:
-    """All views' plain blocks, those inside others too."""
-    return [block for view in views.values() for block in (view, *_every(view.get("views", {})))]
+def _every(views: dict[str, Any], at: str = "views") -> list[tuple[str, dict[str, Any]]]:
+    """All views' plain blocks, those inside others too, each with its key."""
+    found = []
+    for name, view in views.items():
+        found += [(f"{at}.{name}", view), *_every(view.get("views", {}), f"{at}.{name}.views")]
+    return found
+
+
+def _named_paths(plain: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Where a plain recipe names files and folders: the whole key, the block it is in, and its key there."""
+    blocks = {key: plain[key] for key in ("full", "test", "oracle")}
+    blocks["simulate.pool"] = (plain["simulate"] or {}).get("pool")
+    for at, view in _every(plain["views"]):
+        blocks[f"{at}.data"] = view["data"]
+        yield from ((f"{at}.{key}", view, key) for key in ("pretrained", "offsets") if view.get(key))
+        masks = (block for block in view["view"] if block["kind"] == "mask" and block["image"])
+        yield from ((f"{at}.view.image", block, "image") for block in masks)
+    for at, block in blocks.items():
+        if block and block["path"] and is_path(block["path"]):
+            yield f"{at}.path", block, "path"
+    yield from ((f"init.{name}", plain["init"], name) for name in plain.get("init", {}))
+    if plain["evaluate"]["features"] not in ("auto", "classifier", "autoencoder"):
+        yield "evaluate.features", plain["evaluate"], "features"
 
 
 def _attention_problems(loc: tuple[str | int, ...], backbone: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:

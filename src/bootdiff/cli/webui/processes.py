@@ -144,6 +144,13 @@ class Commands:
             options += ["--set", change]
         return self._start("fit", recipe, [recipe.name, "--out", self._written(out), *options, *self._device()])
 
+    def save(self, name: str, text: str) -> None:
+        """Write a recipe anew (`Site.write_recipe`). Raises BootdiffError: a command for it runs; as that."""
+        command = self.of(name)
+        if command is not None and command.running:
+            raise BootdiffError(f"{name}.yaml: `{command.verb}` runs still; wait for it, or stop it, then save")
+        self.site.write_recipe(name, text)
+
     def settle(self, name: str) -> None:
         """A recipe that was just written is checked, so that its views can be looked at."""
         with self._lock:

@@ -16,7 +16,10 @@ from bootdiff.cli.report import page, words
 from bootdiff.cli.report.run_facts import RunFacts
 from bootdiff.cli.session import saved_arms
 from bootdiff.errors import BootdiffError
+from bootdiff.recipe.schema import load_recipe_text
+from bootdiff.recipe.trust import trust_imports
 from bootdiff.serialization import read_note
+from bootdiff.training.files import atomic_write_text
 from bootdiff.training.lock import in_use
 from bootdiff.training.run import Run
 
@@ -186,6 +189,47 @@ class Site:
             )
         return inside(self.data, f"{text}.yaml", "recipe")
 
+    def recipe_text(self, name: str) -> str:
+        """A recipe as it is written; BootdiffError: there is none of that name, or it is too long for a page."""
+        path = self.recipe(name)
+        if not path.is_file():
+            raise BootdiffError(f"{path.name}: there is no such recipe in {self.data.resolve().name}/")
+        text = path.read_text(encoding="utf-8")
+        if len(text) > _LONGEST:
+            raise BootdiffError(f"{path.name}: longer than {_LONGEST:,} characters; change it in its file")
+        return text
+
+    def write_recipe(self, name: str, text: str) -> None:
+        """Write a recipe that is there anew.
+
+        Raises:
+            BootdiffError: it is none; it names code, or files outside that the one before did not name.
+        """
+        before, path, home = self.recipe_text(name), self.recipe(name), self.data.resolve()
+        if len(text) > _LONGEST:
+            raise BootdiffError(f"{path.name}: longer than {_LONGEST:,} characters; nothing was written")
+
+        def named(text: str) -> dict[str, Path]:
+            with trust_imports(False):  # whoever reaches the page may not have it run code
+                return load_recipe_text(text, home, source=path.name, name=path.stem).paths()
+
+        try:
+            known = set(named(before).values())
+        except BootdiffError:  # that is why it is changed
+            known = set()
+        for key, there in named(text).items():
+            if there not in known and not there.resolve().is_relative_to(home):
+                raise BootdiffError(
+                    f"{path.name}: {key}: {there} is not below {home.name}/, the folder of data that this page was "
+                    "given; write that into the file itself. Nothing was written."
+                )
+        strange = sorted(set(_ADDRESS.findall(text)) - set(_ADDRESS.findall(before)))
+        if strange:
+            raise BootdiffError(
+                f"{path.name}: {strange[0][:80]}: what is elsewhere is named in the file itself. Nothing was written."
+            )
+        atomic_write_text(path, text)
+
     def new_run(self, name: str) -> Path:
         """The folder that the run of a recipe goes to. Raises BootdiffError: a name that is none, no room for a run."""
         if _is_run(self.runs):
@@ -193,6 +237,8 @@ class Site:
         return inside(self.runs, self.recipe(name).stem, "run")
 
 
+_LONGEST = 20_000  # characters of a recipe on a page
+_ADDRESS = re.compile(r"\w+://[^\s,}\]]*")
 _NO_DATA = {"runs", "node_modules", "__pycache__", "site-packages"}
 
 

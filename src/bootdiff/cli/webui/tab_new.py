@@ -61,12 +61,14 @@ def build(shared: Shared) -> tuple[Any, list[Any], list[Any]]:
             status = gr.HTML()
             log = gr.HTML()
             shown = gr.HTML()
-            text = gr.Code(label="The recipe (change it in its file)", language="yaml", interactive=False, lines=6)
+            text = gr.Code(label="The recipe", language="yaml", interactive=True, lines=6, max_lines=40)
+            save = gr.Button("Save the recipe", size="sm")
     with gr.Accordion("Report of the training, as it stands", open=True):
         frame = gr.HTML()
     timer = gr.Timer(1.0, active=False)
     stamp = gr.State(0.0)
-    seen = [log, shown, text, frame, stamp, timer]
+    written = gr.State("")  # the recipe and its file's time that `text` was filled from
+    seen = [log, shown, text, frame, stamp, written, timer]
 
     def offered(current: str | None) -> list[Any]:
         folders = shared.site.folders_of_data()
@@ -74,17 +76,18 @@ def build(shared: Shared) -> tuple[Any, list[Any], list[Any]]:
         value = current if current in names else next(iter(names), None)
         return [gr.update(choices=folders), gr.update(choices=folders), gr.update(choices=names, value=value)]
 
-    def follow(chosen: str | None, last: float) -> list[Any]:
-        """How the command for a recipe stands."""
+    def follow(chosen: str | None, last: float, filled: str) -> list[Any]:
+        """How the command for a recipe stands; what is being written into the recipe stays."""
         if not chosen:
-            return ["", "", "", "", 0.0, gr.Timer(active=False)]
+            return ["", "", "", "", 0.0, "", gr.Timer(active=False)]
         shared.commands.settle(chosen)
         command = shared.commands.of(chosen)
         going = command is not None and command.running
         report, changed = _report(shared, chosen, last, _SELDOM if going else 0.0)
+        recipe_text, now = _text(shared, chosen, filled)
         return [
-            "" if command is None else command_html(command), pictures(shared, chosen), _text(shared, chosen), report,
-            changed, gr.Timer(active=going),
+            "" if command is None else command_html(command), pictures(shared, chosen), recipe_text, report, changed,
+            now, gr.Timer(active=going),
         ]  # fmt: skip
 
     def begin(what: str) -> Any:
@@ -123,10 +126,21 @@ def build(shared: Shared) -> tuple[Any, list[Any], list[Any]]:
     for button, what in ((check, "check"), (plan, "plan"), (fit, "fit")):
         button.click(begin(what), [recipe, arms, steps], [status, timer], **EVENT)
     stop.click(halted, [recipe], [status], **EVENT)
-    timer.tick(follow, [recipe, stamp], seen, **EVENT)
+    timer.tick(follow, [recipe, stamp, written], seen, **EVENT)
 
     def turned(chosen: str | None) -> list[Any]:
-        return follow(chosen, 0.0)
+        return follow(chosen, 0.0, "")
+
+    def saved(chosen: str | None, now: str) -> list[Any]:
+        try:
+            if not chosen:
+                raise BootdiffError("choose a recipe first, or write one")
+            shared.commands.save(chosen, now)
+        except (BootdiffError, OSError) as error:
+            return [markup.note(str(error)), gr.skip()]
+        return [markup.note(f"{chosen}.yaml is saved. Check looks at it anew.", bad=False), _time(shared, chosen)]
+
+    save.click(saved, [recipe, text], [status, written], **EVENT)
 
     recipe.change(turned, [recipe], seen, **EVENT)
     return offered, [recipe], [full, partial, recipe]
@@ -169,11 +183,17 @@ def pictures(shared: Shared, name: str) -> str:
     return markup.block(*found) if found else ""
 
 
-def _text(shared: Shared, name: str) -> str:
+def _time(shared: Shared, name: str) -> str:
+    return f"{name} {shared.site.recipe(name).stat().st_mtime_ns}"
+
+
+def _text(shared: Shared, name: str, filled: str) -> list[Any]:
+    """A recipe and when it was written, where that is not `filled`."""
     try:
-        return shared.site.recipe(name).read_text(encoding="utf-8")[:20_000]
-    except (BootdiffError, OSError, ValueError):
-        return ""
+        now = _time(shared, name)
+        return [gr.skip() if now == filled else shared.site.recipe_text(name), now]
+    except (BootdiffError, OSError, ValueError) as error:
+        return [f"# {error}", ""]
 
 
 def _report(shared: Shared, name: str, last: float, seldom: float) -> tuple[Any, float]:
