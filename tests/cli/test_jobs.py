@@ -120,6 +120,10 @@ def test_what_excludes_one_another_is_refused(tmp_path):
     out = ["--out", tmp_path / "run"]
     assert "give one of the two" in refused("fit", tmp_path / "r.yaml", *out, "--stage", "full-local", "--jobs", "2")
     assert call("fit", tmp_path / "r.yaml", *out, "--jobs", "0").exit_code == 2
+    for verb in ("fit", "arms"):
+        said = refused(verb, tmp_path / "r.yaml", *out, "--jobs", "2", "--track", "tensorboard")
+        assert "--track tensorboard follows the trainings of one process: leave out --jobs" in said
+    assert not (tmp_path / "run").exists()
     assert cores() >= 1
     assert own_command(["fit"], trusted=True) == [sys.executable, "-m", "bootdiff", "--trust-imports", "fit"]
 

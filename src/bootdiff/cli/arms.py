@@ -51,8 +51,10 @@ def arms(
     """
     from bootdiff.cli.compare import compare, compare_seeds, print_results
     from bootdiff.cli.console import Console
+    from bootdiff.cli.jobs import check_jobs
     from bootdiff.cli.session import open_session
 
+    check_jobs(jobs, track or ())
     loaded, folder = open_recipe(recipe, changes, device), out or run_folder(recipe)
     screen = Console()
     if seed and len(seed) > 1:

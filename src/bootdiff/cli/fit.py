@@ -59,7 +59,7 @@ def fit(
     accelerate launch -m bootdiff fit mine.yaml
     """
     from bootdiff.cli.console import Console
-    from bootdiff.cli.jobs import jobs_of, train_at_once
+    from bootdiff.cli.jobs import check_jobs, jobs_of, train_at_once
     from bootdiff.cli.report.record import LOSSES
     from bootdiff.cli.session import arms_of, open_session
     from bootdiff.errors import BootdiffError
@@ -74,6 +74,7 @@ def fit(
         _fit_stages(loaded, folder, list(dict.fromkeys(stage)), reuse or (), screen)
         screen.print(f"trained: {', '.join(stage)}. When all are there: bootdiff fit {recipe} --out {folder}", "bold")
         return
+    check_jobs(jobs, track or ())
     # What jobs have trained is taken from them.
     others = [*(reuse or ()), *jobs_of(folder)[1]]
     with open_session(loaded, folder, screen, reuse=others, track=track or ()) as session:

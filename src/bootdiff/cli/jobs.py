@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bootdiff.cli.session import Session
     from bootdiff.method.plan import Stage
 
-__all__ = ["cores", "jobs_of", "train_at_once"]
+__all__ = ["check_jobs", "cores", "jobs_of", "train_at_once"]
 
 _PARTS = ("full", "visible", "view", "oracle")  # whose networks are made of other networks alone
 _POLL, _LOOK = 0.1, 1.0  # seconds between looks at processes, and at what they have written
@@ -42,6 +42,12 @@ def jobs_of(run: Path) -> tuple[Path, list[Path]]:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_jobs(most: int, track: Sequence[str]) -> None:
+    """Refuse what jobs cannot do, before anything is opened. BootdiffError: trackers follow one process."""
+    if most > 1 and track:
+        raise BootdiffError(f"--track {track[0]} follows the trainings of one process: leave out --jobs, or --track")
 
 
 def train_at_once(session: Session, arms: Sequence[str], most: int, reuse: Sequence[Path] = ()) -> None:
