@@ -230,3 +230,17 @@ def test_names_of_the_package_whatever_was_imported_first(first):
     command = [sys.executable, "-c", FACE.format(first=first)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_large_samples_are_drawn_in_small_batches():
+    """By default no more values at once than 64 pictures of 3 x 64 x 64 have; the samples do not depend on it."""
+
+    class Counted(IsotropicGaussian):
+        def forward(self, x, sigma, label=None, context=None):
+            asked.append(len(x))
+            return super().forward(x, sigma, label, context)
+
+    for shape, rows in (((1, 4, 4), 3), ((1, 512, 1024), 2), ((3, 1024, 1024), 1)):
+        asked = []
+        sample(Counted(shape, [0.0] * shape[0], 0.5), 3, steps=2)
+        assert max(asked) == rows

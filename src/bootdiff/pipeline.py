@@ -37,7 +37,7 @@ from bootdiff.card import model_card
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
 from bootdiff.hub import is_hub_id, pull, push
-from bootdiff.sampling import Churn, sample
+from bootdiff.sampling import Churn, at_once, sample
 from bootdiff.saved_scheduler import BESIDE, scheduler_of
 from bootdiff.schedulers import After, check_scheduler, diffusers_scheduler, range_of
 from bootdiff.serialization import arm_folder, load, note_beside, read_note, save
@@ -272,7 +272,7 @@ class BootdiffPipeline(DiffusionPipeline):
         churn: float | Churn = 0.0,
         noise_shift: Literal["auto"] | float = "auto",
         scheduler: str | Any | None = None,
-        max_batch_size: int = 64,
+        max_batch_size: int | None = None,
         output_type: str | None = None,
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]] | None = None,
@@ -297,7 +297,8 @@ class BootdiffPipeline(DiffusionPipeline):
                 `sample`).
             scheduler: for this call in place of the pipeline's own: a name in `bootdiff.sampling.SOLVERS` (between the
                 noise levels of the pipeline's own) or one of diffusers' schedulers (`bootdiff.schedulers.FAMILIES`).
-            max_batch_size: samples per evaluation: bounds the memory. More samples run in several batches.
+            max_batch_size: samples per evaluation: bounds the memory (None: `sampling.at_once`). More samples run in
+                several batches.
             output_type: "pil", a list of PIL images, mode L (one channel) or RGB (three), of videos a list of their
                 frames each; "np", (n, *space, C) float32; "pt", (n, C, *space) float32, on the denoiser's device. None:
                 "pil" where samples are images or videos of these channels, else "np".
@@ -325,6 +326,7 @@ class BootdiffPipeline(DiffusionPipeline):
             raise ValueError("generator and seed both say which random numbers to take; give one of them")
         if guidance is not None and guidance_scale is not None:
             raise ValueError("guidance and guidance_scale are two names of one weight; give one of them")
+        max_batch_size = at_once(shape) if max_batch_size is None else max_batch_size
         n = _count(batch_size, num_images, class_labels, generator)
         strength = guidance_scale if guidance is None else guidance
         steps = num_inference_steps if sigmas is None else len(sigmas)

@@ -37,7 +37,7 @@ from torch import Generator, Tensor
 from bootdiff.data.dataset import generator
 from bootdiff.denoise import Denoiser, IsotropicGaussian, expand
 from bootdiff.noise import karras_levels
-from bootdiff.sampling import checked_labels, evaluating, posterior_mean, solver
+from bootdiff.sampling import at_once, checked_labels, evaluating, posterior_mean, solver
 from bootdiff.views import View, unmasked
 
 __all__ = ["DDNM", "METHODS", "MMPS", "Method", "Observation", "PiGDM", "PosteriorDenoiser", "observe", "restore"]
@@ -423,7 +423,7 @@ def restore(
     eta: float = 1.0,
     travel: tuple[int, int] = (1, 1),
     bounds: tuple[float, float] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Several completions of each partial sample, (n, samples, *denoiser.shape) float32.
@@ -443,7 +443,7 @@ def restore(
         sigma_data: of "pigdm", see `PiGDM`.
         eta, travel: of "ddnm", see `DDNM`.
         bounds: lowest and highest value of the data, such as [-1, 1] of images: the answers are within and still agree.
-        batch_size: answers per evaluation: bounds the memory.
+        batch_size: answers per evaluation: bounds the memory; None: `at_once`, of a quarter of a draw's values.
         progress: called as progress(done, total), in steps, after every step of every batch.
 
     Returns:
@@ -454,6 +454,7 @@ def restore(
         ValueError: as `observe`; an argument out of its range, an unknown method, a class the denoiser does not have.
         BootdiffError: the denoiser returned NaN or an infinity.
     """
+    batch_size = at_once(denoiser.shape, 2**18) if batch_size is None else batch_size
     if samples < 1 or batch_size < 1 or steps < 2 or seed < 0:
         raise ValueError(
             f"restore needs samples and batch_size >= 1, steps >= 2 and seed >= 0, got samples={samples}, "

@@ -43,7 +43,18 @@ from bootdiff.noise import karras_levels, noted
 from bootdiff.pretrained import DiffusersDenoiser
 from bootdiff.schedulers import After, Evaluate, Solve, Tick, convert, diffusers_scheduler
 
-__all__ = ["SOLVERS", "Churn", "classes_of", "sample"]
+__all__ = ["SOLVERS", "Churn", "at_once", "classes_of", "sample"]
+
+
+def at_once(shape: Sequence[int], values: int = 2**20) -> int:
+    """How many samples are evaluated at once by default: 64, or as many as hold so many values, at least one.
+
+    A network keeps a few hundred times its input for a moment.
+
+    >>> at_once((3, 64, 64)), at_once((3, 256, 256)), at_once((1, 32, 64, 64))
+    (64, 5, 8)
+    """
+    return max(1, min(64, values // math.prod(shape)))
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ def sample(
     label: int | Sequence[int] | Tensor | None = None,
     guidance: float = 1.0,
     guidance_interval: Sequence[float] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     on_step: After | None = None,
 ) -> Tensor:
@@ -113,7 +124,7 @@ def sample(
         guidance: weight w of classifier-free guidance toward the class (`GuidedDenoiser`), >= 0; 1 for none. Weights
             other than 0 and 1 evaluate the denoiser twice.
         guidance_interval: [lowest, highest] noise level with guidance; None: all.
-        batch_size: samples per evaluation: bounds the memory.
+        batch_size: samples per evaluation: bounds the memory; None: `at_once`.
         progress: called as progress(done, total), in steps, after every step of every batch.
         on_step: called as on_step(i, t, x) after evaluation i of every batch, with the solver's own time t and the
             batch x as the solver holds it; returns the batch to go on with.
@@ -124,6 +135,7 @@ def sample(
         BootdiffError: the denoiser returned NaN or an infinity.
     """
     steps = steps if sigmas is None else len(sigmas)
+    batch_size = at_once(denoiser.shape) if batch_size is None else batch_size
     if n < 0 or batch_size < 1 or steps < 2 or seed < 0:
         raise ValueError(
             f"sample needs n >= 0, batch_size >= 1, steps >= 2 and seed >= 0, got n={n}, batch_size={batch_size}, "

@@ -42,7 +42,6 @@ __all__ = ["MOST", "ShiftRecord", "count_of", "measure", "real_count", "record",
 TRIED, MOST = 0.03, 0.06
 """The e that is tried, and the largest that is used."""
 _REAL, _REAL_VALUES = 512, 2**25
-_DRAWN_VALUES = 2**20
 _ERRORS = 2.0
 _FEWEST = 4
 
@@ -96,10 +95,9 @@ def measure(
     n, classes = count_of(denoiser.shape), classes_of(denoiser)
     label = [i % classes for i in range(n)] if classes else None
     levels: dict[str, Any] = asdict(how)
-    batch = max(1, min(n, _DRAWN_VALUES // math.prod(denoiser.shape)))  # no more memory than a training step
 
     def drawn(shift: float) -> Detail:
-        own = levels | {"noise_shift": shift, "batch_size": batch}
+        own = levels | {"noise_shift": shift}
         return detail(sample(denoiser, n, seed=seed, label=label, progress=progress, **own), real, how.sigma_min)
 
     tried, found = [0.0], [drawn(0.0)]

@@ -25,7 +25,7 @@ from bootdiff.cli.webui.models import Model, RunInfo
 from bootdiff.data import kind_of
 from bootdiff.denoise import Denoiser
 from bootdiff.errors import BootdiffError
-from bootdiff.sampling import SOLVERS, guided, sample
+from bootdiff.sampling import SOLVERS, at_once, guided, sample
 
 __all__ = [
     "MOST", "MOST_STEPS", "Drawn", "Frame", "Voices", "Wish", "draw", "film", "frame_picture", "level", "middle",
@@ -138,7 +138,7 @@ def draw(model: Model, wish: Wish, tick: Callable[..., None]) -> Drawn:
     x = sample(
         denoiser, wish.count, seed=wish.seed, scheduler=scheduler, steps=wish.steps, label=number,
         sigma_min=sampling.sigma_min, sigma_max=sampling.sigma_max, noise_shift=sampling.noise_shift, progress=progress,
-        batch_size=max(1, min(MOST, _VALUES // size)),
+        batch_size=at_once(model.shape, _VALUES),
     ).cpu()  # fmt: skip
     return Drawn(model.run, model.arm, wish, x, list(denoiser.frames.values()))
 

@@ -26,6 +26,7 @@ from bootdiff.data import Simulated, Subset, kind_of
 from bootdiff.errors import BootdiffError
 from bootdiff.method.problem import Problem
 from bootdiff.restoration import METHODS, restore
+from bootdiff.sampling import at_once
 from bootdiff.views import Identity, View
 
 __all__ = [
@@ -325,7 +326,7 @@ def answer(
         model.denoiser, partial.stored, given.view, mask=partial.mask, samples=count, method=method, seed=seed,
         steps=steps, scheduler=sampling.scheduler, sigma_min=sampling.sigma_min, sigma_max=sampling.sigma_max,
         label=number, bounds=(-1.0, 1.0) if visual else None, progress=progress,
-        batch_size=max(1, min(16, 2**20 // math.prod(model.shape))),
+        batch_size=min(16, at_once(model.shape)),
     ).cpu()  # fmt: skip
     return Answers(model, given, mask, found[0], restorations.agreement(found, seen))
 
