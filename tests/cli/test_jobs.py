@@ -13,7 +13,10 @@ from rich.console import Console as RichConsole
 
 from bootdiff.cli.console import Console
 from bootdiff.cli.jobs import cores
+from bootdiff.cli.report.run_facts import RunFacts
+from bootdiff.cli.session import open_session
 from bootdiff.processes import own_command, own_environment
+from bootdiff.recipe.schema import load_recipe
 from bootdiff.training.files import read_metrics
 from bootdiff.training.state import Progress
 from cli_calls import TINY, call, refused
@@ -113,6 +116,19 @@ def _dead(pid):
             return file.read().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def test_the_report_shows_what_jobs_have_trained_so_far(tmp_path):
+    (tmp_path / "r.yaml").write_text(SMALL)
+    assert call("fit", tmp_path / "r.yaml", "--out", tmp_path / "run", "--stage", "full-local").exit_code == 0
+    with open_session(load_recipe(tmp_path / "r.yaml"), tmp_path / "run", Console(quiet=True)) as session:
+        session.expect(["bootdiff"])
+        shown = {
+            stage.name: (stage.state, stage.step, bool(stage.heldout))
+            for stage in RunFacts.read(session.run.path).stages
+        }
+    assert shown["full-local"] == ("done", 2, True)
+    assert shown["view-thumbnails-local"] == ("to come", 0, False)
 
 
 def test_what_excludes_one_another_is_refused(tmp_path):

@@ -59,10 +59,11 @@ def fit(
     accelerate launch -m bootdiff fit mine.yaml
     """
     from bootdiff.cli.console import Console
-    from bootdiff.cli.jobs import check_jobs, jobs_of, train_at_once
+    from bootdiff.cli.jobs import check_jobs, train_at_once
     from bootdiff.cli.report.record import LOSSES
     from bootdiff.cli.session import arms_of, open_session
     from bootdiff.errors import BootdiffError
+    from bootdiff.training.run import jobs_of
 
     loaded, folder = open_recipe(recipe, changes, device), out or run_folder(recipe)
     screen = Console()
@@ -94,10 +95,10 @@ def _fit_stages(recipe: Recipe, run: Path, names: Sequence[str], reuse: Sequence
     Raises:
         BootdiffError: no such network; what one is made of is not there.
     """
-    from bootdiff.cli.jobs import jobs_of
     from bootdiff.cli.session import open_session
     from bootdiff.cli.stages import known_stages
     from bootdiff.errors import BootdiffError
+    from bootdiff.training.run import jobs_of
 
     for name in names:
         folder, there = jobs_of(run)

@@ -19,24 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from bootdiff.errors import BootdiffError
 from bootdiff.processes import own_command, own_environment
+from bootdiff.training.run import jobs_of, read_metrics
 
 if TYPE_CHECKING:
     from bootdiff.cli.session import Session
     from bootdiff.method.plan import Stage
 
-__all__ = ["check_jobs", "cores", "jobs_of", "train_at_once"]
+__all__ = ["check_jobs", "cores", "train_at_once"]
 
 _PARTS = ("full", "visible", "view", "oracle")  # whose networks are made of other networks alone
 _POLL, _LOOK = 0.1, 1.0  # seconds between looks at processes, and at what they have written
 _PATIENCE = 300.0  # for a checkpoint
 _SAID = 6  # last lines of a job that failed
-
-
-def jobs_of(run: Path) -> tuple[Path, list[Path]]:
-    """The folder of a run's jobs, and those that are there."""
-    folder = run.with_name(f"{run.name}.jobs")
-    there = sorted(path for path in folder.glob("*") if (path / "run.json").is_file()) if folder.is_dir() else []
-    return folder, there
 
 
 def cores() -> int:
@@ -182,7 +176,6 @@ class _Job:
 
     def _say(self) -> None:
         """What it has printed of its network since, and where it stands."""
-        from bootdiff.training.run import read_metrics
         from bootdiff.training.state import Progress
 
         text = self._text()
@@ -199,6 +192,7 @@ class _Job:
             left = (steps - step) * row.get("seconds", 0.0) / max(step, 1)
             standing = Progress(self.name, step, steps, row.get("loss"), row.get("images_per_second", 0.0), left)
             self.session.screen(standing)
+            self.session.record.report.due()
 
     def stop(self) -> None:
         """Ask it to write a checkpoint and end."""

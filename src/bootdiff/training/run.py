@@ -68,6 +68,7 @@ __all__ = [
     "atomic_write_json",
     "atomic_write_text",
     "command_line",
+    "jobs_of",
     "load_tensors",
     "read_json",
     "read_metrics",
@@ -334,6 +335,13 @@ class Run:
             data = path.read_bytes()
             if data and not data.endswith(b"\n"):
                 os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def jobs_of(run: Path) -> tuple[Path, list[Path]]:
+    """The folder of a run's jobs, and those that are there."""
+    folder = run.with_name(f"{run.name}.jobs")
+    there = sorted(path for path in folder.glob("*") if (path / "run.json").is_file()) if folder.is_dir() else []
+    return folder, there
 
 
 def _rows_of(path: Path) -> int | None:

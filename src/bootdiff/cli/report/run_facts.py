@@ -20,7 +20,7 @@ from bootdiff.method.plan import ARMS
 from bootdiff.method.weights import WeightsRecord
 from bootdiff.training.files import read_json
 from bootdiff.training.forms import checked
-from bootdiff.training.run import Run, StageDir
+from bootdiff.training.run import Run, StageDir, jobs_of
 
 __all__ = ["TRAININGS", "VIEWS", "RunFacts", "StageFacts", "TrainingNote"]
 
@@ -102,6 +102,7 @@ class RunFacts:
         facts.arms = [arm for arm in ARMS if (run.path / arm / "model.json").is_file()]
         rows = facts._try(run.metrics, [])
         expected = facts._mapping(TRAININGS)
+        jobs = {path.name: Run.read(path) for path in jobs_of(run.path)[1]}  # what they have trained is not here yet
         names = dict.fromkeys([*expected, *_trained(run), *(str(row["stage"]) for row in rows)])
         by_stage: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
@@ -111,9 +112,12 @@ class RunFacts:
                 continue  # a race between starts
             stage = facts._try(lambda name=name: run.stage(name), None)  # type: ignore[misc]
             if stage is not None:
+                own = by_stage.get(name, [])
+                if not stage.begun and name in jobs:
+                    stage, own = jobs[name].stage(name), facts._try(partial(jobs[name].metrics, name), [])
                 told = expected.get(name)
                 about = told if isinstance(told, dict) else {}
-                made = facts._try(lambda: facts._stage(stage, by_stage.get(name, []), about), None)  # noqa: B023
+                made = facts._try(partial(facts._stage, stage, own, about), None)
                 facts.stages += [] if made is None else [made]
         for name in ("gains", "full-stack", "residual-stack", "oracle-stack"):
             if (run.stages / name / "done.json").is_file():
