@@ -81,10 +81,7 @@ def train_at_once(session: Session, arms: Sequence[str], most: int, reuse: Seque
             for job in list(running):
                 if job.ended():
                     running.remove(job)
-                    there = session.bootstrap.reuse
-                    there[:] = [*(path for path in there if Path(path) != job.folder), job.folder]
-                    session.bootstrap.make(stages[job.name])
-                    there.remove(job.folder)
+                    _take(session, job.folder, stages[job.name])
                     order.done(job.name)
                     job.remove()
     finally:
@@ -96,6 +93,21 @@ def train_at_once(session: Session, arms: Sequence[str], most: int, reuse: Seque
     recipe.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _take(session: Session, folder: Path, stage: Stage) -> None:
+    """What a job has trained, into the run; without a word, for the job's own were passed on."""
+    there, quiet = session.bootstrap.reuse, session.screen.quiet
+    there[:] = [*(path for path in there if Path(path) != folder), folder]
+    session.screen.quiet = True
+    try:
+        session.bootstrap.make(stage)
+    finally:
+        session.screen.quiet = quiet
+        there.remove(folder)
+    made, taken = (run / "stages" / stage.name / "done.json" for run in (folder, session.run.path))
+    if made.read_bytes() != taken.read_bytes():
+        session.screen.warn(f"{stage.name}: trained again, for its job made it with something else; please report this")
 
 
 def _waiting(session: Session, arms: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, Stage]]:

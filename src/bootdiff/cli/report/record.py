@@ -32,6 +32,7 @@ from bootdiff.method.plan import Stage
 from bootdiff.method.problem import Problem
 from bootdiff.method.settings import SamplingSettings
 from bootdiff.method.stages import Bootstrap
+from bootdiff.paths import shown
 from bootdiff.training.files import atomic_write_json, write_stamped
 from bootdiff.training.forms import Cost
 from bootdiff.training.run import Run, StageDir
@@ -143,7 +144,7 @@ class RunRecord:
         self._expected |= {name: note["steps"] for name, note in new.items()}
         # What an earlier command asked for keeps its place.
         write_stamped(self.run.path / TRAININGS, self._trainings() | new)
-        self.say(f"how it stands, meanwhile and in the end: {self.run.path / FILE}")
+        self.say(f"how it stands, meanwhile and in the end: {shown(self.run.path / FILE)}")
         self.report.due()
 
     def steps_of(self, name: str) -> int:
