@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, optimize
 
-__all__ = ["BRIGHT", "LEAST", "Track", "followed", "measures", "position", "render", "simulate"]
+__all__ = ["BRIGHT", "LEAST", "Track", "centre", "followed", "measures", "position", "render", "simulate"]
 
 BRIGHT, LEAST = 0.25, 8
 _APART, _SPAN = 5, 0.6  # frames that must show all apart, and the share of the video that they must span
@@ -107,13 +107,13 @@ def things(frame: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         pixels = bright & (labels == k)
         if pixels.sum() < LEAST:
             continue
-        found.append((_centre(frame, pixels), pixels))
+        found.append((centre(frame, pixels), pixels))
     return found
 
 
-def _centre(frame: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Centre of brightness: it moves as the digit does, by fractions of pixels."""
-    weights = frame * ndimage.binary_dilation(pixels, np.ones((3, 3)))
+def centre(frame: np.ndarray, pixels: np.ndarray | None = None) -> np.ndarray:
+    """Centre of brightness (of these pixels and their neighbours): it moves as a digit does, by fractions of pixels."""
+    weights = frame if pixels is None else frame * ndimage.binary_dilation(pixels, np.ones((3, 3)))
     rows, columns = np.indices(frame.shape)
     return np.array([(weights * rows).sum(), (weights * columns).sum()]) / weights.sum()
 

@@ -6,7 +6,7 @@ Each experiments/results/NAME/seed-S.json is the metrics.json of one `bootdiff a
 what `experiments.scripts.regularization` wrote; backbones.json, detail.json, training-keys.json, speed/data.json and
 forecast/comparison.json are of the scripts backbones, detail, training_keys, throughput and forecast; beside the runs,
 overlay-seed-0.json is of `experiments.scripts.overlay` (table NAME-overlay), measures-seed-0.json of
-`experiments.scripts.moving` (table NAME-measures), and restore-WHAT.json the report.json of a
+`experiments.scripts.moving` (table NAME-measures, NAME-continued), and restore-WHAT.json the report.json of a
 `bootdiff restore` (table NAME-restore-WHAT). Runs of videos and signals have a table NAME-long-range, and those of the
 rain radar tables of all recipes together: radar and radar-long-range. Between the markers `<!-- table NAME -->` and
 `<!-- end -->` of a document the table of NAME is written again; with --check nothing is written, and the exit code is 1
@@ -242,6 +242,8 @@ def tables(results: Path = RESULTS) -> dict[str, str]:
             made[f"{folder.name}-overlay"] = overlay(todays(read_json(path)))
         for path in folder.glob("measures-seed-0.json"):
             made[f"{folder.name}-measures"] = moving.table(read_json(path)["found"])
+        for path in folder.glob("continued-seed-0.json"):
+            made[f"{folder.name}-continued"] = moving.table(read_json(path)["found"])
         for path in folder.glob("restore-*.json"):
             made[f"{folder.name}-{path.stem}"] = restoration(read_json(path))
     if radar:

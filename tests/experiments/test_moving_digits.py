@@ -126,6 +126,18 @@ def test_what_is_not_two_digits_is_counted():
     assert np.isnan(found["same"]["mean"])
 
 
+def test_straight_on_is_right_up_to_the_first_wall():
+    digit = digits(1)[0].astype(float)
+    t = np.arange(16)
+    where = position(np.array([1.0, 2.0]), np.array([1.5, 0.5]), t, float(SIZE - SIDE))  # at the wall after 11.3 frames
+    video = np.stack([render(digit, place, SIZE) for place in where]) / 255
+    made = moving.straight_on(video[None, :5], 16)[0]
+    np.testing.assert_array_equal(made[:5], video[:5])
+    near = np.square(made - video).mean((1, 2))
+    assert near[5:11].max() < 0.002
+    assert near[14:].min() > 5 * near[5:11].max()
+
+
 @pytest.mark.slow  # trains and draws videos: 4 s
 def test_the_script_measures_a_run_and_draws_it(tmp_path, capsys):
     np.savez(
@@ -145,5 +157,11 @@ def test_the_script_measures_a_run_and_draws_it(tmp_path, capsys):
     assert list(found["found"]) == ["real", "cut", "full_only"]
     assert found["found"]["real"]["count"]["mean"] == 1
     assert "| full-only |" in capsys.readouterr().out
+    more = ["--count", "3", "--digits", "2", "--given", "3", "--answers", "2", "--steps", "3"]
+    moving.main(["continue", str(tmp_path / "run"), *more, "--out", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "continued-seed-0.json").read_text())
+    assert list(found["found"]) == ["real", "last frame held", "straight on", "full_only"]
+    assert found["found"]["real"]["psnr"]["mean"] == 100
+    assert set(found["found"]["full_only"]) - set(found["found"]["real"]) == {"mean"}
     moving.main(["picture", str(tmp_path / "run"), "--out", str(tmp_path / "moving.png")])
     assert (tmp_path / "moving.png").stat().st_size > 1000
