@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
+from bootdiff.method.composite import CompositeDenoiser
+from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.nets import LocalNet
+from bootdiff.noise import LEVELS
 from bootdiff.pipeline import BootdiffPipeline
 from bootdiff.sampling import sample
-from small_denoisers import denoiser, prior
+from bootdiff.views import Crop
+from small_denoisers import denoiser, prior, stacked, two_views
 
 X, SIGMA = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.7, 3.0])
 
@@ -44,10 +50,42 @@ def test_networks_and_gaussians_are_exported():
     torch.testing.assert_close(whole(X, SIGMA), base(X, SIGMA))
 
 
-def test_a_stack_is_not_exported():
-    """Which of its parts are evaluated depends on the values of sigma: no one graph. The day it works, say so."""
-    with pytest.raises(Exception, match="data-dependent"):
-        torch.export.export(denoiser((1, 8, 8)).eval(), (X, SIGMA))
+def whole():
+    """A stack with a little of everything: a thumbnail and a gray view, crops with placements, a gain that is 0 at some
+    noise levels, snapshots by noise level, weights that are 0 at some."""
+    full = (3, 8, 8)
+    composite = two_views().composite
+    views = {name: (view, composite.denoisers[name]) for name, view in composite.views.items()}
+    crop = Crop((4, 8))
+    views["crops"] = (crop, denoiser(crop.shape(full)))
+    gains = [[0.9, 0.5 * (level < 1), 0.3 * (level > 0.2)] for level in LEVELS]
+    made = CompositeDenoiser(views, prior(full), LEVELS, gains)
+    expert = stacked(made).experts[0]
+    again = copy.deepcopy(expert)
+    with torch.no_grad():
+        for p in again.net.parameters():
+            p.mul_(0.7)
+    chosen = SnapshotsByNoiseLevel([expert, again], LEVELS, [k % 2 for k in range(len(LEVELS))])
+    weights = [[0.6 * (level < 2), 0.4, 0.0] for level in LEVELS]
+    return StackedDenoiser(made, [chosen, prior(full), expert], LEVELS, weights).eval()
+
+
+# Shared weights in channels-last memory; what is read again is compared.
+@pytest.mark.filterwarnings("ignore:No complete tensor found in the group")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_whole_model_is_exported_in_one_graph(dynamic, tmp_path):
+    """For every noise level, also those of which some parts are not evaluated; and it draws the same samples."""
+    d, g = whole(), torch.Generator().manual_seed(0)
+    x = torch.randn(len(LEVELS) + 2, 3, 8, 8, generator=g)
+    sigma = torch.tensor([0.01, *LEVELS, 50.0])
+    rows = {0: torch.export.Dim("batch", min=2, max=64)} if dynamic else None
+    with torch.no_grad():
+        made = torch.export.export(d, (x, sigma), dynamic_shapes=(rows, rows) if dynamic else None)
+        torch.export.save(made, tmp_path / "d.pt2")
+        again = torch.export.load(tmp_path / "d.pt2").module()
+        torch.testing.assert_close(again(x, sigma), d(x, sigma))
+        if dynamic:
+            torch.testing.assert_close(again(x[:4], sigma[3:7]), d(x[:4], sigma[3:7]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -112,6 +112,7 @@ def interpolate(sigma: Tensor, levels: Tensor, values: Tensor) -> Tensor:
     sigma (B,), levels (L,) ascending, values (L,) or (L, K) -> (B,) or (B, K).  Exactly zero at both neighbours gives
     exactly zero, so what is off at two levels is off between them.
     """
+    levels, values = (v.to(sigma.device) if in_one_graph() else v for v in (levels, values))
     if len(levels) == 1:
         return values[0].expand(sigma.shape + values.shape[1:])
     logs, s = levels.log(), sigma.to(levels.dtype).log()
@@ -121,12 +122,18 @@ def interpolate(sigma: Tensor, levels: Tensor, values: Tensor) -> Tensor:
     return values[right - 1] * (1 - t) + values[right] * t
 
 
+def in_one_graph() -> bool:
+    """Whether `torch.export` traces: one graph for all noise levels, in which everything is evaluated, and what has no
+    weight counts nothing."""
+    return torch.compiler.is_exporting()
+
+
 def on_host(v: Tensor) -> Tensor:
     """Noise levels (or labels) on the CPU, where it is decided what is evaluated.
 
     Fetching them waits for the device, so what is known of them is noted (`noted`), and what was fetched once is kept.
     """
-    if v.device.type == "cpu":
+    if v.device.type == "cpu" or in_one_graph():
         return v
     found: Tensor | None = getattr(v, "_on_host", None)
     return on_host(noted(v, v.cpu())) if found is None else found

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bootdiff import views as view_kinds
 from bootdiff.denoise import Denoiser, IsotropicGaussian, expand
-from bootdiff.noise import LEVELS, interpolate, on_host, some_rows
+from bootdiff.noise import LEVELS, in_one_graph, interpolate, on_host, some_rows
 from bootdiff.views import View
 
 __all__ = ["CompositeDenoiser", "Estimates", "takes_classes"]
@@ -136,6 +136,9 @@ class CompositeDenoiser(Denoiser):
         Each (B, *shape), coverage-weighted over the view's placements; 0 outside the `rows`, (B,) bool.
         """
         rows = on_host(rows)
+        if in_one_graph():
+            found = self._evidence(name, x, sigma, label, against)
+            return tuple(torch.where(expand(rows, x) > 0, part, 0.0) for part in found)  # type: ignore[return-value]
         if bool(rows.all()):
             return self._evidence(name, x, sigma, label, against)
         if not bool(rows.any()):
@@ -149,10 +152,13 @@ class CompositeDenoiser(Denoiser):
     def _evidence(
         self, name: str, x: Tensor, sigma: Tensor, label: Tensor | None, against: Tensor
     ) -> tuple[Tensor, Tensor]:
-        denoiser, (placements, coverage, contexts) = self.denoisers[name], self._placed(name, x.device)
+        denoiser, (placements, _, contexts) = self.denoisers[name], self._placed(name, x.device)
         y = torch.cat([p(x) for p in placements])
         k = len(placements)
         beside = None if contexts is None else contexts.to(x.dtype).repeat_interleave(len(x), 0)
+        if in_one_graph():
+            some = None if label is None else label.repeat(k)
+            return self._lifted(name, x, against, denoiser(y, sigma.repeat(k), some, beside))
         # All placements at once, as far as memory allows: a long video has many stills.
         size = max(1, _AT_ONCE // y[0].numel())
         found = []
@@ -160,7 +166,12 @@ class CompositeDenoiser(Denoiser):
             at, one = slice(int(part[0]), int(part[-1]) + 1), part % len(x)
             rest = None if beside is None else beside[at]
             found.append(denoiser(y[at], some_rows(sigma, one), some_rows(label, one), rest))
-        d = torch.cat(found).chunk(k)
+        return self._lifted(name, x, against, torch.cat(found))
+
+    def _lifted(self, name: str, x: Tensor, against: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+        """`_evidence`, of the denoiser's answers at all placements."""
+        placements, coverage, _ = self._placed(name, x.device)
+        d = found.reshape(len(placements), -1, *found.shape[1:])
         mean = self.prior.mean.to(x.dtype).expand_as(x)
         evidence, estimates = torch.zeros_like(x), torch.zeros_like(x)
         for p, estimate in zip(placements, d, strict=True):

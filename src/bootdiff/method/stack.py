@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bootdiff.denoise import Denoiser, expand
 from bootdiff.method.composite import CompositeDenoiser, Estimates, takes_classes
 from bootdiff.method.residual import ResidualExpert
-from bootdiff.noise import interpolate, nearest_level, on_host, some_rows
+from bootdiff.noise import in_one_graph, interpolate, nearest_level, on_host, some_rows
 
 __all__ = ["SnapshotsByNoiseLevel", "StackedDenoiser", "ask"]
 
@@ -51,6 +51,10 @@ class SnapshotsByNoiseLevel(Denoiser):
         at: Estimates | None = None,
     ) -> Tensor:
         """D_k(x, sigma), (B, *shape); `at`: the composite's estimates at x, where they are there already."""
+        if in_one_graph():
+            chosen = torch.tensor(self.choice, device=x.device)[nearest_level(sigma, self.levels)]
+            every = {k: self.members[k](x, sigma, label, context, at=at) for k in sorted(set(self.choice))}
+            return sum((expand(chosen == k, x) * part for k, part in every.items()), torch.zeros_like(x))
         chosen = torch.tensor(self.choice)[nearest_level(on_host(sigma), self.levels)]
         used = chosen.unique().tolist()
         if len(used) == 1:
@@ -97,6 +101,7 @@ class StackedDenoiser(Denoiser):
         # They stay on the CPU, where it is decided what is evaluated, without waiting for a device.
         self.levels = torch.tensor(list(levels), dtype=torch.float64)
         self.weights = values.double().reshape(len(levels), count)
+        self._weighed = (self.weights > 0).any(0).tolist()  # anywhere
         self._classed_by_views = (
             count > 0 and not any(map(_own_classes, experts)) and any(map(takes_classes, composite.denoisers.values()))
         )
@@ -123,6 +128,11 @@ class StackedDenoiser(Denoiser):
         out = at.mean
         for k, expert in enumerate(self.experts):
             active = kappa[:, k] > 0
+            if in_one_graph():
+                if self._weighed[k]:
+                    found = ask(expert, x, sigma, label, context, at)
+                    out = out + expand(kappa[:, k].to(x.dtype), x) * (found - at.mean)
+                continue
             if not bool(active.any()):
                 continue
             if bool(active.all()):
