@@ -64,6 +64,14 @@ class Video(ABC):
 
     pixel_aspect: Fraction = Fraction(1)
 
+    def learned(self) -> list[int]:
+        """What `read` needs beside the file, known after `scan`: nothing by default."""
+        return []
+
+    def recall(self, learned: list[int]) -> None:
+        """In place of `scan`: what was learned by an earlier one."""
+        assert not learned
+
     @abstractmethod
     def frames(self) -> Iterator[tuple[float | None, np.ndarray, str | None]]:
         """Time, frame and lossy conversion of all frames in order."""
@@ -115,6 +123,10 @@ class FrameFolder(Video):
         self.folder, self.names, self.alpha, self._verify = folder, list(names), alpha, verify
         self._most = most
         self._note: Callable[[str, bytes], None] | None = note
+
+    def recall(self, learned: list[int]) -> None:
+        """In place of `scan`: frames are not noted any more."""
+        self._note = None
 
     def _bytes(self, name: str) -> bytes:
         try:
@@ -255,6 +267,14 @@ class PyAVVideo(Video):
             ) from None
         self.path, self._most, self._stamps = path, most, np.zeros(0, np.int64)
         del av
+
+    def learned(self) -> list[int]:
+        """The time stamps of all frames."""
+        return [int(stamp) for stamp in self._stamps]
+
+    def recall(self, learned: list[int]) -> None:
+        """In place of `scan`: the time stamps of all frames."""
+        self._stamps = np.asarray(learned, dtype=np.int64)
 
     def _decoded(self, start: int | None = None) -> Iterator[Any]:
         """PyAV's frames, all of them or those from the key frame before time stamp `start`."""

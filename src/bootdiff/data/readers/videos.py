@@ -6,15 +6,21 @@ count (frame2 before frame10). Nothing is resized, cropped or resampled unless a
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL
 import torch
 
 from bootdiff.data.dataset import Dataset, Sample, Span
 from bootdiff.data.folders import frame_problem, list_files, natural_order, nothing_found, passed_over
+from bootdiff.data.index import Index, stamp_of
 from bootdiff.data.options import VideoOptions
 from bootdiff.data.readers.decode import IMAGE_SUFFIXES, Undecodable, read_file, to_channels
 from bootdiff.data.readers.fitting import Fitting, fit_hint
@@ -78,6 +84,9 @@ class Videos(Recordings):
         fitted = [] if self._fitting is None else [o.fit]
         settings = (bool(o.labels), bool(o.masks), o.frames, o.stride, o.fps, size, o.channels, o.alpha, *fitted)
         self._hash.update(repr(settings).encode())
+        made_with = (PIL.__version__, _pyav_version(), o.alpha, o.max_pixels, o.max_frames, o.on_error)
+        self._index = Index(self.folder, ("videos", *made_with), _is_noted)
+        self._to_keep: set[str] = set()  # videos that memory is reserved for: kept when they are first read
         self._videos: dict[str, Video] = {}
         self._frames: dict[str, list[np.ndarray]] = {}
         self._frame_numbers: dict[str, list[int]] = {}
@@ -86,6 +95,8 @@ class Videos(Recordings):
         self._sizes: dict[str, tuple[int, int]] = {}
         listed = self._list()
         infos = {name: info for name in listed if (info := self._scan(name, listed[name])) is not None}
+        self._index.save([n for name, frames in listed.items() for n in ([f"{name}/{f}" for f in frames] or [name])])
+        del self._index  # not for data workers
         self._check_sizes(infos, size, o.channels)
         self._check_rates(
             {name: None if o.fps else info.rate for name, info in infos.items()},
@@ -142,20 +153,21 @@ class Videos(Recordings):
         return self.folder if name == self.folder.name and not (self.folder / name).exists() else self.folder / name
 
     def _scan(self, name: str, frames: list[str]) -> VideoInfo | None:
-        path = self._path(name)
+        path, digests = self._path(name), list[bytes]()
         try:
             if frames:
                 reason = frame_problem(frames)
                 if reason is not None:
                     raise Undecodable(reason)
                 video: Video = FrameFolder(
-                    path, frames, self._alpha, lambda n, data: self._hash.update(file_digest(f"{name}/{n}", data)),
+                    path, frames, self._alpha, lambda n, data: digests.append(file_digest(f"{name}/{n}", data)),
                     verify=self.options.on_error == "skip", most=self._most,
                 )  # fmt: skip
             else:
                 video = open_video(path, self._alpha, self._most)
-                self._hash.update(long_file_digest(name, path))
-            info = video.scan(self._budget, self.options.max_frames)
+            info = self._known(name, path, frames, video, digests)
+            if info is None:
+                info = self._scanned(name, path, frames, video, digests)
             shown = video.pixel_aspect
             # Encoders round: 1279:1280 is square.
             if self._square and abs(shown - 1) > 0.02:
@@ -174,12 +186,45 @@ class Videos(Recordings):
         except OSError as error:
             self.problems.add(name, f"cannot be read ({error.strerror})")
             return None
+        finally:
+            for digest in digests:
+                self._hash.update(digest)
         self._videos[name], self._counts[name] = video, info.count
         self._steps[name] = len(self._frame_numbers[name]) if name in self._frame_numbers else info.count
         if info.kept is not None:
             self._frames[name] = info.kept
             self._budget -= sum(frame.nbytes for frame in info.kept)
             info.kept = None
+        return info
+
+    def _known(self, name: str, path: Path, frames: list[str], video: Video, digests: list[bytes]) -> VideoInfo | None:
+        """What was learned of a video when it was last opened, with its `digests`; None where it has changed."""
+        names = [f"{name}/{f}" for f in frames] or [name]
+        paths = [path / f for f in frames] or [path]
+        noted = [self._index.get(n, stamp_of(p)) for n, p in zip(names, paths, strict=True)]
+        if any(note is None for note in noted):
+            return None
+        _, count, size, rate, times, lost, aspect, learned = noted[0]
+        video.recall(learned)
+        video.pixel_aspect = Fraction(*aspect)
+        times = None if times is None else np.asarray(times, dtype=np.float64)
+        if (kept := count * math.prod(size)) <= self._budget:
+            self._budget -= kept
+            self._to_keep.add(name)
+        digests += [note[0].encode() for note in noted]
+        return VideoInfo(count, tuple(size), rate, times, None, lost)
+
+    def _scanned(self, name: str, path: Path, frames: list[str], video: Video, digests: list[bytes]) -> VideoInfo:
+        """What a video is, from all of its frames; noted for the next time."""
+        names = [f"{name}/{f}" for f in frames] or [name]
+        stamps = [stamp_of(p) for p in ([path / f for f in frames] or [path])]
+        if not frames:
+            digests.append(long_file_digest(name, path))
+        info = video.scan(self._budget, self.options.max_frames)
+        times = None if info.times is None else info.times.tolist()
+        about = [info.count, list(info.size), info.rate, times, info.lost, list(video.pixel_aspect.as_integer_ratio())]
+        for n, stamp, digest in zip(names, stamps, digests, strict=True):
+            self._index.put(n, stamp, [digest.decode(), *about, video.learned()])
         return info
 
     def _check_sizes(self, infos: dict[str, VideoInfo], size: tuple[int, int] | None, channels: int | None) -> None:
@@ -285,6 +330,10 @@ class Videos(Recordings):
         numbers = self._frame_numbers.get(name)
         wanted = list(range(start, stop)) if numbers is None else numbers[start:stop]
         try:
+            if name in self._to_keep:
+                read = (to_channels(frame, self._channels)[0] for _, frame, _ in self._videos[name].frames())
+                self._frames[name] = list(read)
+                self._to_keep.discard(name)
             kept = self._frames.get(name)
             if kept is not None:
                 frames = [kept[i] for i in wanted]
@@ -314,6 +363,39 @@ class Videos(Recordings):
             kept = kept[list(wanted)]
         mask = np.broadcast_to(kept, (len(wanted), *self._size))
         return torch.from_numpy(mask.astype(np.float32))[None]
+
+
+def _pyav_version() -> str:
+    try:
+        return version("av")
+    except PackageNotFoundError:
+        return ""
+
+
+def _is_noted(value: Any) -> bool:
+    """Whether a value has the form of `Videos._scanned`."""
+    if not isinstance(value, list) or len(value) != 8:
+        return False
+    digest, count, size, rate, times, lost, aspect, learned = value
+    return (
+        isinstance(digest, str)
+        and type(count) is int
+        and count > 0
+        and isinstance(size, list)
+        and len(size) == 3
+        and all(type(n) is int and n > 0 for n in size)
+        and (rate is None or type(rate) is float)
+        and (
+            times is None or (isinstance(times, list) and len(times) == count and all(type(t) is float for t in times))
+        )
+        and (lost is None or isinstance(lost, str))
+        and isinstance(aspect, list)
+        and len(aspect) == 2
+        and all(type(n) is int and n > 0 for n in aspect)
+        and isinstance(learned, list)
+        and len(learned) in (0, count)
+        and all(type(n) is int for n in learned)
+    )
 
 
 class VideoReader(Reader):
