@@ -255,6 +255,25 @@ def test_students_start_at_the_full_only_networks_unless_they_are_others(tmp_pat
     assert any(final["distilled-wide"][key].shape != start[key].shape for key in start)
 
 
+@pytest.mark.parametrize("best", ["full-local", "visible-local"])
+def test_students_race_from_the_full_samples_networks_and_those_of_all_visible_pixels(tmp_path, accelerator, best):
+    """The one that was trained well wins; both take a mask of ones, as networks of visible pixels do."""
+    still, well = "{steps: 1, lr: 1.0e-12}", "{steps: 60, warmup: 0, lr: 0.01, evaluate_every: 60}"
+    parts = {"full-local": still, "visible-local": still} | {best: well}
+    masked = RECIPE.replace("{kind: downsample, factor: 2}", "{kind: crop, size: [8, 6], offset: [0, 0]}")
+    masked = masked.replace(
+        "training: {", f"training: {{full: {parts['full-local']}, visible: {parts['visible-local']}, ", 1
+    )
+    assert masked.count("crop") == 1
+    boot = run(tmp_path / "run", f"{masked}distill: {{samples: 4, training: {{steps: 16, warmup: 0}}}}\n", accelerator)
+    with boot.run:
+        made = boot.denoiser("distilled")
+    found = read_record(tmp_path / "run" / "stages" / "distilled-local" / "start.json")["result"]
+    assert list(found["losses"]) == ["full-local", "visible-local"]
+    assert min(found["losses"], key=lambda name: found["losses"][name]) == best
+    assert made.experts[0].members[0].mask_channels == 1
+
+
 def test_without_a_view_that_knows_something_it_is_full_only_training(tmp_path, accelerator, monkeypatch):
     boot = run(tmp_path / "run", RECIPE.replace(", mode: unit", ""), accelerator)
     monkeypatch.setattr(Bootstrap, "_screening", lambda self, composite: SimpleNamespace(record=_nothing))

@@ -8,8 +8,8 @@ views, trained on
 whose minimizer is T whatever the pool is: a clean sample only says *where* the student is asked, not what it should
 answer.  So there is no target noise and nothing to memorize, and as many steps pay as there is capacity to fill.  The
 pool is the full samples and as many drawn from T itself, which lie where sampling goes.  The students start at the
-full-only networks, are chosen per noise level and stacked on held-out full samples as all experts are, and cost what
-full-only's networks cost when they are sampled.
+full-only networks or at those of all visible pixels, whichever wins a short race, are chosen per noise level and
+stacked on held-out full samples as all experts are, and cost what full-only's networks cost when they are sampled.
 
 Sources: distillation: Hinton, Vinyals, Dean 2015, arXiv 1503.02531; a diffusion model's answers as the target of
 another: Salimans, Ho 2022, arXiv 2202.00512 (of two steps in one; here of many networks in few).

@@ -46,7 +46,7 @@ from bootdiff.method.training_set import TrainingSet, classes_in
 from bootdiff.method.visible import visible_objective, visible_training_set, visible_views
 from bootdiff.method.warm_start import alike, weights_like
 from bootdiff.method.weights import Weights
-from bootdiff.nets.network import BuiltIn, Network
+from bootdiff.nets.network import BuiltIn
 from bootdiff.sampling import classes_of
 from bootdiff.views import to_config
 
@@ -273,8 +273,9 @@ class Bootstrap(Trainer):
             assert teacher is not None
             training = settings.training["distilled"]
             objective = Distillation(none, training.noise, teacher=teacher)
-            network = settings.distilled_networks[stage.network]
-            return Task(name, self._pooled(data, teacher), none, network, training, objective=objective)
+            network, pooled = settings.distilled_networks[stage.network], self._pooled(data, teacher)
+            masks = self.mask_channels() if self.visible_views() else 0  # so that it may start at these networks
+            return Task(name, pooled, none, network, training, objective=objective, mask_channels=masks)
         if part == "visible":
             pixels, training = self.pixels(), settings.training["visible"]
             masks = pixels.train.mask_channels if data.samples.context is None else 0  # type: ignore[attr-defined]
@@ -296,8 +297,7 @@ class Bootstrap(Trainer):
         """What an expert depends on beside its task, and the weights that it may start at."""
         begin = [self.run.stage(f"{self.prefix}full-{network}") / "final.safetensors"]
         if part == "distilled":
-            same = _same(self.settings.networks.get(network), task.network)
-            return [self._keys["distilled-samples"]], begin if same else []
+            return [self._keys["distilled-samples"]], self._starts(task, network, [])
         if part not in ("residual", "unregularized"):
             return [], []
         keys: list[Any] = [*self._view_keys(), task.composite.gains.tolist()]
@@ -454,7 +454,3 @@ class Bootstrap(Trainer):
     def _view_keys(self) -> list[str]:
         names = [f"{self.prefix}view-{name}-stack" for name in self.problem.views]
         return [self._keys[name] for name in names if name in self._keys]
-
-
-def _same(network: Network | None, other: Network) -> bool:
-    return network is not None and network.describe() == other.describe()
