@@ -137,7 +137,11 @@ def fit(
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bootdiff-")) if run is None else run
         main = accelerator.is_main_process
-        how = {"processes": accelerator.num_processes, "device": device_name(accelerator.device)}
+        how = {
+            "processes": accelerator.num_processes,
+            "device": device_name(accelerator.device),
+            "precision": accelerator.mixed_precision,
+        }
         opened = stack.enter_context(Run.open(folder, None, problem.fingerprint(), seed=seed, main=main, **how))
         for remark in opened.remarks if main else ():
             say(remark)

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from bootdiff.errors import BootdiffError
 from bootdiff.training.device import DEVICES, chosen_device, chosen_precision, make_accelerator
+from bootdiff.training.run import Run
 
 
 def test_a_later_training_may_ask_for_another_precision():
@@ -53,3 +54,10 @@ def test_devices_by_name(monkeypatch):
     with pytest.raises(ValueError, match="device must be one of auto, cpu"):
         chosen_device("tpu")
     assert set(DEVICES) == {"auto", "cpu", "cuda", "mps"}
+
+
+def test_a_run_that_goes_on_in_another_precision_says_so(tmp_path):
+    Run.open(tmp_path / "run", None, precision="bf16").close()
+    with Run.open(tmp_path / "run", None, precision="no") as run:
+        (remark,) = run.remarks
+    assert "mixed precision bf16 before, mixed precision no now" in remark

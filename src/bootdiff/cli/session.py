@@ -177,6 +177,7 @@ def open_session(
     run = Run.open(
         out, recipe.dump(place=False), problem.fingerprint(), seed=recipe.seed, main=accelerator.is_main_process,
         processes=accelerator.num_processes, device=device_name(accelerator.device),
+        precision=accelerator.mixed_precision,
         complete=lambda text: _completed(text, out, problem.shape),
     )  # fmt: skip
     with run:

@@ -21,6 +21,7 @@ _SAME = {
     "threads": "{} thread(s)",
     "processes": "{} process(es)",
     "device": "device {}",
+    "precision": "mixed precision {}",
     "machine": "{}",
     "processor": "{}",
     "instructions": "{} instructions",
@@ -29,7 +30,7 @@ _SAME = {
 _COMPUTING = ("torch", "numpy")
 
 
-def session_of(seed: int | None, processes: int, device: str) -> dict[str, Any]:
+def session_of(seed: int | None, processes: int, device: str, precision: str = "no") -> dict[str, Any]:
     """The entry of provenance.json for this session."""
     return {
         "started": now(),
@@ -43,6 +44,7 @@ def session_of(seed: int | None, processes: int, device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": processes,
         "device": device,
+        "precision": precision,
         "seed": seed,
         "versions": {name: _version(name) for name in _PACKAGES},
     }

@@ -109,11 +109,12 @@ class Run:
         main: bool = True,
         processes: int = 1,
         device: str = "cpu",
+        precision: str = "no",
         complete: Callable[[str], str] | None = None,
     ) -> Run:
         """Open or create the run in ``path`` for this recipe (YAML text; None: a run without one, whose stages know
-        what they were made with) and this data (``fingerprint``). ``seed``, ``processes`` and ``device`` are written
-        down (`provenance`). ``complete`` gives the text of an earlier version's recipe today's keys (`claim`).
+        what they were made with) and this data (``fingerprint``). ``seed``, ``processes``, ``device`` and ``precision``
+        are written down (`provenance`). ``complete`` gives an earlier version's recipe today's keys (`claim`).
 
         With several processes all but one pass ``main=False``: they neither lock nor write.
         Raises BootdiffError for the home folder, when the folder holds something else than a run (nothing in it is
@@ -141,7 +142,7 @@ class Run:
         try:
             run._claim(recipe_text, fingerprint, complete)
             run._sweep()
-            run._add_provenance(session_of(seed, processes, device))
+            run._add_provenance(session_of(seed, processes, device, precision))
             run._cut_torn_line()
             run._note_lost_rows()
         except BaseException:
