@@ -14,6 +14,7 @@ others, and a long one is right or wrong whatever the statistics of single frame
     off course   root mean square of the pixels between where a digit is and where the motion above that fits it best
                  has it, over the frames where all are apart
     bounces      wall contacts of that motion between the first and the last of them
+    like real    correlation of a frame's picture with the one among many real frames that is most like it (`likeness`)
 
 A thing is what is bright and coherent: values above `BRIGHT`, holes of one pixel closed, at least `LEAST` pixels.
 """
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, optimize
 
-__all__ = ["BRIGHT", "LEAST", "Track", "centre", "followed", "measures", "position", "render", "simulate"]
+__all__ = ["BRIGHT", "LEAST", "Track", "centre", "followed", "likeness", "measures", "position", "render", "simulate"]
 
 BRIGHT, LEAST = 0.25, 8
 _APART, _SPAN = 5, 0.6  # frames that must show all apart, and the share of the video that they must span
@@ -223,6 +224,19 @@ def measures(videos: np.ndarray, side: int = 14, each: int = 2) -> dict[str, Any
             rows["same"].append(float(np.mean([_alike(f.first, f.last) for f in found])))
             rows["bounces"].append(float(np.mean([n for _, n in courses])))
     return {name: _mean(values) for name, values in rows.items()}
+
+
+def likeness(videos: np.ndarray, among: np.ndarray) -> dict[str, float]:
+    """Are single frames digits? Of the middle frame of each video (N, T, H, W), around its centre of brightness, the
+    correlation with the frame of `among`, (n, t, H, W), that is most like it: mean and standard error over videos."""
+
+    def pictures(frames: np.ndarray) -> np.ndarray:
+        cuts = np.stack([_cut(frame, centre(frame + 1e-9)) for frame in frames]).reshape(len(frames), -1)
+        cuts = cuts - cuts.mean(1, keepdims=True)
+        return np.asarray(cuts / np.linalg.norm(cuts, axis=1, keepdims=True).clip(1e-9))
+
+    every = pictures(among.reshape(-1, *among.shape[2:]))
+    return _mean((pictures(videos[:, videos.shape[1] // 2]) @ every.T).max(1).tolist())
 
 
 def _mean(values: Sequence[float]) -> dict[str, float]:

@@ -33,7 +33,7 @@ from bootdiff.method.problem import in_memory
 from bootdiff.recipe.build import build_problem
 from bootdiff.restoration import restore
 from bootdiff.views import FrameWindow
-from experiments.benchmark.moving_digits import centre, measures
+from experiments.benchmark.moving_digits import centre, likeness, measures
 from experiments.scripts.results import RESULTS, ROOT, write_result
 
 __all__ = ["main", "table"]
@@ -55,13 +55,16 @@ def frames(x: torch.Tensor) -> np.ndarray:
 
 
 def measure(folder: Path, count: int, each: int) -> dict[str, Any]:
-    """{"seed", "count", "found": {videos: `moving_digits.measures`}}: of test videos of `each` digits, cut ones, and of
-    each arm."""
+    """{"seed", "count", "found": {videos: `moving_digits.measures` and, where `each` is one, "like real"}}: of test
+    videos of `each` digits, cut ones, and of each arm."""
     assessment = opened(folder)
     real = frames(in_memory(assessment.reference).x)[:count]
     cut = np.concatenate([real[:, : real.shape[1] // 2], np.roll(real, 1, 0)[:, real.shape[1] // 2 :]], axis=1)
     drawn = {arm: frames(draw(assessment, arm, count)) for arm in assessment.denoisers}
-    found = {name: measures(x, each=each) for name, x in {"real": real, "cut": cut, **drawn}.items()}
+    others = frames(in_memory(assessment.reference).x)[count:]  # real ones are held against others, too
+    found = {}
+    for name, x in {"real": real, "cut": cut, **drawn}.items():
+        found[name] = measures(x, each=each) | ({"like real": likeness(x, others)} if len(others) and each == 1 else {})
     return {"seed": assessment.recipe.seed, "count": count, "found": found}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cli_calls import call
-from experiments.benchmark.moving_digits import followed, measures, position, render, simulate
+from experiments.benchmark.moving_digits import followed, likeness, measures, position, render, simulate
 from experiments.scripts import moving
 
 SIDE, SIZE = 14, 32
@@ -124,6 +124,16 @@ def test_what_is_not_two_digits_is_counted():
     assert found["count"] == {"mean": 0, "stderr": 0, "count": 2}
     assert found["tracked"]["mean"] == 0
     assert np.isnan(found["same"]["mean"])
+
+
+def test_frames_are_like_real_ones_if_they_are_digits():
+    others = simulate(digits(), 20, 8, SIZE, seed=9, each=1)[..., 0] / 255
+    right = likeness(VIDEOS[1][:6], others)["mean"]  # the same twelve bars, elsewhere
+    assert right > 0.97
+    noise = np.random.default_rng(0).uniform(size=VIDEOS[1][:6].shape)
+    assert likeness(noise, others)["mean"] < 0.5
+    smeared = VIDEOS[1][:6] + np.roll(VIDEOS[1][:6], 6, 3)
+    assert likeness(smeared, others)["mean"] < right - 0.05
 
 
 def test_straight_on_is_right_up_to_the_first_wall():
