@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console as RichConsole
 
 from bootdiff.cli.console import Console
-from bootdiff.cli.jobs import cores
+from bootdiff.cli.jobs import two_if_free
 from bootdiff.cli.report.run_facts import RunFacts
 from bootdiff.cli.session import open_session
 from bootdiff.processes import own_command, own_environment
@@ -130,7 +130,7 @@ def test_the_report_shows_what_jobs_have_trained_so_far(tmp_path):
     assert shown["view-thumbnails-local"] == ("to come", 0, False)
 
 
-def test_what_excludes_one_another_is_refused(tmp_path):
+def test_what_excludes_one_another_is_refused(tmp_path, monkeypatch):
     (tmp_path / "r.yaml").write_text(SMALL)
     out = ["--out", tmp_path / "run"]
     assert "give one of the two" in refused("fit", tmp_path / "r.yaml", *out, "--stage", "full-local", "--jobs", "2")
@@ -139,7 +139,12 @@ def test_what_excludes_one_another_is_refused(tmp_path):
         said = refused(verb, tmp_path / "r.yaml", *out, "--jobs", "2", "--track", "tensorboard")
         assert "--track tensorboard follows the trainings of one process: leave out --jobs" in said
     assert not (tmp_path / "run").exists()
-    assert cores() >= 1
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for free, wanted in (({0}, 1), ({0, 3}, 2), ({0, 1, 2, 3}, 2)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda process, free=free: free)
+        assert two_if_free() == wanted
+    monkeypatch.setenv("WORLD_SIZE", "2")  # a launcher's processes train together already
+    assert two_if_free() == 1
     assert own_command(["fit"], trusted=True) == [sys.executable, "-m", "bootdiff", "--trust-imports", "fit"]
 
 

@@ -32,13 +32,13 @@ def demo(
     """
     from bootdiff.cli.compare import compare, print_results
     from bootdiff.cli.console import Console
-    from bootdiff.cli.jobs import cores
+    from bootdiff.cli.jobs import two_if_free
     from bootdiff.cli.session import open_session
 
     screen = Console()
     recipe = demo_recipe().model_copy(update={"seed": seed})
     with open_session(recipe, out, screen) as session:
-        compare(session, ("full_only", "bootdiff"), jobs=jobs or min(2, cores()))
+        compare(session, ("full_only", "bootdiff"), jobs=jobs or two_if_free())
         if session.main:
             print_results(out, screen)
 

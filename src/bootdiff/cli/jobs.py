@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bootdiff.cli.session import Session
     from bootdiff.method.plan import Stage
 
-__all__ = ["check_jobs", "cores", "train_at_once"]
+__all__ = ["check_jobs", "train_at_once", "two_if_free"]
 
 _PARTS = ("full", "visible", "view", "oracle")  # whose networks are made of other networks alone
 _POLL, _LOOK = 0.1, 1.0  # seconds between looks at processes, and at what they have written
@@ -33,9 +33,10 @@ _PATIENCE = 300.0  # for a checkpoint
 _SAID = 6  # last lines of a job that failed
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def two_if_free() -> int:
+    """How many networks a demonstration trains at once: two, but one of one core, and under a launcher."""
+    free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else min(2, free)
 
 
 def check_jobs(most: int, track: Sequence[str]) -> None:
