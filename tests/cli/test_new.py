@@ -44,6 +44,7 @@ def test_what_it_writes_is_a_recipe_of_what_is_there(folders, monkeypatch):
     assert said.exit_code == 0
     text = (folders / "mine.yaml").read_text()
     assert "# 30 pictures, 3 x 32 x 32" in text
+    assert yaml.safe_load(text)["training"] == {"precision": "auto"}
     assert yaml.safe_load(text)["views"] == {
         "small-ones": {"view": {"kind": "downsample", "factor": 2}, "data": {"path": "Small ones"}},
         "logo": {"view": {"kind": "mask", "image": "mine-logo-mask.png"}, "data": {"path": "logo"}},
