@@ -120,6 +120,18 @@ def test_a_changed_video_is_seen_and_others_are_not_decoded(folder, monkeypatch)
     assert seen == [changed.name]
 
 
+def test_one_that_is_changed_after_it_was_opened_is_named(tmp_path):
+    for k in range(2):
+        write_gif(tmp_path / f"{k}.gif", film(k))
+    age(tmp_path)
+    Videos(tmp_path)
+    again = Videos(tmp_path)  # knows them, and has decoded none
+    write_gif(tmp_path / "1.gif", film(1, count=4))
+    again[0]
+    with pytest.raises(BootdiffError, match=r"1\.gif: has 4 frames and had 6 when it was opened"):
+        again[1]
+
+
 def test_a_damaged_video_is_decoded_and_named_each_time(folder):
     whole = sorted(folder.iterdir())[2]
     at = whole / "3.png" if whole.is_dir() else whole

@@ -2,9 +2,9 @@
 
 Priced in answers, a network's estimate of one noisy sample, a third of what a training step takes for it:
 
-    screening        held-out samples * levels * 4 draws * (views + full-only)         `regressions.screen_views`
+    screening        held-out samples * levels * `DRAWS` * (views + full-only)         `regressions.screen_views`
     gains            full samples * levels * `gains.draws` * views                     `regressions.gains`
-    weights          held-out samples * levels * 4 draws * denoiser                    `regressions.kappa`
+    weights          held-out samples * levels * `DRAWS` * denoiser                    `regressions.kappa`
     noise shift      samples drawn * solver steps * denoiser, once or twice            `noise_shift.measure`
 
 where a view takes an answer of its networks for each of its placements, and bootdiff's denoiser asks views, full-only's
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from bootdiff.method import noise_shift
 from bootdiff.method.plan import parts_of
 from bootdiff.method.problem import Problem
+from bootdiff.method.regressions import DRAWS
 from bootdiff.method.settings import MethodSettings
 from bootdiff.method.visible import visible_views
 from bootdiff.moments.spectrum import has_detail
 
 __all__ = ["Between", "between"]
 
-_DRAWS = 4  # of noise, of the regressions on held-out samples
 _PASSES = 1.5  # noise shift: one, and another one where detail is missing
 _EVALUATIONS = {"heun": 2, "dpm": 1, "euler": 1}
 
@@ -66,13 +66,13 @@ def between(
         drawn = _PASSES * _EVALUATIONS[how.scheduler] * how.steps * noise_shift.count_of(shape)
 
     def finished(name: str, answer: float, needed_by: Collection[str]) -> Between:
-        return Between(f"weights of {name}", (held * levels * _DRAWS + drawn) * answer, needed_by)
+        return Between(f"weights of {name}", (held * levels * DRAWS + drawn) * answer, needed_by)
 
     parts = {arm: parts_of(arm, settings, problem) for arm in arms}
     fitted = [arm for arm in arms if "view" in parts[arm] and gains.mode == "fit"]
     seen = 1 + bool(settings.residual.full_experts) + bool(visible_views(settings, problem))
     found = [
-        Between("screening, gains", levels * (held * _DRAWS * (views + full) + every * gains.draws * views), fitted),
+        Between("screening, gains", levels * (held * DRAWS * (views + full) + every * gains.draws * views), fitted),
         finished("full-only", full, {*fitted, *(arm for arm in arms if arm == "full_only")}),
         finished("bootdiff", views + seen * full, [arm for arm in arms if arm in ("bootdiff", "distilled")]),
         finished("oracle", of("oracle", settings.networks), [arm for arm in arms if arm == "oracle"]),

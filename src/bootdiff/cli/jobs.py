@@ -17,6 +17,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bootdiff.data.index import Stamp, stamp_of
 from bootdiff.errors import BootdiffError
 from bootdiff.processes import own_command, own_environment
 from bootdiff.training.run import jobs_of, read_metrics
@@ -135,6 +136,7 @@ class _Job:
         self.name, self.slot, self.session = name, slot, session
         self.folder = recipe.parent / name
         self._log, self._shown, self._looked, self._step = recipe.parent / f"{name}.log", 0, 0.0, -1
+        self._rows: Stamp | None = None  # of its metrics, when they were last read
         _wait_for(self.folder)
         others = [word for path in reuse for word in ("--reuse", str(path))]
         arguments = ["fit", str(recipe), "--out", str(session.run.path), "--stage", name, *others]
@@ -197,7 +199,11 @@ class _Job:
         for line in whole.splitlines():
             if line.startswith(f"{self.name}: "):
                 self.session.screen.print(line)
-        rows = read_metrics(self.folder / "metrics.jsonl", self.name) if self.folder.is_dir() else []
+        metrics = self.folder / "metrics.jsonl"
+        stamp = stamp_of(metrics)
+        if stamp == self._rows and self._step >= 0:
+            return  # of a long training there are many
+        self._rows, rows = stamp, read_metrics(metrics, self.name)
         row: dict[str, Any] = next((row for row in reversed(rows) if "seconds" in row), {"step": 0})
         step, steps = row["step"], self.session.record.steps_of(self.name)
         if step != self._step:

@@ -20,7 +20,10 @@ from bootdiff.method.settings import GainSettings
 from bootdiff.method.validation import SampleSet, Validator
 from bootdiff.method.weights import Weights, fit_weights
 
-__all__ = ["gains", "kappa", "screen_views"]
+__all__ = ["DRAWS", "gains", "kappa", "screen_views"]
+
+DRAWS = 4
+"""Noise draws per held-out sample and level, of the screening and of the stack's weights."""
 
 
 def screen_views(
@@ -39,7 +42,7 @@ def screen_views(
     nothing to what the full samples alone teach is left out.  It is one question per view, asked of all noise levels
     together: level by level, twenty held-out samples are too few to see a faint improvement.
     """
-    validator = Validator(samples, composite, levels, 4, seed=seed, tau=tau, tick=tick)
+    validator = Validator(samples, composite, levels, DRAWS, seed=seed, tau=tau, tick=tick)
     return fit_weights(
         validator.evidence_moments(full_only),
         levels,

@@ -331,7 +331,8 @@ class Trainer:
         def solve() -> Weights:
             # Other noise than the snapshots were chosen with, and more of it.
             seed, tick = self.seed("stack"), self.ticker(f"{name}-stack", len(data.samples))
-            validator = Validator(data.samples, composite, self.levels, 4, seed=seed, tau=data.tau, tick=tick)
+            draws = regressions.DRAWS
+            validator = Validator(data.samples, composite, self.levels, draws, seed=seed, tau=data.tau, tick=tick)
             return regressions.kappa(validator, chosen, self.settings.gains, prune)
 
         weights = self.weights(f"{name}-stack", list(experts), solve, [[self._keys[e] for e in experts], prune])

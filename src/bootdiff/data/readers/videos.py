@@ -332,7 +332,10 @@ class Videos(Recordings):
         try:
             if name in self._to_keep:
                 read = (to_channels(frame, self._channels)[0] for _, frame, _ in self._videos[name].frames())
-                self._frames[name] = list(read)
+                whole = list(read)
+                if len(whole) != self._counts[name]:
+                    raise Undecodable(f"has {len(whole)} frames and had {self._counts[name]} when it was opened")
+                self._frames[name] = whole
                 self._to_keep.discard(name)
             kept = self._frames.get(name)
             if kept is not None:
