@@ -7,13 +7,14 @@ import copy
 import pytest
 import torch
 
+from bootdiff.errors import BootdiffError
 from bootdiff.method.composite import CompositeDenoiser
 from bootdiff.method.stack import SnapshotsByNoiseLevel, StackedDenoiser
 from bootdiff.nets import LocalNet
 from bootdiff.noise import LEVELS
 from bootdiff.pipeline import BootdiffPipeline
 from bootdiff.sampling import sample
-from bootdiff.views import Crop
+from bootdiff.views import Crop, RandomMask
 from small_denoisers import denoiser, prior, stacked, two_views
 
 X, SIGMA = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.7, 3.0])
@@ -51,14 +52,15 @@ def test_networks_and_gaussians_are_exported():
 
 
 def whole():
-    """A stack with a little of everything: a thumbnail and a gray view, crops with placements, a gain that is 0 at some
-    noise levels, snapshots by noise level, weights that are 0 at some."""
+    """A stack with a little of everything: a thumbnail and a gray view, crops with placements, drawn masks, a gain that
+    is 0 at some noise levels, snapshots by noise level, weights that are 0 at some."""
     full = (3, 8, 8)
     composite = two_views().composite
     views = {name: (view, composite.denoisers[name]) for name, view in composite.views.items()}
     crop = Crop((4, 8))
     views["crops"] = (crop, denoiser(crop.shape(full)))
-    gains = [[0.9, 0.5 * (level < 1), 0.3 * (level > 0.2)] for level in LEVELS]
+    views["masked"] = (RandomMask(hide="box", fraction=0.25), prior(full))
+    gains = [[0.9, 0.5 * (level < 1), 0.3 * (level > 0.2), 0.2] for level in LEVELS]
     made = CompositeDenoiser(views, prior(full), LEVELS, gains)
     expert = stacked(made).experts[0]
     again = copy.deepcopy(expert)
@@ -79,6 +81,7 @@ def test_a_whole_model_is_exported_in_one_graph(dynamic, tmp_path):
     x = torch.randn(len(LEVELS) + 2, 3, 8, 8, generator=g)
     sigma = torch.tensor([0.01, *LEVELS, 50.0])
     rows = {0: torch.export.Dim("batch", min=2, max=64)} if dynamic else None
+    sample(d, 1, steps=12)  # now it is known where views are placed
     with torch.no_grad():
         made = torch.export.export(d, (x, sigma), dynamic_shapes=(rows, rows) if dynamic else None)
         torch.export.save(made, tmp_path / "d.pt2")
@@ -86,6 +89,11 @@ def test_a_whole_model_is_exported_in_one_graph(dynamic, tmp_path):
         torch.testing.assert_close(again(x, sigma), d(x, sigma))
         if dynamic:
             torch.testing.assert_close(again(x[:4], sigma[3:7]), d(x[:4], sigma[3:7]))
+
+
+def test_before_it_has_drawn_a_sample_a_model_is_not_exported():
+    with pytest.raises(BootdiffError, match=r"draw a sample before you export the model: bootdiff\.sample\(model, 1\)"):
+        torch.export.export(whole(), (torch.zeros(2, 3, 8, 8), torch.ones(2)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bootdiff import views as view_kinds
 from bootdiff.denoise import Denoiser, IsotropicGaussian, expand
+from bootdiff.errors import BootdiffError
 from bootdiff.noise import LEVELS, in_one_graph, interpolate, on_host, some_rows
 from bootdiff.views import View
 
@@ -155,7 +156,7 @@ class CompositeDenoiser(Denoiser):
         denoiser, (placements, _, contexts) = self.denoisers[name], self._placed(name, x.device)
         y = torch.cat([p(x) for p in placements])
         k = len(placements)
-        beside = None if contexts is None else contexts.to(x.dtype).repeat_interleave(len(x), 0)
+        beside = None if contexts is None else contexts.to(x.dtype).repeat_interleave(x.shape[0], 0)
         if in_one_graph():
             some = None if label is None else label.repeat(k)
             return self._lifted(name, x, against, denoiser(y, sigma.repeat(k), some, beside))
@@ -182,6 +183,11 @@ class CompositeDenoiser(Denoiser):
     def _placed(self, name: str, device: torch.device) -> _Placements:
         """A view's placements: always the same, and costly for random masks."""
         if (name, device) not in self._placements:
+            if in_one_graph():  # masks that are drawn cannot be traced, and what is traced must not be kept
+                raise BootdiffError(
+                    f"view {name}: it is not known yet where it is placed; draw a sample before you export the model: "
+                    "bootdiff.sample(model, 1)"
+                )
             with torch.inference_mode(False):  # kept for later, when a backward pass may need it
                 placements = self.views[name].placements(self.shape)
                 contexts = [c.to(device) for p in placements if (c := p.context(self.shape)) is not None]
